@@ -1,0 +1,70 @@
+# What a checkout can do, on a machine with Python 3.11 or 3.12 and make.
+# Everything is installed into .venv, on first use and when setup.py changes.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+
+# The Python that makes .venv: the first of these that runs and is 3.11 or 3.12.
+PYTHON ?= $(shell for python in python3.11 python3.12 python3; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' \
+	2>/dev/null && echo $$python && break; done)
+
+# More arguments of pytest: make test PYTEST_ARGS="-k pgd -x"
+PYTEST_ARGS ?=
+
+# Leaves TensorFlow's errors on the console, without its news.
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help quickstart test test-slow lint format build clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
+
+quickstart: $(VENV)/.stamp-run ## Train a small bottleneck and audit it
+	$(BIN)/python -m launch.quickstart
+
+test: lint ## Lint, then run the tests that are quick
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-slow: $(VENV)/.stamp-test ## Run the tests marked slow
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+lint: $(VENV)/.stamp-test ## Check style and format, changing nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.stamp-test ## Rewrite the code in the one format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The old build folder goes first: a module deleted since would be packed too.
+build: $(VENV)/.stamp-venv ## Build the wheel into dist/
+	rm -rf build dist
+	$(PIP) wheel -qq --no-deps --wheel-dir dist .
+	@ls dist/*.whl
+
+clean: ## Remove .venv and everything built or cached
+	rm -rf $(VENV) build dist *.egg-info
+	rm -rf .pytest_cache .ruff_cache .hypothesis .coverage htmlcov
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.stamp-venv:
+	@test -n "$(PYTHON)" || { echo >&2 "No Python 3.11 or 3.12 found." \
+	  "Install one, or name it: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/.stamp-run: setup.py $(VENV)/.stamp-venv
+	@echo "Installing ib_keras and TensorFlow into $(VENV)," \
+	  "about a minute and 3 GB"
+	$(PIP) install -qq --editable ".[cpu]"
+	@touch $@
+
+$(VENV)/.stamp-test: setup.py $(VENV)/.stamp-venv
+	@echo "Installing ib_keras, TensorFlow and test tools into $(VENV)," \
+	  "about a minute and 3 GB"
+	$(PIP) install -qq --editable ".[cpu,test]"
+	@touch $@

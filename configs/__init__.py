@@ -1,0 +1,1 @@
+"""One experiment a file; `audits/` holds the protocols."""

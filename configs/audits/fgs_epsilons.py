@@ -1,0 +1,31 @@
+"""FGS at the paper's three radii (figure 1): one step, so no evidence alone.
+
+python -m launch.audit --config=configs/audits/fgs_epsilons.py \
+    --saved_model=runs/mnist_vib/saved_model --workdir=audits/fgs
+
+@@RESULT@@
+"""
+
+from configs import common
+
+
+def get_config():
+    """Returns the protocol's config."""
+    config = common.audit(
+        protocol="fgs_epsilons",
+        version=1,
+        norm="linf",
+        epsilon=0.2,
+        stages={
+            "fgs": {
+                "num_restarts": 1,
+                "attack": {
+                    "name": "fgs",
+                    "loss": "cross_entropy",
+                    "num_eot": 1,
+                },
+            }
+        },
+    )
+    config.epsilon_curve = (0.2, 0.35, 0.5)
+    return config

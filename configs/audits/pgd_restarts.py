@@ -1,0 +1,32 @@
+"""PGD with growing restarts on MNIST (figures 2 and 8).
+
+python -m launch.audit --config=configs/audits/pgd_restarts.py \
+    --saved_model=runs/mnist_vib/saved_model --workdir=audits/pgd
+
+@@RESULT@@
+"""
+
+from configs import common
+
+
+def get_config():
+    """Returns the protocol's config."""
+    return common.audit(
+        protocol="pgd_restarts",
+        version=1,
+        norm="linf",
+        epsilon=0.2,
+        stages={
+            "pgd": {
+                "num_restarts": 20,
+                "attack": {
+                    "name": "pgd",
+                    "num_steps": 40,
+                    "step_size": 0.01,
+                    "loss": "cross_entropy",
+                    "random_start": True,
+                    "num_eot": 1,
+                },
+            }
+        },
+    )

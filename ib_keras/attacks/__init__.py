@@ -1,0 +1,18 @@
+"""Attacks: what they are made of, and how to run one.
+
+A part is a module with `build(**config section)` that returns an attack: an
+object that fulfils `base.Attack`, a state machine over a batch. Attacks see a
+function from images to logits, never a model, and propose images; the judge
+in `engine.py` decides, and the pool in `runner.py` keeps the books.
+
+    losses.py    what attacks maximise, per example
+    geometry.py  the ball cut with the box, per norm
+    base.py      the contract; one gradient evaluation
+    engine.py    one run on one batch: chunks of compiled steps, compaction
+    runner.py    stages, restarts, targets, the pool and the ledger
+    others       one attack a file
+"""
+
+from ib_keras.attacks.runner import run
+
+__all__ = ["run"]

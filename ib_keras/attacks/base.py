@@ -1,0 +1,226 @@
+"""The contract of an attack, and what all gradient attacks share.
+
+An attack is a state machine over a batch. It proposes; it never decides: the
+runner owns the loop, restarts, targets, the ball, the verdict and the books.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+from typing import Protocol
+from typing import runtime_checkable
+
+import tensorflow as tf
+
+from ib_keras import seeds
+from ib_keras.attacks import losses
+from ib_keras.errors import UserError
+from ib_keras.types import LogitsFn
+from ib_keras.types import ThreatModel
+
+
+class Evaluation(NamedTuple):
+    """What an attack saw at one iterate; every field begins with the batch.
+
+    Attributes:
+        images: float32 `[batch, height, width, channels]`, the iterate.
+        margin: float32 `[batch]`, largest other logit - logit of the label,
+            by the attack's own draw of noise. NaN where a logit is not finite.
+        is_wrong: bool `[batch]`, whether the prediction was not the label.
+            Never true where a logit is not finite.
+        loss: float32 `[batch]`, what the attack maximises.
+        gradient_norm: float32 `[batch]`, largest |gradient| over pixels: it
+            is 0 only where the gradient is, while a sum of squares
+            underflows. Not finite where the gradient is not; -1 where none
+            was taken.
+    """
+
+    images: tf.Tensor
+    margin: tf.Tensor
+    is_wrong: tf.Tensor
+    loss: tf.Tensor
+    gradient_norm: tf.Tensor
+
+
+@runtime_checkable
+class Attack(Protocol):
+    """One attack, without restarts.
+
+    The state is a NamedTuple whose tensors all begin with the batch axis, so
+    that the runner can drop examples from it at any time. It has at least
+    `images`, the next iterate, and `evaluated`, an `Evaluation` of the last
+    one that the model was asked about. `step` must be traceable unless
+    `runs_eagerly` is set.
+
+    Attributes:
+        num_steps: Steps in one run.
+        gradients_at_init: Gradient evaluations per example in `init`.
+        gradients_per_step: Gradient evaluations per example in `step`.
+        evaluates_proposal: True if `evaluated` is always of `images`, so
+            `init` asks the model too; False for evaluate-then-move attacks,
+            whose last iterate the runner evaluates.
+        runs_eagerly: True for foreign code that cannot be traced.
+        num_targets: None for an untargeted attack. Else `init` takes
+            `targets`, int32 `[batch]`, and the runner makes a run for each of
+            so many classes, by falling clean logit; 0 stands for all others.
+    """
+
+    num_steps: int
+    gradients_at_init: int
+    gradients_per_step: int
+    evaluates_proposal: bool
+    runs_eagerly: bool
+    num_targets: int | None
+
+    def init(
+        self,
+        logits_fn: LogitsFn,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        threat_model: ThreatModel,
+        seeds: tf.Tensor,
+    ) -> NamedTuple:
+        """Makes the state from clean images and one seed per example."""
+
+    def step(
+        self, logits_fn: LogitsFn, state: NamedTuple, iteration: tf.Tensor
+    ) -> NamedTuple:
+        """Makes one step; `iteration` counts from 0."""
+
+
+class GradientAttack:
+    """Defaults of the contract for attacks that take one gradient a step."""
+
+    gradients_at_init = 0
+    gradients_per_step = 1
+    evaluates_proposal = False
+    runs_eagerly = False
+    num_targets = None
+
+
+def is_finite(logits: tf.Tensor) -> tf.Tensor:
+    """Which rows of `[batch, classes]` hold finite numbers only, `[batch]`."""
+    return tf.reduce_all(tf.math.is_finite(logits), axis=1)
+
+
+def is_wrong(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Where finite logits predict another class than the label, `[batch]`."""
+    predictions = tf.argmax(logits, axis=1, output_type=tf.int32)
+    return (predictions != labels) & is_finite(logits)
+
+
+def not_evaluated(images: tf.Tensor) -> Evaluation:
+    """The evaluation before the first: never booked."""
+    nan = tf.fill([tf.shape(images)[0]], float("nan"))
+    return Evaluation(
+        images=images,
+        margin=nan,
+        is_wrong=tf.zeros_like(nan, tf.bool),
+        loss=nan,
+        gradient_norm=-tf.ones_like(nan),
+    )
+
+
+def evaluated(
+    images: tf.Tensor,
+    logits: tf.Tensor,
+    labels: tf.Tensor,
+    loss: tf.Tensor,
+    gradient: tf.Tensor | None = None,
+) -> Evaluation:
+    """Puts what a model said about `images` in the form the runner reads."""
+    margin = losses.margin(logits, labels)
+    nan = tf.constant(float("nan"), margin.dtype)
+    norm = -tf.ones_like(margin)
+    if gradient is not None:
+        axes = list(range(1, gradient.shape.rank))
+        norm = tf.reduce_max(tf.abs(gradient), axis=axes)
+    return Evaluation(
+        images=images,
+        margin=tf.where(is_finite(logits), margin, nan),
+        is_wrong=is_wrong(logits, labels),
+        loss=loss,
+        gradient_norm=norm,
+    )
+
+
+def evaluate_gradient(
+    logits_fn: LogitsFn,
+    loss_fn: Callable[[tf.Tensor], tf.Tensor],
+    images: tf.Tensor,
+    labels: tf.Tensor,
+    seed: tf.Tensor,
+    num_eot: int = 1,
+) -> tuple[Evaluation, tf.Tensor]:
+    """Asks the model for the loss at `images` and its gradient.
+
+    With `num_eot` above 1 loss and gradient are averages over that many fresh
+    draws of the model's noise, and the verdict is that of the mean of their
+    probabilities: the same classifier with more samples.
+
+    Args:
+        logits_fn: The model.
+        loss_fn: logits `[batch, classes]` -> loss `[batch]`.
+        images: float32 `[batch, height, width, channels]`.
+        labels: int32 `[batch]`.
+        seed: int32 `[2]`, of the model's noise.
+        num_eot: Draws to take the expectation over.
+
+    Returns:
+        The `Evaluation`, and the gradient in the shape of `images`.
+    """
+
+    def once(seed):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(images)
+            logits = logits_fn(images, seed)
+            loss = loss_fn(logits)
+        # The gradient of the sum: each example's own, whatever the batch.
+        return logits, loss, tape.gradient(loss, images)
+
+    if num_eot == 1:
+        logits, loss, gradient = once(seed)
+        return evaluated(images, logits, labels, loss, gradient), gradient
+    logits, loss, gradient = once(seeds.fold(seed, 0))
+    logits = tf.nn.log_softmax(logits)
+    for draw in tf.range(1, num_eot):
+        more_logits, more_loss, more_gradient = once(seeds.fold(seed, draw))
+        logits = log_add_exp(logits, tf.nn.log_softmax(more_logits))
+        loss += more_loss
+        gradient += more_gradient
+    loss, gradient = loss / num_eot, gradient / num_eot
+    logits -= tf.math.log(float(num_eot))
+    return evaluated(images, logits, labels, loss, gradient), gradient
+
+
+def log_add_exp(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    """log(exp(a) + exp(b)), elementwise."""
+    return tf.reduce_logsumexp(tf.stack([a, b]), axis=0)
+
+
+def moved_where_finite(
+    evaluation: Evaluation, moved: tf.Tensor, stayed: tf.Tensor
+) -> tf.Tensor:
+    """Takes the step only where the gradient was finite."""
+    finite = tf.math.is_finite(evaluation.gradient_norm)
+    return tf.where(finite[:, None, None, None], moved, stayed)
+
+
+def model_seed(example_seeds: tf.Tensor, *purpose) -> tf.Tensor:
+    """The seed int32 [2] of the model's noise for one step of a batch.
+
+    The model draws for a whole batch at once, so its noise cannot belong to
+    one example; it follows from the first one's seed.
+    """
+    return seeds.fold(example_seeds[0], *purpose)
+
+
+def check_count(name: str, value, smallest: int = 1) -> int:
+    """Returns a count from a config, refusing what cannot be one."""
+    if int(value) != value or value < smallest:
+        raise UserError(
+            f"{name} is not a count",
+            received=value,
+            expected=f"a whole number, {smallest} or more",
+            fix=f"Set {name} in the attack's section.",
+        )
+    return int(value)

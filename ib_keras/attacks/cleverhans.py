@@ -1,0 +1,253 @@
+"""cleverhans' attacks through our contract: a second opinion in any protocol.
+
+Each run is one step that calls the library from clean image to final image, so
+only the final image can count; the judge decides about it like any other. The
+library runs eagerly and draws from TensorFlow's global generator, which is
+seeded here from the run's own seeds.
+
+References:
+    Papernot et al., "Technical report on the CleverHans v2.1.0 adversarial
+    examples library", 2018 (cleverhans 4.0.0, tf2).
+"""
+
+import importlib
+import sys
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from ib_keras import seeds as seeds_lib
+from ib_keras.attacks import base
+from ib_keras.attacks import geometry
+from ib_keras.errors import UserError
+from ib_keras.errors import unknown_name
+
+
+class State(NamedTuple):
+    """See `base.Attack`."""
+
+    images: tf.Tensor
+    evaluated: base.Evaluation
+    ball: geometry.Ball
+    labels: tf.Tensor
+    seeds: tf.Tensor
+
+
+def _function(module: str, name: str):
+    """Finds a function of cleverhans, which is an optional requirement."""
+    try:
+        module = importlib.import_module(f"cleverhans.tf2.attacks.{module}")
+    except ImportError as error:
+        raise UserError(
+            "cleverhans is not installed",
+            received=str(error),
+            expected="cleverhans 4.0.0",
+            fix="pip install cleverhans==4.0.0",
+        ) from error
+    return getattr(module, name)
+
+
+def _fgm(model, ball, labels, arguments):
+    attack = _function("fast_gradient_method", "fast_gradient_method")
+    return attack(
+        model,
+        ball.clean,
+        _epsilon(ball),
+        _order(ball),
+        clip_min=0.0,
+        clip_max=1.0,
+        y=labels,
+        **arguments,
+    )
+
+
+def _iterative(module):
+    def run(model, ball, labels, arguments):
+        return _function(module, module)(
+            model,
+            ball.clean,
+            eps=_epsilon(ball),
+            norm=_order(ball),
+            clip_min=0.0,
+            clip_max=1.0,
+            y=labels,
+            **arguments,
+        )
+
+    return run
+
+
+def _spsa(model, ball, labels, arguments):
+    attack = _function("spsa", "spsa")
+    _mend_spsa(sys.modules[attack.__module__])
+    if isinstance(ball, geometry.L2Ball):
+        raise UserError(
+            "cleverhans' SPSA knows one norm",
+            received="norm l2",
+            expected="norm linf",
+            fix="Set threat_model.norm=linf or leave the stage out.",
+        )
+    found = [
+        # The library takes one image a call.
+        attack(
+            model,
+            ball.clean[i : i + 1],
+            labels[i : i + 1],
+            eps=_epsilon(ball),
+            clip_min=0.0,
+            clip_max=1.0,
+            **arguments,
+        )
+        for i in range(ball.clean.shape[0])
+    ]
+    return tf.concat(found, axis=0)
+
+
+def _carlini_wagner_l2(model, ball, labels, arguments):
+    # The library takes labels as targets to reach, whatever `targeted` says;
+    # without them it moves away from the model's own prediction, which for
+    # the examples of the pool is the label.
+    del labels
+    attack = _function("carlini_wagner_l2", "CarliniWagnerL2")(
+        model, **arguments, batch_size=ball.clean.shape[0]
+    )
+    attack.optimizer = _VariablesAsMethod(attack.optimizer)
+    return tf.constant(attack.attack(ball.clean))
+
+
+class _VariablesAsMethod:
+    """An optimizer whose `variables` is called, as before Keras 3.
+
+    The library sets them all to zero between its searches; in Keras 3 the
+    learning rate is one of them, and must not be among those.
+    """
+
+    def __init__(self, optimizer):
+        self._optimizer = optimizer
+        self.apply_gradients = optimizer.apply_gradients
+
+    def variables(self):
+        return [
+            variable.value
+            for variable in self._optimizer.variables
+            if not variable.path.endswith("learning_rate")
+        ]
+
+
+def _mend_spsa(module) -> None:
+    """Gives the library's optimizer the argument names of Keras 3.
+
+    It passes `lr`, which Keras 3 refuses, and then reads `self.lr`.
+    """
+    if getattr(module.SPSAAdam, "is_mended", False):
+        return
+    adam = module.SPSAAdam.__mro__[1]
+
+    class SPSAAdam(module.SPSAAdam):
+        is_mended = True
+
+        def __init__(self, lr, delta, num_samples, num_iters):
+            adam.__init__(self, learning_rate=lr)
+            self.lr = lr
+            self._delta = delta
+            self._num_samples = num_samples // 2
+            self._num_iters = num_iters
+
+    module.SPSAAdam = SPSAAdam
+
+
+# Method -> how it is called, its default arguments, and how many gradients
+# one image costs with given arguments.
+_METHODS = {
+    "fgm": (_fgm, {}, lambda a: 1),
+    "pgd": (
+        _iterative("projected_gradient_descent"),
+        {"nb_iter": 40, "eps_iter": 0.01},
+        lambda a: a["nb_iter"],
+    ),
+    "mim": (
+        _iterative("momentum_iterative_method"),
+        {"nb_iter": 40, "eps_iter": 0.01},
+        lambda a: a["nb_iter"],
+    ),
+    "spsa": (_spsa, {"nb_iter": 40, "spsa_samples": 128}, lambda a: 0),
+    "carlini_wagner_l2": (
+        _carlini_wagner_l2,
+        {
+            "max_iterations": 200,
+            "binary_search_steps": 5,
+            # Else the number of gradients could only be guessed.
+            "abort_early": False,
+        },
+        lambda a: a["max_iterations"] * a["binary_search_steps"],
+    ),
+}
+
+
+def _epsilon(ball) -> float:
+    return float(ball.epsilon[0])
+
+
+def _order(ball):
+    return 2 if isinstance(ball, geometry.L2Ball) else np.inf
+
+
+class CleverHans(base.GradientAttack):
+    """One whole run of a cleverhans attack as a single step.
+
+    Args:
+        method: "fgm", "pgd", "mim", "spsa" or "carlini_wagner_l2".
+        arguments: Passed to the library's function.
+    """
+
+    num_steps = 1
+    runs_eagerly = True
+
+    def __init__(self, method, arguments):
+        self._run, defaults, count = _METHODS[method]
+        self._arguments = {**defaults, **arguments}
+        self.gradients_per_step = count(self._arguments)
+        self._seed = tf.Variable([0, 0], dtype=tf.int32, trainable=False)
+        self._model = (None, None)
+
+    def _model_of(self, logits_fn):
+        # The library traces anew for every new function object.
+        if self._model[0] is not logits_fn:
+            self._model = (logits_fn, lambda x: logits_fn(x, self._seed))
+        return self._model[1]
+
+    def init(self, logits_fn, images, labels, threat_model, seeds):
+        """Keeps what the one step needs."""
+        del logits_fn
+        ball = geometry.ball(images, threat_model)
+        return State(images, base.not_evaluated(images), ball, labels, seeds)
+
+    def step(self, logits_fn, state, iteration):
+        """Runs the library's attack from the clean images."""
+        seed = base.model_seed(state.seeds, iteration)
+        self._seed.assign(seed)
+        # Their starts come from TensorFlow's global generator.
+        tf.random.set_seed(int(seeds_lib.fold(seed, 1)[0]) % 2**31)
+        found = self._run(
+            self._model_of(logits_fn), state.ball, state.labels, self._arguments
+        )
+        images = state.ball.project(tf.cast(found, tf.float32))
+        return state._replace(images=images)
+
+
+def build(method="pgd", **arguments) -> CleverHans:
+    """Builds an attack of cleverhans from a config section.
+
+    Args:
+        method: "fgm", "pgd", "mim", "spsa" or "carlini_wagner_l2".
+        **arguments: Arguments of the library's function, such as `nb_iter`.
+
+    Raises:
+        UserError: If the method is unknown or cleverhans is not installed.
+    """
+    if method not in _METHODS:
+        raise unknown_name(
+            "method of cleverhans", method, _METHODS, "Set method to it."
+        )
+    return CleverHans(method, arguments)

@@ -1,0 +1,532 @@
+"""One run of one attack on one batch, compiled, with the books of the runner.
+
+The engine drives an attack's state machine in chunks of steps. Within a chunk
+everything stays on the device; between chunks the examples that the attack
+claims to have broken are judged, and the batch shrinks to those still
+standing. Static batch sizes (halves of the largest) keep the traces few.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from ib_keras import seeds
+from ib_keras.attacks import base
+from ib_keras.attacks import geometry
+from ib_keras.types import LogitsFn
+from ib_keras.types import ThreatModel
+
+# Lengths of the first chunks: many examples fall in the first steps.
+_FIRST_CHUNKS = (1, 1, 2, 4, 8)
+_SMALLEST_BATCH = 8
+
+
+class Record(NamedTuple):
+    """What the runner remembers of each example during a run.
+
+    Attributes:
+        images: float32 `[batch, ...]`, the iterate of smallest margin for the
+            classifier (the most wrong one).
+        margin: float32 `[batch]`, the largest attack margin so far.
+        is_wrong: bool `[batch]`, whether an iterate was misclassified.
+        step: int32 `[batch]`, index of the iterate in `images`.
+        first_wrong: int32 `[batch]`, index of the first misclassified
+            iterate; -1 before there is one.
+        loss: float32 `[batch]`, the largest loss so far.
+        gradient_norm: float32 `[batch]`, of the last gradient taken.
+        num_zero: int32 `[batch]`, gradients that were exactly zero.
+        num_nonfinite: int32 `[batch]`, evaluations with a number that was not
+            finite.
+    """
+
+    images: tf.Tensor
+    margin: tf.Tensor
+    is_wrong: tf.Tensor
+    step: tf.Tensor
+    first_wrong: tf.Tensor
+    loss: tf.Tensor
+    gradient_norm: tf.Tensor
+    num_zero: tf.Tensor
+    num_nonfinite: tf.Tensor
+
+
+def _new_record(images: tf.Tensor) -> Record:
+    lowest = tf.fill([tf.shape(images)[0]], -float("inf"))
+    zero = tf.zeros_like(lowest, tf.int32)
+    return Record(
+        images=images,
+        margin=lowest,
+        is_wrong=tf.zeros_like(lowest, tf.bool),
+        step=zero - 1,
+        first_wrong=zero - 1,
+        loss=lowest,
+        gradient_norm=-tf.ones_like(lowest),
+        num_zero=zero,
+        num_nonfinite=zero,
+    )
+
+
+def _update(
+    record: Record, evaluation: base.Evaluation, step: tf.Tensor
+) -> Record:
+    # A tie of the two largest logits can be a wrong prediction with margin 0:
+    # being wrong counts before the margin does. NaN compares as false.
+    first_wrong = evaluation.is_wrong & ~record.is_wrong
+    better = (evaluation.margin > record.margin) & (
+        evaluation.is_wrong == record.is_wrong
+    )
+    better = better | first_wrong
+    norm = evaluation.gradient_norm
+    finite = tf.math.is_finite(evaluation.margin) & tf.math.is_finite(norm)
+    return Record(
+        images=tf.where(
+            better[:, None, None, None], evaluation.images, record.images
+        ),
+        margin=tf.where(better, evaluation.margin, record.margin),
+        is_wrong=record.is_wrong | evaluation.is_wrong,
+        step=tf.where(better, step, record.step),
+        first_wrong=tf.where(first_wrong, step, record.first_wrong),
+        loss=tf.where(
+            evaluation.loss > record.loss, evaluation.loss, record.loss
+        ),
+        gradient_norm=norm,
+        num_zero=record.num_zero + tf.cast(norm == 0.0, tf.int32),
+        num_nonfinite=record.num_nonfinite + tf.cast(~finite, tf.int32),
+    )
+
+
+class _BySize:
+    """One compiled function for each static batch size, one trace for each."""
+
+    def __init__(self, function: Callable, jit_compile: bool | None):
+        self._function = function
+        self._jit_compile = jit_compile
+        self._compiled = {}
+
+    def __call__(self, size: int, *arguments):
+        if size not in self._compiled:
+            # A partial of its own: TensorFlow's warning of too many traces
+            # counts by the underlying function, and these are meant.
+            self._compiled[size] = tf.function(
+                functools.partial(self._function),
+                jit_compile=self._jit_compile,
+            )
+        return self._compiled[size](*arguments)
+
+    def num_traces(self) -> dict[int, int]:
+        """Batch size -> number of traces so far."""
+        return {
+            size: function.experimental_get_tracing_count()
+            for size, function in self._compiled.items()
+        }
+
+
+class Judgement(NamedTuple):
+    """The verdict on candidates by noise that no attack has seen.
+
+    Attributes:
+        images: float32 `[batch, ...]`, the candidates projected once more.
+        wrong_share: float32 `[batch]`, share of draws with another prediction
+            than the label; a draw with numbers that are not finite counts as
+            right.
+        prediction: int32 `[batch]`, of the mean probabilities of all draws;
+            -1 where they are not finite.
+        margin: float32 `[batch]`, of the same; NaN where not finite.
+        logits: float32 `[batch, classes]`, of the same.
+    """
+
+    images: tf.Tensor
+    wrong_share: tf.Tensor
+    prediction: tf.Tensor
+    margin: tf.Tensor
+    logits: tf.Tensor
+
+
+class Judge:
+    """Re-projects candidates and decides over fresh draws.
+
+    Args:
+        logits_fn: The model.
+        norm: "linf" or "l2".
+        num_judge_samples: Draws of the scored classifier per verdict. Exactly
+            one is needed where the model has no noise.
+        jit_compile: Whether to compile with XLA.
+    """
+
+    def __init__(self, logits_fn, norm, num_judge_samples=1, jit_compile=None):
+        self._logits_fn = logits_fn
+        self._norm = norm
+        self._num_samples = num_judge_samples
+        self._call = _BySize(self._judge, jit_compile)
+
+    def _judge(self, clean, candidates, labels, epsilon, seed) -> Judgement:
+        ball = geometry.ball(clean, ThreatModel(self._norm, epsilon))
+        images = ball.project(candidates)
+        images = tf.where(tf.math.is_finite(images), images, clean)
+        total = self._logits_fn(images, seeds.fold(seed, 0))
+        wrong = tf.cast(base.is_wrong(total, labels), tf.float32)
+        if self._num_samples > 1:
+            total = tf.nn.log_softmax(total)
+            for draw in tf.range(1, self._num_samples):
+                logits = self._logits_fn(images, seeds.fold(seed, draw))
+                wrong += tf.cast(base.is_wrong(logits, labels), tf.float32)
+                total = base.log_add_exp(total, tf.nn.log_softmax(logits))
+            total -= tf.math.log(float(self._num_samples))
+        said = base.evaluated(images, total, labels, loss=wrong)
+        prediction = tf.argmax(total, axis=1, output_type=tf.int32)
+        return Judgement(
+            images=images,
+            wrong_share=wrong / self._num_samples,
+            prediction=tf.where(base.is_finite(total), prediction, -1),
+            margin=said.margin,
+            logits=total,
+        )
+
+    def __call__(
+        self, clean, candidates, labels, epsilon, seed, sizes
+    ) -> Judgement:
+        """Judges any number of candidates in padded batches.
+
+        Args:
+            clean: float32 array `[n, ...]`, the centres of the balls.
+            candidates: float32 array `[n, ...]`.
+            labels: int32 array `[n]`.
+            epsilon: Radius.
+            seed: int32 `[2]`, of this verdict.
+            sizes: The static batch sizes, ascending.
+
+        Returns:
+            A `Judgement` of NumPy arrays, in the order given.
+        """
+        parts = []
+        for index, start in enumerate(range(0, len(labels), sizes[-1])):
+            rows = np.arange(start, min(start + sizes[-1], len(labels)))
+            padded = pad_rows(rows, sizes)
+            result = self._call(
+                len(padded),
+                tf.constant(clean[padded]),
+                tf.constant(candidates[padded]),
+                tf.constant(labels[padded]),
+                tf.constant(epsilon, tf.float32),
+                seeds.fold(seed, index),
+            )
+            parts.append([part.numpy()[: len(rows)] for part in result])
+        return Judgement(*(np.concatenate(c) for c in zip(*parts, strict=True)))
+
+
+def batch_sizes(largest: int) -> tuple[int, ...]:
+    """The static batch sizes, ascending: `largest` and its halves."""
+    sizes = [int(largest)]
+    while sizes[-1] >= 2 * _SMALLEST_BATCH:
+        sizes.append((sizes[-1] + 1) // 2)
+    return tuple(reversed(sizes))
+
+
+def pad_rows(rows: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
+    """Repeats the first row until there are as many as a static size."""
+    size = next(s for s in sizes if s >= len(rows))
+    return np.concatenate([rows, np.full(size - len(rows), rows[0])])
+
+
+class Result(NamedTuple):
+    """What one run did to one batch; NumPy arrays in the batch's order.
+
+    Attributes:
+        is_broken: bool `[n]`, by the judge.
+        images: float32 `[n, ...]`: of a broken example the judged image, else
+            the iterate nearest to being wrong.
+        margin: float32 `[n]`, the judge's where broken, else the attack's.
+        prediction: int32 `[n]`; -1 where not broken.
+        wrong_share: float32 `[n]`; 0 where nothing was judged.
+        step: int32 `[n]`, the first iterate at which the attack saw the
+            example wrong, where broken; else that of `images`.
+        loss: float32 `[n]`.
+        gradient_norm: float32 `[n]`.
+        num_zero: int32 `[n]`.
+        num_nonfinite: int32 `[n]`.
+        gradient_evaluations: int64 `[n]`.
+    """
+
+    is_broken: np.ndarray
+    images: np.ndarray
+    margin: np.ndarray
+    prediction: np.ndarray
+    wrong_share: np.ndarray
+    step: np.ndarray
+    loss: np.ndarray
+    gradient_norm: np.ndarray
+    num_zero: np.ndarray
+    num_nonfinite: np.ndarray
+    gradient_evaluations: np.ndarray
+
+
+class Engine:
+    """Runs one attack against one model, batch by batch.
+
+    Build it once per (model, attack): each has its own compiled functions.
+
+    Args:
+        logits_fn: The model.
+        attack: A `base.Attack`.
+        judge: Decides what is broken.
+        norm: "linf" or "l2".
+        batch_size: The largest batch.
+        chunk_steps: The longest chunk of steps without a look at the books.
+        compact: Whether the batch shrinks between chunks.
+        jit_compile: Whether to compile with XLA.
+    """
+
+    def __init__(
+        self,
+        logits_fn: LogitsFn,
+        attack: base.Attack,
+        judge: Judge,
+        norm: str,
+        batch_size: int,
+        chunk_steps: int = 16,
+        compact: bool = True,
+        jit_compile: bool | None = None,
+    ):
+        self._logits_fn = logits_fn
+        self._attack = attack
+        self._judge = judge
+        self._norm = norm
+        self._chunk_steps = chunk_steps
+        self._compact = compact
+        self.sizes = batch_sizes(batch_size)
+
+        def compiled(function: Callable) -> Callable:
+            if attack.runs_eagerly:
+                return lambda size, *arguments: function(*arguments)
+            return _BySize(function, jit_compile)
+
+        self._start = compiled(self._start_traced)
+        self._advance = compiled(self._advance_traced)
+        self._finish = compiled(self._finish_traced)
+
+    def num_traces(self) -> dict[int, int]:
+        """Batch size -> traces of the loop; each must stay at 1."""
+        if self._attack.runs_eagerly:
+            return {}
+        return self._advance.num_traces()
+
+    def _start_traced(self, images, labels, epsilon, example_seeds, targets):
+        threat_model = ThreatModel(self._norm, epsilon)
+        more = {}
+        if self._attack.num_targets is not None:
+            more["targets"] = targets
+        state = self._attack.init(
+            self._logits_fn, images, labels, threat_model, example_seeds, **more
+        )
+        record = _new_record(images)
+        if self._attack.evaluates_proposal:
+            record = _update(record, state.evaluated, tf.constant(0))
+        return state, record
+
+    def _advance_traced(self, state, record, first, last):
+        for iteration in tf.range(first, last):
+            state = self._attack.step(self._logits_fn, state, iteration)
+            record = _update(record, state.evaluated, iteration)
+        return state, record
+
+    def _finish_traced(self, state, record, labels, example_seeds):
+        # The last iterate has been proposed but, in evaluate-then-move
+        # attacks, never been looked at.
+        seed = base.model_seed(example_seeds, self._attack.num_steps)
+        logits = self._logits_fn(state.images, seed)
+        evaluation = base.evaluated(
+            state.images, logits, labels, loss=state.evaluated.loss
+        )
+        num_steps = tf.constant(self._attack.num_steps)
+        return _update(
+            record,
+            evaluation._replace(gradient_norm=record.gradient_norm),
+            num_steps,
+        )
+
+    def _chunks(self):
+        done = 0
+        lengths = list(_FIRST_CHUNKS)
+        while done < self._attack.num_steps:
+            length = lengths.pop(0) if lengths else self._chunk_steps
+            length = min(
+                length, self._chunk_steps, self._attack.num_steps - done
+            )
+            yield done, done + length
+            done += length
+
+    def run(
+        self, images, labels, epsilon, example_seeds, judge_seed, targets=None
+    ) -> Result:
+        """Runs the attack once on one batch.
+
+        Args:
+            images: float32 array `[n, ...]`, n at most the batch size.
+            labels: int32 array `[n]`.
+            epsilon: Radius of the ball.
+            example_seeds: int32 array `[n, 2]`.
+            judge_seed: int32 `[2]`, which the attack never sees.
+            targets: int32 array `[n]` for targeted attacks.
+
+        Returns:
+            A `Result`.
+        """
+        return _Run(
+            self, images, labels, epsilon, example_seeds, judge_seed, targets
+        ).result()
+
+
+class _Run:
+    """The host side of one run: who stands, who is judged, who is dropped."""
+
+    def __init__(
+        self, engine, images, labels, epsilon, example_seeds, judge_seed, targets
+    ):
+        self.engine = engine
+        self.images = images
+        self.labels = labels
+        self.epsilon = epsilon
+        self.judge_seed = judge_seed
+        self.num_verdicts = 0
+        size = len(labels)
+        zeros = np.zeros(size, np.float32)
+        self.books = Result(
+            is_broken=np.zeros(size, bool),
+            images=images.copy(),
+            margin=zeros - np.inf,
+            prediction=np.full(size, -1, np.int32),
+            wrong_share=zeros.copy(),
+            step=np.full(size, -1, np.int32),
+            loss=zeros - np.inf,
+            gradient_norm=zeros - 1,
+            num_zero=np.zeros(size, np.int32),
+            num_nonfinite=np.zeros(size, np.int32),
+            gradient_evaluations=np.zeros(size, np.int64),
+        )
+        self.judged_step = np.full(size, -1, np.int32)
+        self.is_doubted = np.zeros(size, bool)
+        # Position in the device's batch -> row of this batch.
+        self.rows = np.arange(size)
+        padded = pad_rows(self.rows, engine.sizes)
+        if targets is None:
+            targets = np.zeros(size, np.int32)
+        self.device_labels = tf.constant(labels[padded])
+        self.device_seeds = tf.constant(example_seeds[padded])
+        self.state, self.record = engine._start(
+            len(padded),
+            tf.constant(images[padded]),
+            self.device_labels,
+            tf.constant(epsilon, tf.float32),
+            self.device_seeds,
+            tf.constant(targets[padded]),
+        )
+        self._count(engine._attack.gradients_at_init)
+
+    def _count(self, per_example):
+        self.books.gradient_evaluations[self.rows] += per_example
+
+    def result(self) -> Result:
+        attack = self.engine._attack
+        for first, last in self.engine._chunks():
+            self.state, self.record = self.engine._advance(
+                self.device_labels.shape[0],
+                self.state,
+                self.record,
+                tf.constant(first),
+                tf.constant(last),
+            )
+            self._count((last - first) * attack.gradients_per_step)
+            self._judge_claims()
+            if self.books.is_broken.all():
+                break
+            self._drop_broken()
+        if not (attack.evaluates_proposal or self.books.is_broken.all()):
+            self.record = self.engine._finish(
+                self.device_labels.shape[0],
+                self.state,
+                self.record,
+                self.device_labels,
+                self.device_seeds,
+            )
+            self._judge_claims()
+        self._store(np.ones(len(self.rows), bool))
+        return self.books
+
+    def _judge_claims(self):
+        size = len(self.rows)
+        wrong = self.record.is_wrong.numpy()[:size]
+        step = self.record.step.numpy()[:size]
+        claims = (
+            wrong
+            & ~self.books.is_broken[self.rows]
+            & (step != self.judged_step[self.rows])
+        )
+        if not claims.any():
+            return
+        places = np.flatnonzero(claims)
+        rows = self.rows[places]
+        self.judged_step[rows] = step[places]
+        candidates = tf.gather(self.record.images, places).numpy()
+        verdict = self.engine._judge(
+            self.images[rows],
+            candidates,
+            self.labels[rows],
+            self.epsilon,
+            seeds.fold(self.judge_seed, self.num_verdicts),
+            self.engine.sizes,
+        )
+        self.num_verdicts += 1
+        better = verdict.wrong_share >= self.books.wrong_share[rows]
+        self.books.wrong_share[rows[better]] = verdict.wrong_share[better]
+        broken = verdict.wrong_share > 0.5
+        fallen = rows[broken]
+        self.books.is_broken[fallen] = True
+        self.books.images[fallen] = verdict.images[broken]
+        self.books.margin[fallen] = verdict.margin[broken]
+        self.books.prediction[fallen] = verdict.prediction[broken]
+        # A claim that the judge turned down dates nothing: then the judged
+        # iterate's own step is the first that is known to be wrong.
+        first = self.record.first_wrong.numpy()[places]
+        first = np.where(self.is_doubted[rows], step[places], first)
+        self.books.step[fallen] = first[broken]
+        self.is_doubted[rows] = True
+
+    def _store(self, leaving):
+        """Copies the device's record of the places that leave to the books."""
+        places = np.flatnonzero(leaving)
+        rows = self.rows[places]
+        record = self.record
+        for name in ("loss", "gradient_norm", "num_zero", "num_nonfinite"):
+            values = getattr(record, name).numpy()
+            getattr(self.books, name)[rows] = values[places]
+        standing = ~self.books.is_broken[rows]
+        if standing.any():
+            places, rows = places[standing], rows[standing]
+            self.books.images[rows] = tf.gather(record.images, places).numpy()
+            self.books.margin[rows] = record.margin.numpy()[places]
+            self.books.step[rows] = record.step.numpy()[places]
+
+    def _drop_broken(self):
+        """Shrinks the batch to the examples still standing, if it pays."""
+        standing = ~self.books.is_broken[self.rows]
+        count = int(standing.sum())
+        size = next(s for s in self.engine.sizes if s >= count)
+        current = self.device_labels.shape[0]
+        if not self.engine._compact or size >= current:
+            return
+        self._store(~standing)
+        keep = np.flatnonzero(standing)
+        places = pad_rows(keep, self.engine.sizes)
+        self.rows = self.rows[keep]
+        taken = (
+            self.state,
+            self.record,
+            self.device_labels,
+            self.device_seeds,
+        )
+        self.state, self.record, self.device_labels, self.device_seeds = (
+            tf.nest.map_structure(lambda t: tf.gather(t, places), taken)
+        )

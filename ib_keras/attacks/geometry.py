@@ -1,0 +1,143 @@
+"""The ball around an image, cut with the box [0, 1]: one class per norm.
+
+A ball is a NamedTuple of tensors that begin with the batch axis, so that it
+can be part of an attack's state and shrink with the batch.
+"""
+
+import math
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from ib_keras import seeds
+from ib_keras.types import ThreatModel
+
+_TINY = 1e-12
+
+
+def _per_image(values: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+    """Gives `[batch]` values the axes of an image, to broadcast."""
+    ones = [1] * (images.shape.rank - 1)
+    return tf.reshape(values, [-1, *ones])
+
+
+def l2_norm(x: tf.Tensor) -> tf.Tensor:
+    """Euclidean norm of each image, `[batch]`, safe against under/overflow."""
+    axes = list(range(1, x.shape.rank))
+    largest = tf.reduce_max(tf.abs(x), axis=axes, keepdims=True)
+    scaled = tf.math.divide_no_nan(x, largest)
+    norm = tf.sqrt(tf.reduce_sum(scaled * scaled, axis=axes))
+    return norm * tf.reshape(largest, [-1])
+
+
+class LinfBall(NamedTuple):
+    """{x : max |x - clean| <= epsilon} in the box, as bounds per pixel.
+
+    Attributes:
+        clean: float32 `[batch, height, width, channels]`, the centre.
+        lower: Smallest admissible value of each pixel.
+        upper: Largest admissible value of each pixel.
+        epsilon: float32 `[batch]`.
+    """
+
+    clean: tf.Tensor
+    lower: tf.Tensor
+    upper: tf.Tensor
+    epsilon: tf.Tensor
+
+    def project(self, images):
+        """The nearest admissible images."""
+        return tf.clip_by_value(images, self.lower, self.upper)
+
+    def steepest(self, gradient):
+        """The direction of unit norm that raises the loss the most."""
+        return tf.sign(gradient)
+
+    def full_step(self, gradient):
+        """From the centre to the surface along `steepest`, in the box."""
+        step = _per_image(self.epsilon, gradient) * self.steepest(gradient)
+        return self.project(self.clean + step)
+
+    def random_point(self, example_seeds):
+        """clean + U(-epsilon, epsilon) per pixel, then cut with the box."""
+        unit = seeds.uniform(
+            example_seeds, tuple(self.clean.shape[1:]), -1.0, 1.0
+        )
+        return self.project(
+            self.clean + _per_image(self.epsilon, unit) * unit
+        )
+
+    def distance(self, images):
+        """Norm of images - clean, `[batch]`."""
+        axes = list(range(1, images.shape.rank))
+        return tf.reduce_max(tf.abs(images - self.clean), axis=axes)
+
+
+class L2Ball(NamedTuple):
+    """{x : |x - clean|_2 <= epsilon} in the box.
+
+    Attributes:
+        clean: float32 `[batch, height, width, channels]`, the centre.
+        epsilon: float32 `[batch]`.
+    """
+
+    clean: tf.Tensor
+    epsilon: tf.Tensor
+
+    def project(self, images):
+        """Admissible images: onto the ball, then into the box.
+
+        Cutting with the box, which holds the centre, brings no pixel further
+        from it, so the result is in both sets (if not always the nearest).
+        """
+        difference = images - self.clean
+        norm = tf.maximum(l2_norm(difference), _TINY)
+        factor = tf.minimum(1.0, self.epsilon / norm)
+        moved = self.clean + difference * _per_image(factor, images)
+        return tf.clip_by_value(moved, 0.0, 1.0)
+
+    def steepest(self, gradient):
+        """The gradient divided by its norm; zero where it is zero."""
+        norm = _per_image(l2_norm(gradient), gradient)
+        return tf.math.divide_no_nan(gradient, norm)
+
+    def full_step(self, gradient):
+        """From the centre to the surface along `steepest`, in the box."""
+        step = _per_image(self.epsilon, gradient) * self.steepest(gradient)
+        return self.project(self.clean + step)
+
+    def random_point(self, example_seeds):
+        """A uniform point of the ball, then cut with the box."""
+        shape = tuple(self.clean.shape[1:])
+        direction = self.steepest(seeds.normal(example_seeds, shape))
+        unit = seeds.uniform(seeds.fold(example_seeds, 1), (1,))[:, 0]
+        radius = self.epsilon * tf.pow(unit, 1.0 / math.prod(shape))
+        return self.project(
+            self.clean + _per_image(radius, direction) * direction
+        )
+
+    def distance(self, images):
+        """Norm of images - clean, `[batch]`."""
+        return l2_norm(images - self.clean)
+
+
+Ball = LinfBall | L2Ball
+
+
+def ball(images: tf.Tensor, threat_model: ThreatModel) -> Ball:
+    """The balls of a threat model around a batch of clean images.
+
+    Args:
+        images: float32 `[batch, height, width, channels]` in [0, 1].
+        threat_model: Its norm chooses the class.
+
+    Returns:
+        A `LinfBall` or an `L2Ball`.
+    """
+    epsilon = tf.cast(threat_model.epsilon, tf.float32)
+    per_example = tf.fill([tf.shape(images)[0]], epsilon)
+    if threat_model.norm == "l2":
+        return L2Ball(images, per_example)
+    lower = tf.maximum(images - epsilon, 0.0)
+    upper = tf.minimum(images + epsilon, 1.0)
+    return LinfBall(images, lower, upper, per_example)

@@ -1,0 +1,85 @@
+"""What attacks maximise: per example, unreduced, larger is better for them.
+
+References:
+    Croce and Hein, "Reliable evaluation of adversarial robustness with an
+    ensemble of diverse parameter-free attacks", ICML 2020 (DLR);
+    Gowal et al., "An alternative surrogate loss for PGD-based adversarial
+    testing", 2019 (margin per target).
+"""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from ib_keras.errors import unknown_name
+
+# Below any difference of logits that float32 tells apart from a tie.
+_TINY = 1e-12
+
+
+def _of(logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
+    return tf.gather(logits, classes, axis=1, batch_dims=1)
+
+
+def _largest_other(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    is_label = tf.one_hot(
+        labels, logits.shape[1], on_value=True, off_value=False
+    )
+    lowest = tf.constant(logits.dtype.min, logits.dtype)
+    return tf.reduce_max(tf.where(is_label, lowest, logits), axis=1)
+
+
+def cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """-log softmax(logits)[label].
+
+    Args:
+        logits: float32 `[batch, classes]`.
+        labels: int32 `[batch]`.
+
+    Returns:
+        float32 `[batch]`, in nats.
+    """
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+
+
+def margin(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """max_{j != y} z_j - z_y, not clipped: above 0 the example is broken.
+
+    Args:
+        logits: float32 `[batch, classes]`.
+        labels: int32 `[batch]`.
+
+    Returns:
+        float32 `[batch]`.
+    """
+    return _largest_other(logits, labels) - _of(logits, labels)
+
+
+def targeted_margin(
+    logits: tf.Tensor, labels: tf.Tensor, targets: tf.Tensor
+) -> tf.Tensor:
+    """z_t - z_y, not clipped.
+
+    Args:
+        logits: float32 `[batch, classes]`.
+        labels: int32 `[batch]`.
+        targets: int32 `[batch]`, other classes.
+
+    Returns:
+        float32 `[batch]`.
+    """
+    return _of(logits, targets) - _of(logits, labels)
+
+
+LOSSES = {"cross_entropy": cross_entropy, "margin": margin}
+
+
+def get(name: str) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """Finds an untargeted loss by name.
+
+    Raises:
+        UserError: If there is none of this name.
+    """
+    if name not in LOSSES:
+        raise unknown_name("attack loss", name, LOSSES, "Set loss to it.")
+    return LOSSES[name]

@@ -1,0 +1,502 @@
+"""The pool: stages, restarts and targets over all examples, and the ledger.
+
+Every example that the model gets right enters the pool. Stages run in order,
+each by restarts, each restart by targets; an example leaves the pool when the
+judge finds it broken. So robust accuracy is the per-example worst case over
+everything that was run, over all examples.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from ib_keras import plugins
+from ib_keras import seeds
+from ib_keras.attacks import base
+from ib_keras.attacks import engine
+from ib_keras.errors import UserError
+from ib_keras.types import LogitsFn
+from ib_keras.types import ThreatModel
+from ib_keras.types import check_images
+from ib_keras.types import check_labels
+
+# Purposes that seeds are folded with, so that no two uses share randomness.
+_ATTACK, _JUDGE, _CLEAN = 1, 2, 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One attack of a protocol and how often it is run.
+
+    Args:
+        name: What reports call it.
+        attack: A `base.Attack`.
+        num_restarts: Independent runs on what still stands.
+        config: The section it was built from, for the books.
+    """
+
+    name: str
+    attack: base.Attack
+    num_restarts: int = 1
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def build(cls, config) -> "Stage":
+        """Builds a stage from its section of an audit config.
+
+        Args:
+            config: `{"name", "num_restarts", "attack": {"name", ...}}`.
+
+        Raises:
+            UserError: If the attack, an argument or the count is unknown.
+        """
+        attack = plugins.build("attacks", config["attack"])
+        num_restarts = base.check_count(
+            "num_restarts", config.get("num_restarts", 1)
+        )
+        return cls(
+            name=config.get("name") or config["attack"]["name"],
+            attack=attack,
+            num_restarts=num_restarts,
+            config=dict(config["attack"]),
+        )
+
+
+@dataclasses.dataclass
+class Ledger:
+    """What is known of every audited example; each array is `[examples]`.
+
+    Attributes:
+        label: int32.
+        clean_prediction: int32; -1 where the clean logits are not finite.
+        is_robust: bool: right on the clean image and not broken.
+        adversarial_prediction: int32; the clean one where not broken.
+        margin: float32, largest other logit - logit of the label at
+            `adversarial_images`: the judge's where broken, else the largest
+            that an attack saw.
+        wrong_share: float32, share of the judge's draws on which the example
+            is wrong: at the clean image for clean errors, at the adversarial
+            image for what was claimed broken.
+        broken_by_stage: int32, -1 where not broken by an attack.
+        broken_by_restart: int32, -1 likewise.
+        broken_by_target: int32, -1 likewise, and for untargeted attacks.
+        broken_at_step: int32, -1 likewise.
+        gradient_evaluations: int64, spent on the example.
+        loss: float32, largest loss of the last run.
+        gradient_norm: float32, largest |gradient| at the last step of the
+            last run; -1 where none was taken.
+        num_zero_gradients: int64, gradients that were exactly zero.
+        num_nonfinite: int64, evaluations with a number that was not finite.
+        adversarial_images: float32 `[examples, ...]`, the judged image where
+            broken, the clean one for clean errors, else the nearest miss.
+    """
+
+    label: np.ndarray
+    clean_prediction: np.ndarray
+    is_robust: np.ndarray
+    adversarial_prediction: np.ndarray
+    margin: np.ndarray
+    wrong_share: np.ndarray
+    broken_by_stage: np.ndarray
+    broken_by_restart: np.ndarray
+    broken_by_target: np.ndarray
+    broken_at_step: np.ndarray
+    gradient_evaluations: np.ndarray
+    loss: np.ndarray
+    gradient_norm: np.ndarray
+    num_zero_gradients: np.ndarray
+    num_nonfinite: np.ndarray
+    adversarial_images: np.ndarray
+
+    @classmethod
+    def new(cls, images: np.ndarray, labels: np.ndarray) -> "Ledger":
+        """Opens the books: nothing asked, nothing broken."""
+        size = len(labels)
+        none = np.full(size, -1, np.int32)
+        zeros = np.zeros(size, np.float32)
+        count = np.zeros(size, np.int64)
+        return cls(
+            label=labels.copy(),
+            clean_prediction=none.copy(),
+            is_robust=np.zeros(size, bool),
+            adversarial_prediction=none.copy(),
+            margin=zeros - np.inf,
+            wrong_share=zeros.copy(),
+            broken_by_stage=none.copy(),
+            broken_by_restart=none.copy(),
+            broken_by_target=none.copy(),
+            broken_at_step=none.copy(),
+            gradient_evaluations=count.copy(),
+            loss=zeros - np.inf,
+            gradient_norm=zeros - 1,
+            num_zero_gradients=count.copy(),
+            num_nonfinite=count.copy(),
+            adversarial_images=images.copy(),
+        )
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays by name, as `examples.npz` holds them."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+        }
+
+    @property
+    def clean_accuracy(self) -> float:
+        """Share of examples that the model gets right unattacked."""
+        return float(np.mean(self.clean_prediction == self.label))
+
+    @property
+    def robust_accuracy(self) -> float:
+        """Share of all examples that are right and not broken."""
+        return float(np.mean(self.is_robust))
+
+
+@dataclasses.dataclass
+class StageBooks:
+    """What one stage did so far.
+
+    Attributes:
+        num_attacked: Examples that stood when the stage began.
+        gradient_evaluations: Spent by the stage.
+        seconds: Spent by the stage, over interruptions.
+        curve: One row after each pass (restart and target): restart, target,
+            examples standing, gradient evaluations of the stage so far.
+    """
+
+    num_attacked: int = 0
+    gradient_evaluations: int = 0
+    seconds: float = 0.0
+    curve: list[list[int]] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass
+class Position:
+    """Where in the protocol a run is: the next batch to attack.
+
+    A batch is named by the pass (stage, restart, target) and its number in
+    it. With the ledger this is all that resuming needs: who stood when the
+    pass began follows from what was broken in it.
+    """
+
+    stage: int = 0
+    restart: int = 0
+    target: int = 0
+    batch: int = 0
+    clean_done: bool = False
+
+
+@dataclasses.dataclass
+class Progress:
+    """The whole state of a run: ledger, position and the stages' books."""
+
+    ledger: Ledger
+    position: Position
+    stages: list[StageBooks]
+
+
+class Runner:
+    """Runs stages over a pool of examples.
+
+    Args:
+        logits_fn: The model, `(images, seed) -> logits`.
+        stages: In the order they are run.
+        threat_model: The ball, the same for all stages.
+        batch_size: Largest batch on the device.
+        seed: A whole number; every draw follows from it.
+        num_judge_samples: Draws per verdict; 1 where the model has no noise.
+        chunk_steps: Longest chunk of steps between looks at the books.
+        compact: Whether a batch shrinks to what stands between chunks.
+        jit_compile: Whether to compile with XLA; None leaves it to
+            TensorFlow.
+    """
+
+    def __init__(
+        self,
+        logits_fn: LogitsFn,
+        stages: list[Stage],
+        threat_model: ThreatModel,
+        *,
+        batch_size: int = 256,
+        seed: int = 0,
+        num_judge_samples: int = 1,
+        chunk_steps: int = 16,
+        compact: bool = True,
+        jit_compile: bool | None = None,
+    ):
+        self.stages = list(stages)
+        self.threat_model = threat_model
+        self.batch_size = base.check_count("batch_size", batch_size)
+        self._seed = seeds.from_int(seed)
+        self._judge = engine.Judge(
+            logits_fn,
+            threat_model.norm,
+            base.check_count("num_judge_samples", num_judge_samples),
+            jit_compile,
+        )
+        self._engines = [
+            engine.Engine(
+                logits_fn,
+                stage.attack,
+                self._judge,
+                threat_model.norm,
+                self.batch_size,
+                base.check_count("chunk_steps", chunk_steps),
+                compact,
+                jit_compile,
+            )
+            for stage in self.stages
+        ]
+
+    @staticmethod
+    def most_gradients(stage: Stage, num_classes: int) -> int:
+        """Most gradient evaluations that a stage can spend on one example."""
+        attack = stage.attack
+        num_targets = 1
+        if attack.num_targets is not None:
+            num_targets = attack.num_targets or num_classes - 1
+        once = (
+            attack.gradients_at_init
+            + attack.num_steps * attack.gradients_per_step
+        )
+        return stage.num_restarts * num_targets * once
+
+    def start(self, images: np.ndarray, labels: np.ndarray) -> Progress:
+        """Opens the books for checked images and labels."""
+        books = [StageBooks() for _ in self.stages]
+        return Progress(Ledger.new(images, labels), Position(), books)
+
+    def run(
+        self,
+        images: np.ndarray,
+        progress: Progress,
+        on_batch: Callable[[Progress], None] = lambda progress: None,
+    ) -> Ledger:
+        """Runs from where `progress` stands to the end of the protocol.
+
+        Args:
+            images: float32 `[examples, ...]`, the clean images.
+            progress: From `start`, or restored; changed in place.
+            on_batch: Called after every batch, when `progress` is consistent:
+                the place to save it, to report, or to raise to stop.
+
+        Returns:
+            The ledger.
+
+        Raises:
+            UserError: If the model returns no finite logits at all.
+        """
+        if not progress.position.clean_done:
+            self._predict_clean(images, progress.ledger)
+            progress.position.clean_done = True
+            on_batch(progress)
+        targets = self._rank_targets(images, progress)
+        while progress.position.stage < len(self.stages):
+            self._run_pass(images, targets, progress, on_batch)
+        return progress.ledger
+
+    def _judge_clean(self, images, labels):
+        return self._judge(
+            images,
+            images,
+            labels,
+            self.threat_model.epsilon,
+            seeds.fold(self._seed, _CLEAN),
+            engine.batch_sizes(self.batch_size),
+        )
+
+    def _predict_clean(self, images, ledger):
+        verdict = self._judge_clean(images, ledger.label)
+        if (verdict.prediction < 0).all():
+            raise UserError(
+                "The model's logits are not finite on any clean image",
+                received="NaN or infinity for every example",
+                expected="finite logits",
+                fix="Check the model's weights, and that images in [0, 1] "
+                "are what it takes.",
+            )
+        ledger.clean_prediction = verdict.prediction
+        ledger.adversarial_prediction = verdict.prediction.copy()
+        ledger.margin = verdict.margin
+        ledger.wrong_share = verdict.wrong_share
+        ledger.num_nonfinite += verdict.prediction < 0
+        ledger.is_robust = verdict.prediction == ledger.label
+
+    def _rank_targets(self, images, progress):
+        """Other classes by falling clean logit, int32 [examples, classes-1].
+
+        None where no stage that is still to run is targeted.
+        """
+        left = self.stages[progress.position.stage :]
+        counts = [stage.attack.num_targets for stage in left]
+        if all(count is None for count in counts):
+            return None
+        labels = progress.ledger.label
+        logits = self._judge_clean(images, labels).logits
+        others = logits.shape[1] - 1
+        for stage, count in zip(left, counts, strict=True):
+            if count is not None and count > others:
+                raise UserError(
+                    f"Stage {stage.name} has more targets than other classes",
+                    received=f"num_targets={count}",
+                    expected=f"at most {others}, or 0 for all",
+                    fix="Lower num_targets in the attack's section.",
+                )
+        logits[np.arange(len(labels)), labels] = -np.inf
+        order = np.argsort(-logits, axis=1, kind="stable")
+        return order[:, :others].astype(np.int32)
+
+    def _run_pass(self, images, targets, progress, on_batch):
+        """Runs the current restart and target over what stood before it."""
+        position, ledger = progress.position, progress.ledger
+        books = progress.stages[position.stage]
+        pool = np.flatnonzero(ledger.is_robust | self._fell_in(position, ledger))
+        if position.restart == position.target == position.batch == 0:
+            books.num_attacked = len(pool)
+        num_batches = -(-len(pool) // self.batch_size)
+        while position.batch < num_batches:
+            first = position.batch * self.batch_size
+            rows = pool[first : first + self.batch_size]
+            began = time.monotonic()
+            before = int(ledger.gradient_evaluations[rows].sum())
+            self._run_batch(images, targets, rows, position, ledger)
+            after = int(ledger.gradient_evaluations[rows].sum())
+            books.gradient_evaluations += after - before
+            books.seconds += time.monotonic() - began
+            position.batch += 1
+            if position.batch < num_batches:
+                on_batch(progress)
+        books.curve.append(
+            [
+                position.restart,
+                position.target,
+                int(ledger.is_robust.sum()),
+                books.gradient_evaluations,
+            ]
+        )
+        self._next_pass(position, targets)
+        on_batch(progress)
+
+    @staticmethod
+    def _fell_in(position, ledger):
+        """Which examples were broken in the pass that `position` is in."""
+        return (
+            (ledger.broken_by_stage == position.stage)
+            & (ledger.broken_by_restart == position.restart)
+            & (np.maximum(ledger.broken_by_target, 0) == position.target)
+        )
+
+    def _next_pass(self, position, targets):
+        stage = self.stages[position.stage]
+        num_targets = 1
+        if stage.attack.num_targets is not None:
+            num_targets = stage.attack.num_targets or targets.shape[1]
+        position.batch = 0
+        position.target += 1
+        if position.target >= num_targets:
+            position.target = 0
+            position.restart += 1
+        if position.restart >= stage.num_restarts:
+            position.restart = 0
+            position.stage += 1
+
+    def _run_batch(self, images, targets, rows, position, ledger):
+        place = (position.stage, position.restart, position.target)
+        example_seeds = seeds.fold(
+            seeds.fold(self._seed, _ATTACK, *place), rows.astype(np.int32)
+        )
+        is_targeted = self.stages[position.stage].attack.num_targets is not None
+        result = self._engines[position.stage].run(
+            images[rows],
+            ledger.label[rows],
+            self.threat_model.epsilon,
+            example_seeds.numpy(),
+            seeds.fold(self._seed, _JUDGE, *place, position.batch),
+            targets[rows, position.target] if is_targeted else None,
+        )
+        target = position.target if is_targeted else -1
+        _book(ledger, rows, result, position, target)
+
+
+def _book(ledger, rows, result, position, target):
+    """Enters the result of one run on the examples `rows`."""
+    ledger.gradient_evaluations[rows] += result.gradient_evaluations
+    ledger.num_zero_gradients[rows] += result.num_zero
+    ledger.num_nonfinite[rows] += result.num_nonfinite
+    ledger.loss[rows] = result.loss
+    ledger.gradient_norm[rows] = result.gradient_norm
+    # Of an example that stands the nearest miss of all runs is kept.
+    kept = result.is_broken | (result.margin > ledger.margin[rows])
+    nearer = rows[kept]
+    ledger.margin[nearer] = result.margin[kept]
+    ledger.adversarial_images[nearer] = result.images[kept]
+    shares = np.maximum(ledger.wrong_share[rows], result.wrong_share)
+    ledger.wrong_share[rows] = np.where(
+        result.is_broken, result.wrong_share, shares
+    )
+    fallen = rows[result.is_broken]
+    ledger.is_robust[fallen] = False
+    ledger.adversarial_prediction[fallen] = result.prediction[result.is_broken]
+    ledger.broken_by_stage[fallen] = position.stage
+    ledger.broken_by_restart[fallen] = position.restart
+    ledger.broken_by_target[fallen] = target
+    ledger.broken_at_step[fallen] = result.step[result.is_broken]
+
+
+def run(
+    model: Callable,
+    images,
+    labels,
+    attack: str = "pgd",
+    *,
+    norm: str = "linf",
+    epsilon: float,
+    num_restarts: int = 1,
+    batch_size: int = 256,
+    seed: int = 0,
+    **arguments,
+) -> Ledger:
+    """Attacks any Keras model or function from images to logits.
+
+    Args:
+        model: `(images) -> logits [batch, classes]`, differentiable.
+        images: `[examples, height, width, channels]` in [0, 1].
+        labels: int `[examples]`.
+        attack: Name of a part of `ib_keras.attacks`.
+        norm: "linf" or "l2".
+        epsilon: Radius in pixel units of [0, 1].
+        num_restarts: Independent runs; later ones see only what stands.
+        batch_size: Largest batch.
+        seed: A whole number; the same one gives the same result.
+        **arguments: Those of the attack's `build`.
+
+    Returns:
+        A `Ledger`: `robust_accuracy`, `is_robust`, `adversarial_images`, ...
+
+    Raises:
+        UserError: If images, labels, the attack or an argument cannot be
+            used.
+
+    Example:
+        >>> from ib_keras import attacks
+        >>> model = lambda x: tf.reshape(x, [-1, 2]) * [[-1.0, 1.0]]
+        >>> x, y = np.full([1, 1, 2, 1], 0.5), [0]
+        >>> attacks.run(model, x, y, "fgs", epsilon=0.1).is_robust
+        array([ True])
+    """
+    images = check_images(images)
+    probe = model(tf.constant(images[:1]))
+    labels = check_labels(labels, len(images), int(probe.shape[-1]))
+    config = {"attack": {"name": attack, **arguments}}
+    runner = Runner(
+        lambda x, noise_seed: model(x),
+        [Stage.build({**config, "num_restarts": num_restarts})],
+        ThreatModel(norm, epsilon),
+        batch_size=min(batch_size, max(len(images), 1)),
+        seed=seed,
+    )
+    return runner.run(images, runner.start(images, labels))

@@ -1,0 +1,1 @@
+"""Audits: from a SavedModel to a folder of evidence."""

@@ -1,0 +1,94 @@
+"""The report: one HTML page that shows what one audit, or several, found.
+
+    from ib_keras.audit import report
+    report.write(["audits/vib"], "audits/vib/report.html")
+    report.write(["audits/vib", "audits/ceb"], "compare.html")
+
+The page needs nothing but itself: no script, no network (its content security
+policy forbids both), one style sheet, charts as inline SVG, pictures as PNG
+data. It follows the reader's light or dark scheme, prints, fits a phone, and
+is read aloud in order. Equal folders give equal bytes.
+
+For one audit it says, in this order: the headline numbers; what was and what
+was not measured; accuracy against restarts and against epsilon; the stages
+with their budget; examples before and after; the protocol and how to run it
+again. For several audits a comparison comes first.
+
+The files of this room, in the order of the work:
+
+* `load`: an audit folder into a frozen, checked `Audit` (with `fields`).
+* `charts` (with `svg`), `pictures`, `examples`: what is drawn.
+* `text`: numbers and foreign words as a reader sees them.
+* `page`: the parts into the templates; a section is a file of `templates/`.
+
+Texts in an audit come from models that others made. They are cut, stripped of
+what cannot be seen, and escaped once; see `page`.
+"""
+
+import os
+from collections.abc import Mapping
+from collections.abc import Sequence
+
+import numpy as np
+
+from ib_keras import errors
+from ib_keras import files
+from ib_keras.audit.report import load
+from ib_keras.audit.report import page
+
+
+def write(
+    folders: Sequence[str],
+    path: str,
+    clean_images: Mapping[str, np.ndarray] | None = None,
+) -> str:
+    """Writes the page of one or several audits.
+
+    Args:
+        folders: Audit folders, local or remote, in the order to show them.
+        path: Where the page shall be; replaced if it is there.
+        clean_images: Folder, as in `folders` -> float images
+            `[num_examples, height, width, channels]` in [0, 1] before the
+            attack, in the order of the audit's examples. Audits that have
+            none show the adversarial images alone.
+
+    Returns:
+        `path`.
+
+    Raises:
+        UserError: If a folder is not a whole audit, clean images do not
+            belong to theirs, or the page cannot be written.
+    """
+    if not folders or isinstance(folders, str):
+        raise errors.UserError(
+            "There is no audit to report",
+            received=repr(folders),
+            expected="a list of one or more audit folders",
+            fix="Name the --workdir of each audit.",
+        )
+    audits = [load.load(os.fspath(folder)) for folder in folders]
+    clean = _check_clean_images(clean_images or {}, audits)
+    html = page.render(audits, clean)
+    if parent := os.path.dirname(path):
+        files.make_folder(parent)
+    files.write_text(path, html)
+    return path
+
+
+def _check_clean_images(
+    clean_images: Mapping[str, np.ndarray], audits: Sequence[load.Audit]
+) -> dict[str, np.ndarray]:
+    """Checks that clean images belong to an audit and fit its examples."""
+    by_folder = {audit.folder: audit for audit in audits}
+    checked = {}
+    for folder, images in clean_images.items():
+        folder = os.fspath(folder)
+        if folder not in by_folder:
+            raise errors.unknown_name(
+                "audit folder",
+                folder,
+                by_folder,
+                "Key the clean images by the folders as they are given.",
+            )
+        checked[folder] = load.check_clean_images(by_folder[folder], images)
+    return checked

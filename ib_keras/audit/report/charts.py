@@ -1,0 +1,203 @@
+"""The curves of an audit, each as a chart and as a table of its numbers.
+
+Audits laid over each other are told apart by a letter, which the comparison
+table explains; `svg` draws.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import markupsafe
+import numpy as np
+
+from ib_keras.audit import statistics
+from ib_keras.audit.report import load
+from ib_keras.audit.report import svg
+from ib_keras.audit.report import text
+
+_MAX_POINTS = 200
+_MAX_ROWS = 12
+
+
+@dataclasses.dataclass(frozen=True)
+class Chart:
+    """A chart with the same numbers as a table, for reading and copying."""
+
+    title: str
+    note: str
+    svg: markupsafe.Markup
+    x_name: str
+    rows: tuple[tuple[str, str, str, str], ...]  # label, x, y, interval
+
+
+def letter(position: int) -> str:
+    """0 -> "A", 25 -> "Z", 26 -> "AA": how charts call an audit."""
+    prefix = letter(position // 26 - 1) if position >= 26 else ""
+    return prefix + chr(ord("A") + position % 26)
+
+
+def restarts(audits: Sequence[load.Audit], name: str) -> Chart | None:
+    """Robust accuracy against restarts spent, over all stages in order.
+
+    Args:
+        audits: One audit, or several to lay over each other.
+        name: Prefix of the ids inside the SVG, unique on the page.
+
+    Returns:
+        The chart, or None where no audit has two points.
+    """
+    series = _series(audits, _restart_points)
+    longest = max((len(line.points) for line in series), default=0)
+    if longest < 2:
+        return None
+    last = max(line.points[-1].x for line in series)
+    is_log = last > 10
+    note = "Worst case over everything tried so far, on all examples. "
+    note += f"{'Log scale. ' if is_log else ''}{_band_note(series)}"
+    is_single = len(audits) == 1
+    drawing = svg.draw(
+        series,
+        name,
+        x_label="restarts, all stages in order",
+        is_log=is_log,
+        limits=(1, last),
+        reference=audits[0].clean_accuracy if is_single else None,
+        marks=_stage_starts(audits[0]) if is_single else (),
+    )
+    return Chart(
+        "Accuracy against restarts", note, drawing, "Restarts", _rows(series)
+    )
+
+
+def epsilons(
+    audits: Sequence[load.Audit], norm: str, name: str
+) -> Chart | None:
+    """Robust accuracy against the radius, for the audits in one norm.
+
+    Args:
+        audits: One audit, or several; those in other norms or without an
+            epsilon curve are left out.
+        norm: The norm of the threat model.
+        name: Prefix of the ids inside the SVG, unique on the page.
+
+    Returns:
+        The chart, or None where no audit has a curve.
+    """
+    series = _series(audits, lambda audit: _epsilon_points(audit, norm))
+    if not series:
+        return None
+    last = max(line.points[-1].x for line in series)
+    note = (
+        "Each point is an audit of its own at that radius; 0 is clean "
+        f"accuracy. {_band_note(series)}"
+    )
+    is_single = len(audits) == 1
+    drawing = svg.draw(
+        series,
+        name,
+        x_label=f"epsilon ({text.norm(norm)}, pixels in [0, 1])",
+        limits=(0, last),
+        highlight=audits[0].threat_model.epsilon if is_single else None,
+    )
+    return Chart(
+        "Accuracy against epsilon",
+        note,
+        drawing,
+        "Epsilon",
+        _rows(series, text.epsilon),
+    )
+
+
+def _series(audits: Sequence[load.Audit], points_of) -> list[svg.Series]:
+    """The lines of those audits that have points, in their own colours."""
+    is_single = len(audits) == 1
+    return [
+        svg.Series("" if is_single else letter(position), position, points)
+        for position, audit in enumerate(audits)
+        if (points := points_of(audit))
+    ]
+
+
+def accuracy_interval(
+    accuracy: float, num_examples: int
+) -> tuple[float, float] | None:
+    """The Wilson interval of an accuracy; None if it is no count over n."""
+    correct = accuracy * num_examples
+    if abs(correct - round(correct)) > 1e-3:
+        return None
+    return statistics.wilson_interval(round(correct), num_examples)
+
+
+def _restart_points(audit: load.Audit) -> tuple[svg.Point, ...]:
+    """Points (restarts so far, accuracy), thinned evenly in log restarts."""
+    points, spent = [], 0
+    for stage in audit.stages:
+        curve = _restart_curve(stage)
+        points += [(spent + restart, accuracy) for restart, accuracy in curve]
+        spent += curve[-1][0]
+    return tuple(
+        svg.Point(x, y, accuracy_interval(y, audit.num_examples))
+        for x, y in _thin(points, _MAX_POINTS)
+    )
+
+
+def _stage_starts(audit: load.Audit) -> tuple[int, ...]:
+    """Restarts spent before each stage; empty for one stage."""
+    if len(audit.stages) < 2:
+        return ()
+    lengths = [_restart_curve(stage)[-1][0] for stage in audit.stages]
+    return tuple(int(start) for start in np.cumsum([0, *lengths[:-1]]))
+
+
+def _restart_curve(stage: load.Stage) -> list[tuple[int, float]]:
+    """(restart, accuracy); the last restart alone where no curve is kept."""
+    if stage.restart_curve:
+        return list(enumerate(stage.restart_curve, start=1))
+    return [(max(stage.num_restarts or 1, 1), stage.robust_accuracy)]
+
+
+def _epsilon_points(audit: load.Audit, norm: str) -> tuple[svg.Point, ...]:
+    """The curve with the audit's own radius and, at 0, clean accuracy."""
+    if audit.threat_model.norm != norm or not audit.epsilon_curve:
+        return ()
+    clean = audit.clean_accuracy
+    points = {
+        0.0: svg.Point(0.0, clean, accuracy_interval(clean, audit.num_examples))
+    }
+    for point in audit.epsilon_curve:
+        points[point.epsilon] = svg.Point(
+            point.epsilon, point.robust_accuracy, point.interval
+        )
+    epsilon = float(audit.threat_model.epsilon)
+    points[epsilon] = svg.Point(
+        epsilon, audit.robust_accuracy, audit.robust_interval
+    )
+    return tuple(points[key] for key in sorted(points))
+
+
+def _thin(points: list, limit: int) -> list:
+    """At most about `limit` of the points, dense at the start, both ends."""
+    if len(points) <= limit:
+        return points
+    ranks = np.geomspace(1, len(points), limit).round().astype(int) - 1
+    return [points[rank] for rank in np.unique(ranks)]
+
+
+def _band_note(series: Sequence[svg.Series]) -> str:
+    has_bands = any(point.interval for line in series for point in line.points)
+    if not has_bands or len(series) > svg.MAX_BANDS:
+        return ""
+    return "Band: 95% interval."
+
+
+def _rows(series: Sequence[svg.Series], format_x=text.count) -> tuple:
+    return tuple(
+        (
+            line.label,
+            format_x(point.x),
+            text.percent(point.y),
+            text.interval(point.interval),
+        )
+        for line in series
+        for point in _thin(list(line.points), _MAX_ROWS)
+    )

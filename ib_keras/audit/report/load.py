@@ -1,0 +1,313 @@
+"""Reads an audit folder into one frozen `Audit`, or says what is wrong.
+
+The folder may be remote. The contract of its files is DESIGN's "Audit
+folder"; what newer writers add is ignored, what older ones lack is None or
+empty, and what the page cannot do without is an error.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from ib_keras import files
+from ib_keras import types
+from ib_keras.audit.report import fields
+from ib_keras.errors import UserError
+
+SUMMARY = "summary.json"
+EXAMPLES = "examples.npz"
+
+# Name -> the dtype kinds it may have; one value per example.
+_REQUIRED_ARRAYS = {
+    "index": "iu",
+    "label": "iu",
+    "clean_prediction": "iu",
+    "is_robust": "b",
+    "adversarial_prediction": "iu",
+    "broken_by_stage": "iu",
+}
+_OPTIONAL_ARRAYS = {
+    "margin": "f",
+    "broken_by_restart": "iu",
+    "broken_by_target": "iu",
+    "broken_at_step": "iu",
+    "wrong_share": "f",
+}
+IMAGES = "adversarial_images"
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One attack of the protocol, with its budget and what it left standing.
+
+    `robust_accuracy` and `restart_curve` (one value per restart) are over all
+    audited examples, worst case over this stage and all before it.
+    """
+
+    name: str
+    robust_accuracy: float
+    attack: Mapping[str, Any]
+    num_restarts: int | None
+    num_attacked: int | None
+    num_broken: int | None
+    gradient_evaluations: int | None
+    seconds: float | None
+    restart_curve: tuple[float, ...]
+    num_nonfinite: int
+
+
+@dataclasses.dataclass(frozen=True)
+class EpsilonPoint:
+    """An independent audit of the same examples at another radius."""
+
+    epsilon: float
+    robust_accuracy: float
+    interval: tuple[float, float] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Audit:
+    """What an audit found. Texts are as written: foreign, not yet escaped.
+
+    Accuracies are shares of `num_examples`; `examples` maps the names of
+    `examples.npz` to arrays whose first axis is the example.
+    """
+
+    folder: str
+    protocol: str
+    protocol_version: Any
+    threat_model: types.ThreatModel
+    mode: str
+    num_samples: int | None
+    num_judge_samples: int | None
+    num_examples: int
+    clean_accuracy: float
+    robust_accuracy: float
+    robust_interval: tuple[float, float]
+    stages: tuple[Stage, ...]
+    epsilon_curve: tuple[EpsilonPoint, ...]
+    gradient_evaluations: int | None
+    seconds: float | None
+    seed: Any
+    command: str | None
+    model_path: str | None
+    model_sha256: str | None
+    metadata: Mapping[str, Any]
+    recorded_accuracy: float | None
+    recorded_step: int | None
+    dataset: Mapping[str, Any]
+    versions: Mapping[str, Any]
+    examples: Mapping[str, np.ndarray]
+
+
+def load(folder: str) -> Audit:
+    """Reads and checks an audit folder.
+
+    Args:
+        folder: Path of the folder, local or remote.
+
+    Returns:
+        The audit.
+
+    Raises:
+        UserError: If a file is missing or damaged, a required field or array
+            is missing, or the two files do not belong together.
+    """
+    try:
+        summary_path = files.join(folder, SUMMARY)
+        summary = files.read_json(summary_path)
+        examples = files.read_npz(files.join(folder, EXAMPLES))
+    except (OSError, tf.errors.OpError) as error:
+        raise UserError(
+            "Cannot read the audit",
+            received=f"{folder} ({getattr(error, 'message', error)})",
+            expected=f"a folder with {SUMMARY} and {EXAMPLES}",
+            fix="Check the path and its permissions.",
+        ) from error
+    record = fields.Record(summary, summary_path)
+    num_examples = record.count("num_examples")
+    return Audit(
+        folder=folder,
+        examples=_examples(
+            examples, files.join(folder, EXAMPLES), num_examples
+        ),
+        **_results(record),
+        **_origin(record),
+    )
+
+
+def check_clean_images(audit: Audit, images: np.ndarray) -> np.ndarray:
+    """Checks that images are those that an audit attacked, in its order.
+
+    Args:
+        audit: The audit.
+        images: Float array `[num_examples, height, width, channels]`.
+
+    Returns:
+        The images, float32.
+
+    Raises:
+        UserError: If the shape differs, or a broken example is farther from
+            its clean image than epsilon.
+    """
+    images = types.check_images(images)
+    adversarial = audit.examples[IMAGES]
+    if images.shape != adversarial.shape:
+        raise UserError(
+            "Clean images do not fit their audit",
+            received=f"shape {images.shape} for {audit.folder}",
+            expected=f"shape {adversarial.shape}",
+            fix="Give the images of the audited examples, in their order.",
+        )
+    rows = audit.examples["broken_by_stage"] >= 0
+    order = {"linf": np.inf, "l2": 2}[audit.threat_model.norm]
+    changes = (adversarial[rows] - images[rows]).reshape(rows.sum(), -1)
+    farthest = np.linalg.norm(changes, order, axis=1).max(initial=0.0)
+    epsilon = float(audit.threat_model.epsilon)
+    if farthest > epsilon * (1 + 1e-3) + 1e-5:
+        raise UserError(
+            "Clean images are not those that the audit attacked",
+            received=f"a distance of {farthest:.4g} for {audit.folder}",
+            expected=f"at most epsilon, {epsilon:.4g}",
+            fix="Give the images of the audited examples, in their order.",
+        )
+    return images
+
+
+def _results(record: fields.Record) -> dict[str, Any]:
+    """What was measured: the threat model, the numbers and the stages."""
+    threat_model = record.record("threat_model")
+    return dict(
+        protocol=record.text("protocol"),
+        protocol_version=record.value.get("protocol_version"),
+        threat_model=types.ThreatModel(
+            threat_model.text("norm"), threat_model.number("epsilon")
+        ),
+        mode=record.text("mode"),
+        num_samples=record.count("num_samples", None),
+        num_judge_samples=record.count("num_judge_samples", None),
+        num_examples=int(record.count("num_examples")),
+        clean_accuracy=record.share("clean_accuracy"),
+        robust_accuracy=record.share("robust_accuracy"),
+        robust_interval=tuple(record.interval("robust_accuracy_ci95")),
+        stages=tuple(map(_stage, record.records("stages"))),
+        epsilon_curve=_epsilon_curve(record),
+        gradient_evaluations=record.count("gradient_evaluations", None),
+        seconds=record.number("seconds", None),
+    )
+
+
+def _stage(record: fields.Record) -> Stage:
+    return Stage(
+        name=record.text("name"),
+        robust_accuracy=record.share("robust_accuracy"),
+        attack=record.record("attack", {}).value,
+        num_restarts=record.count("num_restarts", None),
+        num_attacked=record.count("num_attacked", None),
+        num_broken=record.count("num_broken", None),
+        gradient_evaluations=record.count("gradient_evaluations", None),
+        seconds=record.number("seconds", None),
+        restart_curve=tuple(record.shares("restart_curve", ())),
+        num_nonfinite=record.count("num_nonfinite", 0),
+    )
+
+
+def _epsilon_curve(record: fields.Record) -> tuple[EpsilonPoint, ...]:
+    points = [
+        EpsilonPoint(
+            epsilon=point.number("epsilon"),
+            robust_accuracy=point.share("robust_accuracy"),
+            interval=tuple(point.interval("robust_accuracy_ci95", ())) or None,
+        )
+        for point in record.records("epsilon_curve", ())
+    ]
+    return tuple(sorted(points, key=lambda point: point.epsilon))
+
+
+def _origin(record: fields.Record) -> dict[str, Any]:
+    """What it was measured on and with: all of it optional."""
+    model = record.record("model", {})
+    metadata = model.record("metadata", {})
+    return dict(
+        seed=record.value.get("seed"),
+        command=record.text("command", None),
+        model_path=model.text("path", None),
+        model_sha256=model.text("sha256", None),
+        metadata=metadata.value,
+        recorded_accuracy=_if_sound(metadata.share, "clean_accuracy"),
+        recorded_step=_if_sound(metadata.count, "step"),
+        dataset=record.record("dataset", {}).value,
+        versions=record.record("versions", {}).value,
+    )
+
+
+def _if_sound(read, name: str):
+    """A field of the model's own metadata: foreign, so never an error."""
+    try:
+        return read(name, None)
+    except UserError:
+        return None
+
+
+def _examples(
+    arrays: dict[str, np.ndarray], path: str, num_examples: int
+) -> dict[str, np.ndarray]:
+    """Keeps the arrays the page uses, checked against the summary."""
+    checked = {}
+    for name, kinds in (_REQUIRED_ARRAYS | _OPTIONAL_ARRAYS).items():
+        if name not in arrays and name in _OPTIONAL_ARRAYS:
+            continue
+        array = _array(arrays, name, path)
+        if array.shape != (num_examples,) or array.dtype.kind not in kinds:
+            raise _wrong_array(
+                path,
+                name,
+                array,
+                f"shape ({num_examples},) as {SUMMARY} says, one value for "
+                "each example",
+            )
+        checked[name] = array
+    images = _array(arrays, IMAGES, path)
+    is_batch = images.ndim == 4 and len(images) == num_examples
+    if not is_batch or not _is_box(images):
+        raise _wrong_array(
+            path,
+            IMAGES,
+            images,
+            f"[{num_examples}, height, width, channels] in [0, 1]",
+        )
+    return {**checked, IMAGES: np.clip(images, 0.0, 1.0)}
+
+
+def _array(arrays: dict[str, np.ndarray], name: str, path: str) -> np.ndarray:
+    if name not in arrays:
+        raise UserError(
+            "An audit's file lacks an array",
+            received=f'{path} without "{name}"',
+            expected=", ".join([*_REQUIRED_ARRAYS, IMAGES]),
+            fix="Run the audit again with this version.",
+        )
+    return arrays[name]
+
+
+def _is_box(images: np.ndarray) -> bool:
+    """Whether pixels are floats in [0, 1], up to rounding; NaN is not."""
+    if images.dtype.kind != "f" or not images.size:
+        return False
+    return bool(images.min() >= -1e-6 and images.max() <= 1 + 1e-6)
+
+
+def _wrong_array(path, name, array, expected: str) -> UserError:
+    limits = ""
+    if array.dtype.kind in "fiu" and array.size:
+        limits = f", values from {array.min()} to {array.max()}"
+    return UserError(
+        "An audit's array is not what its summary says",
+        received=f"{path}: {name}, shape {array.shape}, dtype {array.dtype}"
+        + limits,
+        expected=expected,
+        fix="Restore the folder, or run the audit again.",
+    )

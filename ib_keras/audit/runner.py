@@ -1,0 +1,457 @@
+"""One audit: a model, data and a protocol in, a folder of evidence out.
+
+The attack room runs the stages; this file makes the run last: it saves the
+books after batches, resumes from them, shows progress and writes the files
+that DESIGN calls an audit folder.
+"""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ib_keras import export
+from ib_keras import files
+from ib_keras import plugins
+from ib_keras import strategy as strategies
+from ib_keras import workdirs
+from ib_keras.attacks import base
+from ib_keras.attacks import runner
+from ib_keras.audit import target as targets
+from ib_keras.audit.statistics import wilson_interval
+from ib_keras.data import source as sources
+from ib_keras.errors import Interrupted
+from ib_keras.errors import UserError
+from ib_keras.progress import Progress
+from ib_keras.types import ThreatModel
+from ib_keras.types import check_images
+from ib_keras.types import check_labels
+
+SUMMARY_FILE = "summary.json"
+EXAMPLES_FILE = "examples.npz"
+_PARTIAL_FILE = "partial.npz"
+_STATE = "state.json"
+
+# Fields that change no result: an audit may be continued with others.
+_MAY_DIFFER = ("dataset.data_dir", "dataset.download")
+
+# Draws of the classifier per verdict on a stochastic model.
+_JUDGE_SAMPLES = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """What is audited: the model in one mode, and the examples.
+
+    Attributes:
+        target: The loaded model.
+        logits_fn: The audited classifier.
+        mode: "mean" or "stochastic".
+        num_samples: S; None in mean mode.
+        num_judge_samples: Draws per verdict.
+        images: float32 `[examples, ...]`.
+        labels: int32 `[examples]`.
+        dataset: For the summary: name, split, description.
+    """
+
+    target: targets.Target
+    logits_fn: Callable
+    mode: str
+    num_samples: int | None
+    num_judge_samples: int
+    images: np.ndarray
+    labels: np.ndarray
+    dataset: dict[str, str]
+
+
+def load_subject(config: Mapping[str, Any], saved_model: str) -> Subject:
+    """Loads the model and the examples that a config asks for.
+
+    Args:
+        config: An audit config.
+        saved_model: Folder of the SavedModel.
+
+    Returns:
+        A `Subject`.
+
+    Raises:
+        UserError: If the model, its endpoint or the data cannot be used.
+    """
+    target = targets.load(saved_model)
+    mode = config["mode"]
+    is_stochastic = mode == "stochastic"
+    num_samples = None
+    if is_stochastic:
+        num_samples = base.check_count(
+            "num_samples",
+            config["num_samples"] or target.metadata["num_samples"] or 1,
+        )
+    logits_fn = target.logits_fn(mode, num_samples)
+    targets.check_gradients(logits_fn, target.image_shape)
+    images, labels, dataset = _load_examples(config, target)
+    judge_samples = _JUDGE_SAMPLES if is_stochastic else 1
+    return Subject(
+        target=target,
+        logits_fn=logits_fn,
+        mode=mode,
+        num_samples=num_samples,
+        num_judge_samples=base.check_count(
+            "num_judge_samples", config["num_judge_samples"] or judge_samples
+        ),
+        images=images,
+        labels=labels,
+        dataset=dataset,
+    )
+
+
+def _load_examples(config, target):
+    section = dict(config["dataset"])
+    split = section.pop("split")
+    own = dict(target.metadata["config"]["data"])
+    if section["name"] is None or section["name"] == own["name"]:
+        # The data set that the model was trained on, by the same arguments;
+        # where its files are is this machine's business.
+        section = {**own, **{k: v for k, v in section.items() if v is not None}}
+        section = {k: v for k, v in section.items() if k in own}
+    source = plugins.build("data", section)
+    if tuple(source.image_shape) != target.image_shape:
+        raise UserError(
+            "The data set does not fit the model",
+            received=f"{source.name} images of shape {source.image_shape}",
+            expected=f"images of shape {target.image_shape}",
+            fix="Set dataset.name to the data set of the model.",
+        )
+    images, labels = source.load(split)
+    count = base.check_count("num_examples", config["num_examples"])
+    if count > len(labels):
+        raise UserError(
+            "There are fewer examples than asked for",
+            received=f"num_examples={count}",
+            expected=f"at most {len(labels)} in {source.name} {split}",
+            fix=f"Set --config.num_examples={len(labels)}.",
+        )
+    images = check_images(sources.to_float(images[:count]).numpy())
+    labels = check_labels(labels[:count], count, target.num_classes)
+    dataset = {
+        "name": source.name,
+        "split": split,
+        "description": source.description,
+    }
+    return images, labels, dataset
+
+
+class Audit:
+    """One radius of one audit, in one folder.
+
+    Args:
+        config: An audit config.
+        subject: What is audited.
+        epsilon: Radius, which may differ from the config's for a curve.
+        folder: Where the files go.
+        quiet: Prints nothing.
+    """
+
+    def __init__(self, config, subject, epsilon, folder, quiet=False):
+        self.config = config
+        self.subject = subject
+        self.folder = folder
+        self.quiet = quiet
+        self.curve = []
+        self.command = ""
+        self.threat_model = ThreatModel(config["threat_model"]["norm"], epsilon)
+        self.stages = [
+            runner.Stage.build({"name": name, **section})
+            for name, section in config["stages"].items()
+        ]
+        if not self.stages:
+            raise UserError(
+                "The protocol has no stages",
+                received="stages={}",
+                expected="at least one stage",
+                fix="Name one in the config's `stages`.",
+            )
+        self.runner = runner.Runner(
+            subject.logits_fn,
+            self.stages,
+            self.threat_model,
+            batch_size=min(config["batch_size"], len(subject.labels)),
+            seed=config["seed"],
+            num_judge_samples=subject.num_judge_samples,
+            chunk_steps=config["chunk_steps"],
+            jit_compile=strategies.jit_compile(),
+        )
+
+    def budget(self) -> int:
+        """Most gradient evaluations that the protocol can cost."""
+        return len(self.subject.labels) * sum(
+            self.runner.most_gradients(stage, self.subject.target.num_classes)
+            for stage in self.stages
+        )
+
+    def run(self, should_stop=lambda: False) -> dict[str, Any]:
+        """Runs or resumes the audit and writes its files.
+
+        Args:
+            should_stop: Asked after every batch; true saves and stops.
+
+        Returns:
+            The summary.
+
+        Raises:
+            UserError: If the folder holds another audit or cannot be written.
+            Interrupted: If it was stopped; the books are saved.
+        """
+        files.make_folder(self.folder)
+        summary_path = files.join(self.folder, SUMMARY_FILE)
+        if files.exists(summary_path):
+            return files.read_json(summary_path)
+        progress = self._restore()
+        total = self.budget()
+        ledger = progress.ledger
+        with Progress(
+            total,
+            "gradient",
+            f"audit, epsilon {self.threat_model.epsilon:g}",
+            int(ledger.gradient_evaluations.sum()),
+            self.quiet,
+        ) as bar:
+            saved = time.monotonic()
+
+            def on_batch(state):
+                nonlocal saved
+                position = state.position
+                bar.update(
+                    int(state.ledger.gradient_evaluations.sum()),
+                    stage=position.stage,
+                    restart=position.restart,
+                    robust=f"{state.ledger.robust_accuracy:.3f}",
+                )
+                stop = should_stop()
+                # Saving costs about as much as the images' size in writes;
+                # no more than a few per cent of the time goes into it.
+                if stop or time.monotonic() - saved > self._save_every():
+                    self._save(state)
+                    saved = time.monotonic()
+                if stop:
+                    raise Interrupted(
+                        f"Stopped in stage {position.stage}, restart "
+                        f"{position.restart}; the same command resumes there."
+                    )
+
+            self.runner.run(self.subject.images, progress, on_batch)
+        return self._finish(progress, summary_path)
+
+    def _save_every(self) -> float:
+        return 2.0 + self.subject.images.nbytes / 1e7
+
+    def _save(self, progress):
+        state = {
+            "position": dataclasses.asdict(progress.position),
+            "stages": [dataclasses.asdict(s) for s in progress.stages],
+            "identity": self._identity(),
+        }
+        text = json.dumps(state).encode()
+        arrays = progress.ledger.arrays()
+        files.write_npz(
+            files.join(self.folder, _PARTIAL_FILE),
+            {**arrays, _STATE: np.frombuffer(text, np.uint8)},
+        )
+
+    def _identity(self):
+        """What must agree for books to be continued."""
+        return {
+            "model": self.subject.target.sha256,
+            "mode": self.subject.mode,
+            "epsilon": float(self.threat_model.epsilon),
+            "dataset": self.subject.dataset,
+            "num_examples": len(self.subject.labels),
+        }
+
+    def _restore(self) -> runner.Progress:
+        fresh = self.runner.start(self.subject.images, self.subject.labels)
+        path = files.join(self.folder, _PARTIAL_FILE)
+        if not files.exists(path):
+            return fresh
+        try:
+            arrays = files.read_npz(path)
+        except UserError as error:
+            self._say(f"Starting again, for the saved books are bad: {error}")
+            return fresh
+        state = json.loads(arrays.pop(_STATE).tobytes())
+        if state["identity"] != self._identity():
+            raise UserError(
+                "The workdir holds the books of another audit",
+                received=f"{path} of {state['identity']}",
+                expected=f"{self._identity()}",
+                fix="Choose another --workdir.",
+            )
+        progress = runner.Progress(
+            runner.Ledger(**arrays),
+            runner.Position(**state["position"]),
+            [runner.StageBooks(**books) for books in state["stages"]],
+        )
+        position = progress.position
+        self._say(
+            f"Resuming at stage {position.stage}, restart {position.restart}, "
+            f"batch {position.batch}, from {self.folder}"
+        )
+        return progress
+
+    def _say(self, line):
+        if not self.quiet:
+            print(line, flush=True)
+
+    def _finish(self, progress, summary_path):
+        ledger = progress.ledger
+        arrays = {"index": np.arange(len(ledger.label), dtype=np.int64)}
+        files.write_npz(
+            files.join(self.folder, EXAMPLES_FILE),
+            {**arrays, **ledger.arrays()},
+        )
+        summary = self._summary(progress)
+        files.write_json(summary_path, summary)
+        files.remove(files.join(self.folder, _PARTIAL_FILE))
+        return summary
+
+    def _summary(self, progress):
+        subject, config, ledger = self.subject, self.config, progress.ledger
+        count = len(ledger.label)
+        robust = int(ledger.is_robust.sum())
+        stages = [
+            self._stage_row(index, stage, books, ledger)
+            for index, (stage, books) in enumerate(
+                zip(self.stages, progress.stages, strict=True)
+            )
+        ]
+        return {
+            "protocol": config["protocol"],
+            "protocol_version": config["protocol_version"],
+            "threat_model": {
+                "norm": self.threat_model.norm,
+                "epsilon": float(self.threat_model.epsilon),
+            },
+            "mode": subject.mode,
+            "num_samples": subject.num_samples,
+            "num_judge_samples": subject.num_judge_samples,
+            "num_examples": count,
+            "clean_accuracy": ledger.clean_accuracy,
+            "robust_accuracy": ledger.robust_accuracy,
+            "robust_accuracy_ci95": list(wilson_interval(robust, count)),
+            "stages": stages,
+            "gradient_evaluations": int(ledger.gradient_evaluations.sum()),
+            "num_nonfinite_examples": int((ledger.num_nonfinite > 0).sum()),
+            "num_zero_gradient_examples": int(
+                (ledger.num_zero_gradients > 0).sum()
+            ),
+            "seconds": round(sum(s["seconds"] for s in stages), 3),
+            "seed": config["seed"],
+            "model": {
+                "path": subject.target.path,
+                "sha256": subject.target.sha256,
+                "metadata": subject.target.metadata,
+            },
+            "dataset": subject.dataset,
+            "versions": export.describe_versions(),
+            "command": self.command,
+            "epsilon_curve": self._epsilon_curve(ledger, robust, count),
+        }
+
+    def _epsilon_curve(self, ledger, robust, count):
+        """The other radii and this one, ascending; empty if there are none."""
+        if not self.curve:
+            return []
+        here = {
+            "epsilon": float(self.threat_model.epsilon),
+            "robust_accuracy": ledger.robust_accuracy,
+            "robust_accuracy_ci95": list(wilson_interval(robust, count)),
+        }
+        return sorted([*self.curve, here], key=lambda row: row["epsilon"])
+
+    def _stage_row(self, index, stage, books, ledger):
+        fallen = (ledger.broken_by_stage <= index) & (
+            ledger.broken_by_stage >= 0
+        )
+        right = ledger.clean_prediction == ledger.label
+        count = len(ledger.label)
+        last_target = {}
+        for restart, _, standing, gradients in books.curve:
+            last_target[restart] = (standing / count, gradients)
+        return {
+            "name": stage.name,
+            "attack": stage.config,
+            "num_restarts": stage.num_restarts,
+            "robust_accuracy": float((right & ~fallen).mean()),
+            "num_attacked": books.num_attacked,
+            "num_broken": int((ledger.broken_by_stage == index).sum()),
+            "gradient_evaluations": books.gradient_evaluations,
+            "seconds": round(books.seconds, 3),
+            "restart_curve": [v for v, _ in last_target.values()],
+            "gradient_curve": [g for _, g in last_target.values()],
+        }
+
+
+def audit(
+    config: Mapping[str, Any],
+    saved_model: str,
+    workdir: str,
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+    command: str = "",
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Audits a SavedModel by a protocol, or goes on auditing it.
+
+    Args:
+        config: Nested JSON values, as `configs/audits/` makes them.
+        saved_model: Folder of the SavedModel.
+        workdir: The audit folder; the same call resumes.
+        should_stop: Asked after every batch; true saves and stops.
+        command: For the summary, how this was started.
+        quiet: Prints nothing.
+
+    Returns:
+        What `summary.json` holds.
+
+    Raises:
+        UserError: If config, model, data or workdir cannot be used.
+        Interrupted: If it was stopped; the books are saved.
+    """
+    subject = load_subject(config, saved_model)
+    main = float(config["threat_model"]["epsilon"])
+    curve = [float(epsilon) for epsilon in config["epsilon_curve"]]
+    audits = {
+        epsilon: Audit(config, subject, epsilon, folder, quiet)
+        for epsilon, folder in [
+            *(
+                (e, files.join(workdir, f"epsilon_{e:g}"))
+                for e in curve
+                if e != main
+            ),
+            (main, workdir),
+        ]
+    }
+    workdirs.claim(
+        workdir,
+        {"audit": dict(config), "model_sha256": subject.target.sha256},
+        tuple(f"audit.{name}" for name in _MAY_DIFFER),
+    )
+    summary_path = files.join(workdir, SUMMARY_FILE)
+    if files.exists(summary_path):
+        if not quiet:
+            print(f"Nothing left to do: {summary_path} is there.", flush=True)
+        return files.read_json(summary_path)
+    points = {e: a.run(should_stop) for e, a in audits.items() if e != main}
+    audits[main].command = command
+    audits[main].curve = [
+        _curve_point(e, points[e]) for e in curve if e != main
+    ]
+    return audits[main].run(should_stop)
+
+
+def _curve_point(epsilon, summary):
+    keys = ("robust_accuracy", "robust_accuracy_ci95")
+    return {"epsilon": epsilon, **{key: summary[key] for key in keys}}

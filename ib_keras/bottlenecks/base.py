@@ -1,0 +1,113 @@
+"""What every bottleneck is: p(z|x), a marginal, and the weight of the rate."""
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from ib_keras import layers
+from ib_keras import seeds
+from ib_keras.errors import unknown_name
+
+tfd = tfp.distributions
+
+RATE_ESTIMATORS = ("sampled", "closed_form")
+
+
+class Bottleneck(keras.layers.Layer):
+    """Posterior layer, marginal layer and weight schedule of one objective.
+
+    The objective is E_z[-log q(y|z)] + weight(step) * rate, with
+
+        rate[b] = E_z [ log p(z|x[b]) - log marginal(z) ]           (nats)
+
+    Subclasses set `posterior` and `marginal` and define `weight`.
+
+    Args:
+        latent_dim: K, number of latent dimensions.
+        rate_estimator: "sampled" averages the log-density differences over the
+            training samples (equations 2 and 3 of the paper); "closed_form"
+            takes the Kullback-Leibler divergence, the same in expectation.
+
+    Call arguments:
+        features: Float tensor `[batch, features]`.
+
+    Returns:
+        p(z|x), a `tfp.distributions` object.
+    """
+
+    is_stochastic = True
+    # What `weight` is driven by, for logs: its name in the paper.
+    control = "beta"
+
+    def __init__(self, latent_dim, rate_estimator="sampled", **kwargs):
+        # Like its distribution layers, whatever the global policy says.
+        kwargs.setdefault("dtype", "float32")
+        super().__init__(**kwargs)
+        if rate_estimator not in RATE_ESTIMATORS:
+            raise unknown_name(
+                "rate estimator",
+                rate_estimator,
+                RATE_ESTIMATORS,
+                "Set bottleneck.rate_estimator to one of them.",
+            )
+        self.latent_dim = int(latent_dim)
+        self.rate_estimator = rate_estimator
+        self.posterior = None
+        self.marginal = None
+
+    def build(self, input_shape):
+        layers.ensure_built(self.posterior, input_shape)
+        if self.marginal is not None:
+            layers.ensure_built(self.marginal)
+        self.built = True
+
+    def call(self, features):
+        return self.posterior(features)
+
+    def sample(self, posterior, num_samples, seed: tf.Tensor) -> tf.Tensor:
+        """Draws z = loc + scale * noise, differentiable in both.
+
+        Args:
+            posterior: What `call` returned.
+            num_samples: S, an integer or scalar tensor.
+            seed: int32 `[2]`.
+
+        Returns:
+            Latents, float32 `[samples, batch, latent_dim]`. The noise comes
+            from a named algorithm, so it is the same on every device.
+        """
+        loc = posterior.mean()
+        shape = tf.concat([[num_samples], tf.shape(loc)], axis=0)
+        return loc + posterior.stddev() * seeds.noise(seed, shape)
+
+    def rate(self, posterior, latents, labels) -> tf.Tensor:
+        """The rate by the chosen estimator.
+
+        Args:
+            posterior: What `call` returned.
+            latents: float32 `[samples, batch, latent_dim]` drawn from it.
+            labels: int32 `[batch]`.
+
+        Returns:
+            float32 `[batch]`, in nats.
+        """
+        marginal = self.marginal(labels)
+        if self.rate_estimator == "closed_form":
+            return tfd.kl_divergence(posterior, marginal)
+        difference = posterior.log_prob(latents) - marginal.log_prob(latents)
+        return tf.reduce_mean(difference, axis=0)
+
+    def control_value(self, step) -> tf.Tensor:
+        """The scheduled beta or rho at `step`, as the paper counts it."""
+        return self.weight(step)
+
+    def weight(self, step) -> tf.Tensor:
+        """The factor of the rate at `step`, float32 scalar."""
+        raise NotImplementedError(f"{type(self).__name__} is abstract here")
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "latent_dim": self.latent_dim,
+            "rate_estimator": self.rate_estimator,
+        }

@@ -1,0 +1,445 @@
+"""IBClassifier: encoder, bottleneck and decoder as one Keras model."""
+
+from collections.abc import Mapping
+from typing import Any
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from ib_keras import layers
+from ib_keras import plugins
+from ib_keras import seeds
+from ib_keras.errors import UserError
+from ib_keras.errors import unknown_name
+
+MODES = ("mean", "stochastic")
+
+# Purposes that seeds are folded with, so that no two draws share their noise.
+_TRAIN, _EVALUATE = 1, 2
+
+
+class Terms(NamedTuple):
+    """The parts of the objective for one batch.
+
+    Attributes:
+        loss: float32 `[batch]`, cross-entropy + weight * rate, in nats.
+        cross_entropy: float32 `[batch]`, E_z[-log q(y|z)] over the S samples.
+        rate: float32 `[batch]`, the information cost, in nats.
+        weight: float32 scalar, beta or exp(-rho) at this step.
+        logits: float32 `[batch, classes]`, log mean probability over samples.
+    """
+
+    loss: tf.Tensor
+    cross_entropy: tf.Tensor
+    rate: tf.Tensor
+    weight: tf.Tensor
+    logits: tf.Tensor
+
+
+def log_mean_probability(logits: tf.Tensor) -> tf.Tensor:
+    """The logits of the scored stochastic classifier.
+
+    log((1/S) sum_s softmax(logits[s])), computed by log-sum-exp.
+
+    Args:
+        logits: float32 `[samples, batch, classes]`.
+
+    Returns:
+        float32 `[batch, classes]`: normalised log-probabilities.
+    """
+    count = tf.cast(tf.shape(logits)[0], logits.dtype)
+    total = tf.reduce_logsumexp(tf.nn.log_softmax(logits), axis=0)
+    return total - tf.math.log(count)
+
+
+@keras.saving.register_keras_serializable(package="ib_keras")
+class IBClassifier(keras.Model):
+    """An information-bottleneck classifier.
+
+    images -> (x - mean) / deviation -> encoder -> p(z|x) -> decoder -> logits.
+
+    In mean mode the decoder sees the mean of p(z|x); in stochastic mode the
+    class probabilities are averaged over `num_samples` draws of z. It trains
+    with `compile` and `fit` as any Keras model does (no loss is passed: the
+    model has its own), and by `ib_keras.training.loop`.
+
+    Args:
+        encoder: Keras layer from images to features `[batch, features]`.
+        bottleneck: A `bottlenecks.base.Bottleneck`.
+        num_classes: Number of classes.
+        num_samples: S, draws of z in training and in stochastic mode.
+        input_mean: Subtracted from images in [0, 1], one float per channel.
+        input_deviation: Divides what remains. (0.5,) and (0.5,) rescale to
+            [-1, 1].
+        decoder_initializer: Of the one dense layer to logits.
+        seed: Of the noise drawn inside `fit` and `evaluate`.
+
+    Call arguments:
+        images: float32 `[batch, height, width, channels]` in [0, 1].
+        training: Whether batch statistics are used and updated.
+        mode: "mean" or "stochastic".
+        noise_seed: int32 `[2]`, needed in stochastic mode.
+        num_samples: Overrides S.
+
+    Returns:
+        Logits, float32 `[batch, classes]`.
+
+    Example:
+        >>> from ib_keras.bottlenecks.vib import VIB
+        >>> from ib_keras.encoders import mlp
+        >>> model = IBClassifier(mlp.build((8, 8, 1)), VIB(16, beta=0.01), 10)
+        >>> model.compile("adam")
+        >>> images, labels = tf.zeros([4, 8, 8, 1]), tf.zeros([4], tf.int32)
+        >>> _ = model.fit(images, labels, verbose=0)
+        >>> model(images).shape
+        TensorShape([4, 10])
+
+    References:
+        Korshunova et al. 2021, section 3.1.
+    """
+
+    def __init__(
+        self,
+        encoder,
+        bottleneck,
+        num_classes,
+        num_samples=12,
+        input_mean=(0.5,),
+        input_deviation=(0.5,),
+        decoder_initializer="glorot_uniform",
+        seed=0,
+        **kwargs,
+    ):
+        # Without casts of the input: under a mixed policy they would round
+        # images to bfloat16, perturbations and all, before the rescaling.
+        super().__init__(autocast=False, **kwargs)
+        if int(num_samples) < 1:
+            raise UserError(
+                "num_samples cannot be the number of draws",
+                received=num_samples,
+                expected="1 or more",
+                fix="The paper uses 12.",
+            )
+        self.encoder = encoder
+        self.bottleneck = bottleneck
+        self.num_classes = int(num_classes)
+        self.num_samples = int(num_samples)
+        self.input_mean = tuple(float(v) for v in input_mean)
+        self.input_deviation = tuple(float(v) for v in input_deviation)
+        self.decoder_initializer = keras.initializers.get(decoder_initializer)
+        self.seed = int(seed)
+        self.decoder = keras.layers.Dense(
+            self.num_classes,
+            kernel_initializer=self.decoder_initializer,
+            dtype="float32",
+            name="decoder",
+        )
+        self._trackers = {
+            name: keras.metrics.Mean(name=name)
+            for name in ("loss", "cross_entropy", "rate", "accuracy")
+        }
+        if self.is_stochastic:
+            name = "accuracy_stochastic"
+            self._trackers[name] = keras.metrics.Mean(name=name)
+
+    @property
+    def is_stochastic(self) -> bool:
+        """Whether there is noise in p(z|x), and so a stochastic mode."""
+        return self.bottleneck.is_stochastic
+
+    def build(self, input_shape):
+        """Creates all weights for images of `input_shape`."""
+        input_shape = tuple(input_shape)
+        features = self.encoder.compute_output_shape(input_shape)
+        layers.ensure_built(self.encoder, input_shape)
+        layers.ensure_built(self.bottleneck, tuple(features))
+        layers.ensure_built(self.decoder, (None, self.bottleneck.latent_dim))
+        self._image_shape = input_shape[1:]
+        self.built = True
+
+    def posterior(self, images, training=False):
+        """Computes p(z|x).
+
+        Args:
+            images: float32 `[batch, height, width, channels]` in [0, 1].
+            training: Whether batch statistics are used and updated.
+
+        Returns:
+            A `tfp.distributions` object, batch shape `[batch]`, event shape
+            `[latent_dim]`.
+        """
+        # `fit` and `evaluate` come here without `__call__`, which would build.
+        layers.ensure_built(self, tuple(images.shape))
+        normalised = (tf.cast(images, tf.float32) - self.input_mean) / (
+            self.input_deviation
+        )
+        features = self.encoder(normalised, training=training)
+        return self.bottleneck(tf.cast(features, tf.float32))
+
+    def call(
+        self,
+        images,
+        training=False,
+        mode="mean",
+        noise_seed=None,
+        num_samples=None,
+    ):
+        posterior = self.posterior(images, training=training)
+        if mode == "mean":
+            return self.decoder(posterior.mean())
+        if mode != "stochastic":
+            raise unknown_name("mode", mode, MODES, "Set mode to one of them.")
+        if noise_seed is None:
+            raise UserError(
+                "Stochastic mode has no seed",
+                received="noise_seed=None",
+                expected="an int32 tensor [2]",
+                fix="Pass noise_seed=ib_keras.seeds.from_int(0).",
+            )
+        return self._stochastic_logits(posterior, noise_seed, num_samples)
+
+    def _stochastic_logits(self, posterior, noise_seed, num_samples=None):
+        count = self.num_samples if num_samples is None else num_samples
+        latents = self.bottleneck.sample(posterior, count, noise_seed)
+        return log_mean_probability(self.decoder(latents))
+
+    def terms(self, images, labels, noise_seed, step, training=True) -> Terms:
+        """Computes the objective per example (equations 2 and 3).
+
+        Args:
+            images: float32 `[batch, height, width, channels]` in [0, 1].
+            labels: int32 `[batch]`.
+            noise_seed: int32 `[2]`, of the draws of z.
+            step: Scalar integer tensor, which the weight is scheduled by.
+            training: Whether batch statistics are used and updated.
+
+        Returns:
+            `Terms`, unreduced: the caller divides by the global batch size.
+        """
+        posterior = self.posterior(images, training=training)
+        return self._terms(posterior, labels, noise_seed, step)
+
+    def evaluate_terms(self, images, labels, noise_seed, step):
+        """Computes the objective and both modes from one encoder pass.
+
+        Args:
+            images: float32 `[batch, height, width, channels]` in [0, 1].
+            labels: int32 `[batch]`.
+            noise_seed: int32 `[2]`, of the draws of z.
+            step: Scalar integer tensor, which the weight is scheduled by.
+
+        Returns:
+            `Terms`, whose logits are those of stochastic mode, and the logits
+            of mean mode, float32 `[batch, classes]`.
+        """
+        posterior = self.posterior(images, training=False)
+        terms = self._terms(posterior, labels, noise_seed, step)
+        return terms, self.decoder(posterior.mean())
+
+    def _terms(self, posterior, labels, noise_seed, step) -> Terms:
+        latents = self.bottleneck.sample(
+            posterior, self.num_samples, noise_seed
+        )
+        log_probs = tf.nn.log_softmax(self.decoder(latents))
+        one_hot = tf.one_hot(labels, self.num_classes)
+        cross_entropy = -tf.reduce_mean(
+            tf.reduce_sum(one_hot * log_probs, axis=-1), axis=0
+        )
+        rate = self.bottleneck.rate(posterior, latents, labels)
+        weight = self.bottleneck.weight(step)
+        return Terms(
+            loss=cross_entropy + weight * rate,
+            cross_entropy=cross_entropy,
+            rate=rate,
+            weight=weight,
+            logits=log_mean_probability(log_probs),
+        )
+
+    @property
+    def metrics(self):
+        """The model's own metrics, then those given to `compile`."""
+        others = [m for m in super().metrics if m.name not in self._trackers]
+        return list(self._trackers.values()) + others
+
+    def train_step(self, data):
+        """One optimiser step of `fit`."""
+        images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(
+            data
+        )
+        labels = _integer_labels(labels, self.num_classes)
+        step = tf.cast(self.optimizer.iterations, tf.int32)
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        noise_seed = seeds.fold(
+            seeds.from_int(self.seed), _TRAIN, step, replica
+        )
+        with tf.GradientTape() as tape:
+            posterior = self.posterior(images, training=True)
+            terms = self._terms(posterior, labels, noise_seed, step)
+            loss = _weighted_mean(terms.loss, sample_weight)
+            loss += tf.add_n(self.losses) if self.losses else 0.0
+            # The optimizer sums gradients over the replicas.
+            loss /= tf.distribute.get_strategy().num_replicas_in_sync
+            scaled = self.optimizer.scale_loss(loss)
+        mean_logits = self.decoder(posterior.mean())
+        gradients = tape.gradient(scaled, self.trainable_weights)
+        self.optimizer.apply(gradients, self.trainable_weights)
+        return self._measure(images, labels, terms, mean_logits, sample_weight)
+
+    def test_step(self, data):
+        """One batch of `evaluate`: both modes from one encoder pass."""
+        images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(
+            data
+        )
+        labels = _integer_labels(labels, self.num_classes)
+        step = tf.constant(2**31 - 1, tf.int32)
+        noise_seed = seeds.fold(seeds.from_int(self.seed), _EVALUATE)
+        terms, mean_logits = self.evaluate_terms(
+            images, labels, noise_seed, step
+        )
+        return self._measure(images, labels, terms, mean_logits, sample_weight)
+
+    def _measure(self, images, labels, terms, mean_logits, sample_weight):
+        trackers = self._trackers
+        for name in ("loss", "cross_entropy", "rate"):
+            trackers[name].update_state(getattr(terms, name), sample_weight)
+        trackers["accuracy"].update_state(
+            _is_correct(mean_logits, labels), sample_weight
+        )
+        if self.is_stochastic:
+            trackers["accuracy_stochastic"].update_state(
+                _is_correct(terms.logits, labels), sample_weight
+            )
+        return self.compute_metrics(images, labels, mean_logits, sample_weight)
+
+    def get_build_config(self):
+        """What `load_model` needs to create the weights."""
+        if not self.built:
+            return None
+        return {"input_shape": (None, *self._image_shape)}
+
+    def build_from_config(self, config):
+        """Creates the weights on `load_model`."""
+        self.build(config["input_shape"])
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "encoder": keras.saving.serialize_keras_object(self.encoder),
+            "bottleneck": keras.saving.serialize_keras_object(self.bottleneck),
+            "num_classes": self.num_classes,
+            "num_samples": self.num_samples,
+            "input_mean": self.input_mean,
+            "input_deviation": self.input_deviation,
+            "decoder_initializer": keras.initializers.serialize(
+                self.decoder_initializer
+            ),
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        for room in ("encoders", "bottlenecks"):
+            for name in plugins.names(room):
+                plugins.load(room, name)  # Its classes are registered then.
+        for part in ("encoder", "bottleneck"):
+            config[part] = keras.saving.deserialize_keras_object(config[part])
+        return cls(**config)
+
+
+def _integer_labels(labels, num_classes: int) -> tf.Tensor:
+    labels = tf.convert_to_tensor(labels)
+    if labels.shape.rank == 2 and labels.shape[-1] == 1:
+        labels = labels[:, 0]
+    if labels.shape.rank != 1:
+        raise UserError(
+            "Labels are not one integer class per image",
+            received=f"shape {tuple(labels.shape)}",
+            expected="integer classes of shape [batch]",
+            fix="For one-hot labels use labels.argmax(axis=-1).",
+        )
+    labels = tf.cast(labels, tf.int32)
+    # A one-hot row of a class that does not exist is zero, and so is its loss.
+    in_range = tf.reduce_all((labels >= 0) & (labels < num_classes))
+    problem = (
+        "Labels are out of range. "
+        f"Expected: classes from 0 to {num_classes - 1}. "
+        "Fix: check num_classes and the labels. Received:"
+    )
+    tf.debugging.Assert(in_range, [problem, labels])
+    return labels
+
+
+def _is_correct(logits, labels) -> tf.Tensor:
+    predictions = tf.argmax(logits, axis=-1, output_type=tf.int32)
+    return tf.cast(predictions == labels, tf.float32)
+
+
+def _weighted_mean(values, sample_weight) -> tf.Tensor:
+    if sample_weight is not None:
+        values = values * tf.cast(sample_weight, values.dtype)
+    return tf.reduce_mean(values)
+
+
+def build(
+    config: Mapping[str, Any],
+    *,
+    image_shape,
+    num_classes: int,
+    steps_per_epoch: int,
+    channel_statistics=None,
+) -> IBClassifier:
+    """Builds the classifier that a training config describes, with weights.
+
+    Args:
+        config: Sections `encoder`, `bottleneck`, `decoder` (`initializer`),
+            `input` (`normalisation`: "minus_one_one" or "train_statistics")
+            and the fields `num_samples` and `seed`.
+        image_shape: (height, width, channels).
+        num_classes: Number of classes.
+        steps_per_epoch: Turns annealing lengths in epochs into steps.
+        channel_statistics: Function without arguments that returns the
+            per-channel mean and deviation of the train set; called only if
+            the config asks for them.
+
+    Returns:
+        A built `IBClassifier`.
+
+    Raises:
+        UserError: If a part, a field or the normalisation is unknown.
+    """
+    normalisation = config["input"]["normalisation"]
+    choices = ("minus_one_one", "train_statistics", "none")
+    if normalisation == "minus_one_one":
+        statistics = ((0.5,), (0.5,))
+    elif normalisation == "train_statistics":
+        statistics = channel_statistics()
+    elif normalisation == "none":
+        statistics = ((0.0,), (1.0,))
+    else:
+        raise unknown_name(
+            "normalisation", normalisation, choices, "Set input.normalisation."
+        )
+    # The initial weights are a function of the config's seed alone.
+    keras.utils.set_random_seed(int(config["seed"]) % 2**32)
+    model = IBClassifier(
+        encoder=plugins.build(
+            "encoders", config["encoder"], image_shape=tuple(image_shape)
+        ),
+        bottleneck=plugins.build(
+            "bottlenecks",
+            config["bottleneck"],
+            num_classes=num_classes,
+            steps_per_epoch=steps_per_epoch,
+        ),
+        num_classes=num_classes,
+        num_samples=config["num_samples"],
+        input_mean=statistics[0],
+        input_deviation=statistics[1],
+        decoder_initializer=config["decoder"]["initializer"],
+        seed=config["seed"],
+        name="ib_classifier",
+    )
+    model.build((None, *image_shape))
+    return model

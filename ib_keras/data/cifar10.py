@@ -1,0 +1,53 @@
+"""CIFAR-10: 50,000 + 10,000 colour images, 32x32x3, by TFDS.
+
+Trained on with random crops (4 pixels of zero padding) and horizontal flips,
+as in the paper.
+"""
+
+import functools
+
+from ib_keras.data import augment
+from ib_keras.data import prepared
+from ib_keras.data.source import DataSource
+
+# The order of the labels in the original files.
+_CLASS_NAMES = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
+
+
+def build(data_dir: str | None = None, download: bool = True) -> DataSource:
+    """Builds the CIFAR-10 source; its splits are "train" and "test".
+
+    Args:
+        data_dir: Folder of prepared TFDS data sets; None means TFDS_DATA_DIR
+            or else `~/tensorflow_datasets`.
+        download: Whether to download and prepare the data if it is not there.
+
+    Returns:
+        A `DataSource` with images 32x32x3. Its description is "CIFAR-10 (JPEG
+        re-encoded)" where the prepared copy holds JPEG images, so that no
+        report calls them CIFAR-10.
+
+    Raises:
+        UserError: If the data is not there and cannot or must not be
+            downloaded, or is damaged.
+    """
+    builder = prepared.open_builder("cifar10", data_dir, download=download)
+    return DataSource(
+        name="cifar10",
+        description=prepared.describe(builder, "CIFAR-10"),
+        image_shape=(32, 32, 3),
+        class_names=_CLASS_NAMES,
+        load=functools.partial(prepared.load, builder),
+        augment=functools.partial(augment.random_crop_and_flip, pad=4),
+    )

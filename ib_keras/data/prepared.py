@@ -1,0 +1,194 @@
+"""Folders prepared by TensorFlow Datasets: found or made, then read whole.
+
+Shared by the data sets that TFDS knows. A prepared folder is
+`<data_dir>/<name>/<version>`; `data_dir` is an argument, else the environment
+variable TFDS_DATA_DIR as it was when TFDS was imported, else
+`~/tensorflow_datasets`.
+"""
+
+import contextlib
+import os
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from ib_keras.data import splits
+from ib_keras.errors import UserError
+
+# (folder, split) -> arrays. A split is decoded once in a process.
+_cache: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
+
+# Examples that are joined at once while a split is decoded.
+_BLOCK = 1000
+
+
+def open_builder(name: str, data_dir=None, *, download: bool = True):
+    """Returns the TFDS builder of a data set that is ready to be read.
+
+    Args:
+        name: A registered TFDS data set, such as "mnist".
+        data_dir: Folder of prepared data sets, or None for TFDS's own rule.
+        download: Whether a data set that is not there may be downloaded and
+            prepared.
+
+    Returns:
+        A `tfds.core.DatasetBuilder` whose folder exists.
+
+    Raises:
+        UserError: If the data set is not there and may not be downloaded, the
+            download fails, or the folder is damaged.
+    """
+    builder = _construct(name, data_dir)
+    if builder.data_path.exists():
+        return builder
+    if not download:
+        raise UserError(
+            f"The data set {name} is not there and downloads are off",
+            received=f"no folder {builder.data_path}",
+            expected="a folder prepared by TensorFlow Datasets",
+            fix=_fix(builder, "or allow the download with download=True"),
+        )
+    logging.warning(
+        "Preparing the data set %s in %s. If it must be downloaded and there "
+        "is no network, TFDS gives up after some minutes.",
+        name,
+        builder.data_path,
+    )
+    try:
+        builder.download_and_prepare()
+    except Exception as error:  # Network, disk and TFDS each have their own.
+        # Another process may have finished the same folder meanwhile.
+        builder = _construct(name, data_dir)
+        if builder.data_path.exists():
+            return builder
+        raise UserError(
+            f"The data set {name} could not be downloaded and prepared",
+            received=f"in {builder.data_path}: {_reason(error)}",
+            expected="a network, and a folder that can be written",
+            fix=_fix(builder, "or run this again where there is a network"),
+        ) from error
+    return builder
+
+
+def load(builder, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Reads a split of a prepared folder, once in a process.
+
+    Args:
+        builder: The result of `open_builder`.
+        split: A split string, such as "train[:90%]".
+
+    Returns:
+        Images uint8 `[n, height, width, channels]` and labels int32 `[n]`, in
+        the order of the files. They are read-only, since callers share them.
+
+    Raises:
+        UserError: If the split does not exist or the folder is damaged.
+    """
+    key = (os.fspath(builder.data_path), str(split))
+    if key not in _cache:
+        arrays = _decode(builder, str(split))
+        # Nothing on disk means a stand-in, tfds.testing.mock_data.
+        if not builder.data_path.exists():
+            return arrays
+        _cache[key] = arrays
+    return _cache[key]
+
+
+def forget() -> None:
+    """Drops the splits that this process has read."""
+    _cache.clear()
+
+
+def describe(builder, original: str) -> str:
+    """Names a data set for reports, and says if its images were re-encoded.
+
+    TFDS stores images that it prepared itself losslessly, as PNG. Neither
+    `features.json` nor `dataset_info.json` records that somebody prepared a
+    folder with another encoding, so the first stored image is looked at.
+
+    Args:
+        builder: The result of `open_builder`.
+        original: The name of the original data set, such as "CIFAR-10".
+
+    Returns:
+        `original`, or `original` with "(JPEG re-encoded)" or "(re-encoded)".
+
+    Raises:
+        UserError: If the folder is damaged.
+    """
+    import tensorflow_datasets as tfds
+
+    decoders = tfds.decode.PartialDecoding(
+        {"image": True}, decoders={"image": tfds.decode.SkipDecoding()}
+    )
+    with _damage_errors(builder):
+        examples = builder.as_dataset(split="train[:1]", decoders=decoders)
+        example = next(iter(examples))
+    start = example["image"].numpy()[:4]
+    if start == b"\x89PNG":
+        return original
+    if start[:3] == b"\xff\xd8\xff":
+        return f"{original} (JPEG re-encoded)"
+    return f"{original} (re-encoded)"
+
+
+def _construct(name: str, data_dir):
+    import tensorflow_datasets as tfds
+
+    if data_dir:
+        data_dir = os.path.expanduser(os.fspath(data_dir))
+    try:
+        return tfds.builder(name, data_dir=data_dir or None)
+    except Exception as error:  # JSON, protobuf and TFDS each have their own.
+        raise UserError(
+            f"The folder of the data set {name} cannot be read",
+            received=f"in {data_dir or 'the default data_dir'}: "
+            f"{_reason(error)}",
+            expected="a folder prepared by TensorFlow Datasets",
+            fix="Remove the damaged folder, or give another data_dir.",
+        ) from error
+
+
+def _decode(builder, split: str) -> tuple[np.ndarray, np.ndarray]:
+    sizes = {
+        name: info.num_examples for name, info in builder.info.splits.items()
+    }
+    if sizes:  # Empty under tfds.testing.mock_data.
+        splits.resolve(split, sizes)
+    with _damage_errors(builder):
+        dataset = builder.as_dataset(split=split, as_supervised=True)
+        blocks = list(dataset.batch(_BLOCK).as_numpy_iterator())
+        images = np.concatenate([block for block, _ in blocks])
+        labels = np.concatenate([block for _, block in blocks])
+    labels = labels.astype(np.int32)
+    images.setflags(write=False)
+    labels.setflags(write=False)
+    return images, labels
+
+
+@contextlib.contextmanager
+def _damage_errors(builder):
+    """Turns what a damaged folder raises into one line for a person."""
+    try:
+        yield
+    except (OSError, ValueError, tf.errors.OpError) as error:
+        raise UserError(
+            f"The data set {builder.name} cannot be read",
+            received=f"in {builder.data_path}: {_reason(error)}",
+            expected="the whole files that TensorFlow Datasets wrote",
+            fix="Remove that folder and prepare it again.",
+        ) from error
+
+
+def _fix(builder, more: str) -> str:
+    folder = os.path.join(builder.name, str(builder.version))
+    return (
+        "Point data_dir (or the environment variable TFDS_DATA_DIR) to a "
+        f"folder that holds {folder}, {more}."
+    )
+
+
+def _reason(error: Exception) -> str:
+    lines = (getattr(error, "message", None) or str(error)).splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"

@@ -1,0 +1,127 @@
+"""What a data set is to the rest of the library, and its units.
+
+A `DataSource` gives whole splits as arrays. `to_float` takes them to the
+library's units, float32 in [0, 1]; `channel_statistics` measures them there,
+for models that normalise their input.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from ib_keras.errors import UserError
+
+# (images uint8 [batch, height, width, channels], seed int32 [2]) -> images of
+# the same shape. Drawn once for a whole batch.
+AugmentFn = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+# Images per block of `channel_statistics`: 3 MB in float64 for CIFAR-10.
+_BLOCK = 128
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataSource:
+    """A data set of labelled images.
+
+    Args:
+        name: The part's name, such as "cifar10".
+        description: The name for reports, such as "CIFAR-10". It says so
+            where the copy at hand is not the original.
+        image_shape: `(height, width, channels)`.
+        class_names: One name for each class, in the order of the labels.
+        load: Takes a split in TFDS's words ("train", "test[:1000]",
+            "train[:90%]") and returns images, uint8 `[n, height, width,
+            channels]`, and labels, int32 `[n]`, always in the same order. The
+            arrays may be shared between callers and are not to be written to.
+        augment: Takes images uint8 `[batch, ...]` and a seed int32 `[2]` and
+            returns images to train on, or None where the data set is trained
+            on as it is.
+    """
+
+    name: str
+    description: str
+    image_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    load: Callable[[str], tuple[np.ndarray, np.ndarray]]
+    augment: AugmentFn | None = None
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are; labels are 0 to `num_classes - 1`."""
+        return len(self.class_names)
+
+
+def to_float(images) -> tf.Tensor:
+    """Takes images to the library's units, inside or outside compiled code.
+
+    Gives the same bits as `images.astype("float32") / 255` in NumPy: compilers
+    turn a float32 division by a constant into a product with its reciprocal,
+    which is another float for half of the 256 values, so it is in float64.
+
+    Args:
+        images: uint8 in [0, 255] of any shape, or floating point.
+
+    Returns:
+        float32 in [0, 1], `images / 255`; what is floating point already is
+        returned as it is.
+
+    Raises:
+        UserError: If the images have another dtype.
+    """
+    images = tf.convert_to_tensor(images)
+    if images.dtype.is_floating:
+        return images
+    if images.dtype != tf.uint8:
+        raise UserError(
+            "Images have a dtype without known units",
+            received=f"dtype {images.dtype.name}",
+            expected="uint8 in [0, 255], or floating point in [0, 1]",
+            fix='Convert them: images.astype("uint8").',
+        )
+    return tf.cast(tf.cast(images, tf.float64) / 255.0, tf.float32)
+
+
+def channel_statistics(
+    images: np.ndarray,
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Measures each channel over all images and positions.
+
+    Sums are in float64 over deviations from the mean, block by block, so the
+    memory needed does not grow with the data set.
+
+    Args:
+        images: `[n, height, width, channels]`, uint8 or in [0, 1].
+
+    Returns:
+        `(mean, deviation)`, two tuples of `channels` floats in the units of
+        [0, 1]; the deviation divides by the count, and is 0 for a channel
+        that is constant.
+
+    Raises:
+        UserError: If there are no images.
+    """
+    if images.ndim != 4 or not images.size:
+        raise UserError(
+            "There are no images to measure",
+            received=f"shape {images.shape}",
+            expected="[n, height, width, channels] with n > 0",
+            fix="Give the images of the train split.",
+        )
+    scale = 255.0 if images.dtype == np.uint8 else 1.0
+    count = images.size // images.shape[-1]
+    mean = _sum(images, lambda block: block) / count
+    variance = _sum(images, lambda block: (block - mean) ** 2) / count
+    deviation = np.sqrt(variance)
+    return tuple((mean / scale).tolist()), tuple((deviation / scale).tolist())
+
+
+def _sum(images: np.ndarray, function) -> np.ndarray:
+    """Sums `function(block)` over all axes but the channels."""
+    return sum(
+        function(images[start : start + _BLOCK].astype(np.float64)).sum(
+            axis=(0, 1, 2)
+        )
+        for start in range(0, len(images), _BLOCK)
+    )

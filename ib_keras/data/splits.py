@@ -1,0 +1,71 @@
+"""Split strings: which examples "train[:90%]" or "test[:64]" are.
+
+The words are TFDS's own, read by TFDS's own parser, so that every data set of
+the room understands the same ones.
+"""
+
+from collections.abc import Mapping
+
+from ib_keras.errors import UserError
+
+
+def resolve(
+    split: str, sizes: Mapping[str, int]
+) -> tuple[tuple[str, int, int], ...]:
+    """Finds the examples that a split string names.
+
+    Args:
+        split: A split string, such as "train", "test[:64]", "train[-10%:]".
+        sizes: The number of examples of each whole split.
+
+    Returns:
+        The parts of the split in order, each `(name, start, stop)` with
+        `0 <= start < stop <= sizes[name]`.
+
+    Raises:
+        UserError: If the split does not exist, is not a split string, reaches
+            past the end or is empty.
+
+    Example:
+        >>> resolve("test[:64]", {"train": 512, "test": 128})
+        (('test', 0, 64),)
+    """
+    import tensorflow_datasets as tfds
+
+    infos = {
+        name: tfds.core.SplitInfo(
+            name=name,
+            shard_lengths=[size],
+            num_bytes=0,
+            filename_template=None,
+        )
+        for name, size in sizes.items()
+    }
+    try:
+        instructions = tfds.core.ReadInstruction.from_spec(split).to_absolute(
+            infos
+        )
+    except (ValueError, NotImplementedError, AssertionError) as error:
+        raise _split_error("There is no such split", split, sizes) from error
+    parts = []
+    for instruction in instructions:
+        name = str(instruction.splitname)
+        size = sizes[name]
+        start, stop = instruction.from_, instruction.to
+        start = 0 if start is None else start
+        stop = size if stop is None else stop
+        if not 0 <= start < stop <= size:
+            raise _split_error("The split is empty", split, sizes)
+        parts.append((name, start, stop))
+    return tuple(parts)
+
+
+def _split_error(what: str, split, sizes: Mapping[str, int]) -> UserError:
+    known = ", ".join(f"{name} ({size})" for name, size in sizes.items())
+    first = next(iter(sizes))
+    return UserError(
+        what,
+        received=f'"{split}"',
+        expected=f"a part of the splits with their sizes: {known}",
+        fix=f'Write it as "{first}", "{first}[:100]" or "{first}[:10%]".',
+    )

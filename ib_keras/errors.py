@@ -1,0 +1,71 @@
+"""Errors that speak to the person who caused them.
+
+Every error about what a user gave (an argument, a flag, a config field, a
+file) is a `UserError`: it says what was received, what was expected and how to
+fix it. The launchers print its one line and exit with its status; everything
+else that is raised is a fault of ours.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """An input that cannot be used: what is wrong, received, expected, fix.
+
+    Args:
+        what: What is wrong, a phrase without a full stop.
+        received: What was given.
+        expected: What would have been accepted.
+        fix: A sentence that says what to do.
+    """
+
+    exit_status = 2
+    # AutoGraph replaces the errors of the functions that it converts; it lets
+    # those with this attribute pass.
+    ag_pass_through = True
+
+    def __init__(self, what: str, *, received, expected, fix: str):
+        self.what = what
+        self.received = received
+        self.expected = expected
+        self.fix = fix
+        super().__init__(
+            f"{what}. Received: {received}. Expected: {expected}. Fix: {fix}"
+        )
+
+
+class UnsafeError(UserError):
+    """An input that is refused because to use it could do harm."""
+
+    exit_status = 3
+
+
+class Interrupted(Exception):
+    """Work stopped on request, with its state saved; the same call resumes."""
+
+    exit_status = 75
+
+
+def unknown_name(kind: str, name, valid: Iterable[str], fix: str) -> UserError:
+    """Returns the error for a name that is not one of the `valid` ones.
+
+    Args:
+        kind: What the name should be a name of, such as "attack".
+        name: The name received.
+        valid: The names that exist.
+        fix: A sentence that says what to do.
+
+    Returns:
+        A `UserError` that lists the valid names and suggests the nearest.
+    """
+    valid = sorted(valid)
+    nearest = difflib.get_close_matches(str(name), valid, n=1)
+    if nearest:
+        fix = f'Did you mean "{nearest[0]}"? {fix}'
+    return UserError(
+        f"No {kind} has this name",
+        received=f'"{name}"',
+        expected=f"one of {', '.join(valid)}",
+        fix=fix,
+    )

@@ -1,0 +1,173 @@
+"""SavedModels that a later audit needs nothing else for.
+
+Endpoints, all with a free batch size, `training=False` and gradients with
+respect to images:
+
+    mean(images) -> logits
+    stochastic(images, seed, num_samples) -> logits   (stochastic models only)
+    encode(images) -> {"loc", "scale"} of p(z|x)
+    serving_default = mean
+
+A JSON asset, `assets/ib_keras.json`, says what the model is.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from ib_keras import files
+from ib_keras.classifier import IBClassifier
+from ib_keras.errors import UserError
+
+FORMAT_VERSION = 1
+METADATA_FILE = "ib_keras.json"
+
+
+class _Endpoints(tf.Module):
+    """The functions that are saved, and the variables they use."""
+
+    def __init__(self, model: IBClassifier, image_shape, metadata_path):
+        super().__init__(name="ib_classifier")
+        self._model_variables = [v.value for v in model.variables]
+        self.metadata = tf.saved_model.Asset(metadata_path)
+        images = tf.TensorSpec([None, *image_shape], tf.float32, "images")
+
+        @tf.function(input_signature=[images])
+        def mean(images):
+            return model(images, training=False, mode="mean")
+
+        @tf.function(input_signature=[images])
+        def encode(images):
+            posterior = model.posterior(images, training=False)
+            return {"loc": posterior.mean(), "scale": posterior.stddev()}
+
+        self.mean = mean
+        self.encode = encode
+        if model.is_stochastic:
+
+            @tf.function(
+                input_signature=[
+                    images,
+                    tf.TensorSpec([2], tf.int32, "seed"),
+                    tf.TensorSpec([], tf.int32, "num_samples"),
+                ]
+            )
+            def stochastic(images, seed, num_samples):
+                return model(
+                    images,
+                    training=False,
+                    mode="stochastic",
+                    noise_seed=seed,
+                    num_samples=num_samples,
+                )
+
+            self.stochastic = stochastic
+
+    def signatures(self):
+        """The same functions with named outputs, for `.signatures`."""
+        named = {"mean": _named(self.mean), "encode": self.encode}
+        if hasattr(self, "stochastic"):
+            named["stochastic"] = _named(self.stochastic)
+        return {**named, "serving_default": named["mean"]}
+
+
+def _named(function):
+    """Wraps a function so that its output is called "logits"."""
+    return tf.function(
+        lambda *arguments: {"logits": function(*arguments)},
+        input_signature=function.input_signature,
+    )
+
+
+def save(
+    model: IBClassifier,
+    path: str,
+    *,
+    image_shape,
+    metadata: Mapping[str, Any],
+) -> str:
+    """Writes a classifier as a SavedModel, atomically.
+
+    Args:
+        model: A built classifier.
+        path: Folder to write; one that is there is replaced once the new one
+            is complete.
+        image_shape: (height, width, channels).
+        metadata: What the caller knows: config, data set, class names, seed,
+            step, clean accuracy, versions. Format version, endpoints, input
+            shape and range, and S are added here.
+
+    Returns:
+        The path.
+
+    Raises:
+        UserError: If the place cannot be written.
+    """
+    full = {
+        "format_version": FORMAT_VERSION,
+        "input_shape": list(image_shape),
+        "input_range": [0.0, 1.0],
+        "num_classes": model.num_classes,
+        "num_samples": model.num_samples if model.is_stochastic else None,
+        "is_stochastic": model.is_stochastic,
+        "latent_dim": model.bottleneck.latent_dim,
+        **metadata,
+    }
+
+    def write(folder: str) -> None:
+        with tempfile.TemporaryDirectory() as scratch:
+            asset = os.path.join(scratch, METADATA_FILE)
+            files.write_json(asset, full)
+            endpoints = _Endpoints(model, tuple(image_shape), asset)
+            tf.saved_model.save(
+                endpoints, folder, signatures=endpoints.signatures()
+            )
+
+    files.write_folder(path, write)
+    return path
+
+
+def read_metadata(path: str) -> dict[str, Any] | None:
+    """Reads the JSON asset of a SavedModel folder without loading the model.
+
+    Args:
+        path: The SavedModel folder.
+
+    Returns:
+        The metadata; None where the folder has none, because other code
+        exported the model.
+
+    Raises:
+        UserError: If the asset is damaged or of a newer format.
+    """
+    file = files.join(path, "assets", METADATA_FILE)
+    if not files.exists(file):
+        return None
+    metadata = files.read_json(file)
+    version = metadata.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise UserError(
+            "The SavedModel's metadata are of an unknown format",
+            received=f"format version {version} in {file}",
+            expected=f"{FORMAT_VERSION} or earlier",
+            fix="Update ib_keras to the version that exported the model.",
+        )
+    return metadata
+
+
+def describe_versions() -> dict[str, str]:
+    """The versions of the stack, for metadata and reports."""
+    import platform
+    from importlib import metadata as installed
+
+    from ib_keras.version import __version__
+
+    found = {"ib_keras": __version__, "python": platform.python_version()}
+    for name in ("keras", "tensorflow-probability", "numpy"):
+        found[name] = installed.version(name)
+    found["tensorflow"] = tf.__version__
+    return json.loads(json.dumps(found))

@@ -1,0 +1,231 @@
+"""Atomic reads and writes through `tf.io.gfile`: the only way to a workdir.
+
+A file appears under its name whole or not at all: it is written beside its
+place and renamed. That holds for local folders and for remote ones (`gs://`,
+`ram://`), where an object is visible only once it is complete. Folders are
+renamed too, which is atomic locally; on object stores the launchers write a
+folder's decisive file (summary, metadata) last.
+"""
+
+import contextlib
+import errno
+import io
+import json
+import os
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from ib_keras.errors import UserError
+
+gfile = tf.io.gfile
+
+
+def join(*parts: str) -> str:
+    """Joins path parts, keeping a scheme such as `gs://`."""
+    return os.path.join(*(os.fspath(part) for part in parts))
+
+
+def exists(path: str) -> bool:
+    """Whether a file or a folder is there."""
+    return gfile.exists(os.fspath(path))
+
+
+def make_folder(path: str) -> str:
+    """Makes a folder and its parents; a folder that exists is fine.
+
+    Raises:
+        UserError: If it cannot be made or is a file.
+    """
+    path = os.fspath(path)
+    with _user_errors("make the folder", path):
+        gfile.makedirs(path)
+    return path
+
+
+def remove(path: str) -> None:
+    """Removes a file or a whole folder, if it is there."""
+    path = os.fspath(path)
+    if not gfile.exists(path):
+        return
+    if gfile.isdir(path):
+        gfile.rmtree(path)
+    else:
+        gfile.remove(path)
+
+
+def listdir(path: str) -> list[str]:
+    """Sorted names in a folder; empty where there is no such folder."""
+    path = os.fspath(path)
+    if not gfile.exists(path):
+        return []
+    return sorted(name.rstrip("/") for name in gfile.listdir(path))
+
+
+@contextlib.contextmanager
+def _user_errors(verb: str, path: str):
+    """Turns the file system's refusals into one line for a person."""
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as error:
+        reason = (
+            getattr(error, "strerror", None)
+            or getattr(error, "message", None)
+            or type(error).__name__
+        )
+        full = isinstance(error, tf.errors.ResourceExhaustedError) or (
+            getattr(error, "errno", None) == errno.ENOSPC
+        )
+        raise UserError(
+            f"Cannot {verb}",
+            received=f"{path} ({reason})",
+            expected="a place that can be written, with room left",
+            fix="Free some space and run the same command again."
+            if full
+            else "Choose another --workdir or change its permissions.",
+        ) from error
+
+
+def _temporary(path: str) -> str:
+    return f"{path}.tmp-{uuid.uuid4().hex[:12]}"
+
+
+def write_bytes(path: str, data: bytes) -> None:
+    """Writes a file atomically: the old content or the new, never a part.
+
+    Raises:
+        UserError: If the place cannot be written or has no room.
+    """
+    path = os.fspath(path)
+    temporary = _temporary(path)
+    with _user_errors("write the file", path):
+        try:
+            with gfile.GFile(temporary, "wb") as file:
+                file.write(data)
+            gfile.rename(temporary, path, overwrite=True)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                remove(temporary)
+            raise
+
+
+def read_bytes(path: str) -> bytes:
+    """Reads a whole file."""
+    with gfile.GFile(os.fspath(path), "rb") as file:
+        return file.read()
+
+
+def write_text(path: str, text: str) -> None:
+    """Writes a text file in UTF-8, atomically."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def read_text(path: str) -> str:
+    """Reads a text file in UTF-8."""
+    return read_bytes(path).decode("utf-8")
+
+
+def write_json(path: str, value: Any) -> None:
+    """Writes JSON that a person can read; NaN and infinity are refused."""
+    text = json.dumps(value, indent=2, allow_nan=False, default=_plain)
+    write_text(path, text + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def read_json(path: str) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+        UserError: If the file is not there, cannot be read or is not whole
+            JSON.
+    """
+    try:
+        return json.loads(read_text(path))
+    except (tf.errors.NotFoundError, FileNotFoundError) as error:
+        raise UserError(
+            "A file is missing",
+            received=f"no {os.fspath(path)}",
+            expected="the JSON file that an earlier step wrote",
+            fix="Check the path, or run that step again.",
+        ) from error
+    except (OSError, tf.errors.OpError, ValueError) as error:
+        raise UserError(
+            "A file is damaged",
+            received=f"{os.fspath(path)} ({type(error).__name__}: {error})",
+            expected="whole JSON",
+            fix="Restore it, or remove it and run the step again.",
+        ) from error
+
+
+def write_npz(path: str, arrays: dict[str, np.ndarray]) -> None:
+    """Writes named arrays as one `.npz` (zip with checksums), atomically.
+
+    The bytes are a function of the arrays alone, so equal results are equal
+    files.
+    """
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    write_bytes(path, buffer.getvalue())
+
+
+def read_npz(path: str) -> dict[str, np.ndarray]:
+    """Reads all arrays of an `.npz`, checking their checksums.
+
+    Raises:
+        UserError: If the file is missing or damaged.
+    """
+    try:
+        with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (tf.errors.NotFoundError, FileNotFoundError) as error:
+        raise UserError(
+            "A file is missing",
+            received=f"no {os.fspath(path)}",
+            expected="the .npz file that an earlier step wrote",
+            fix="Check the path, or run that step again.",
+        ) from error
+    except Exception as error:  # zipfile, zlib and numpy each have their own.
+        raise UserError(
+            "A file is damaged",
+            received=f"{os.fspath(path)} ({type(error).__name__}: {error})",
+            expected="a whole .npz file",
+            fix="Restore it, or remove it and run the step again.",
+        ) from error
+
+
+def write_folder(path: str, write: Callable[[str], None]) -> None:
+    """Makes a folder atomically: `write` fills a temporary one, then a rename.
+
+    Args:
+        path: Where the folder shall be. One that is there is replaced only
+            after the new one is complete.
+        write: Called with the path of an empty folder to fill.
+
+    Raises:
+        UserError: If the place cannot be written or has no room.
+    """
+    path = os.fspath(path).rstrip("/")
+    temporary = _temporary(path)
+    old = _temporary(path)
+    with _user_errors("write the folder", path):
+        try:
+            gfile.makedirs(temporary)
+            write(temporary)
+            if gfile.exists(path):
+                gfile.rename(path, old)
+            gfile.rename(temporary, path)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                remove(temporary)
+                if gfile.exists(old) and not gfile.exists(path):
+                    gfile.rename(old, path)
+            raise
+        remove(old)

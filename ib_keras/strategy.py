@@ -1,0 +1,60 @@
+"""Where computation runs, by name: the one file that knows devices.
+
+Everything else is written against `tf.distribute.Strategy` and asks here
+whether to compile with XLA.
+"""
+
+import tensorflow as tf
+
+from ib_keras.errors import UserError
+from ib_keras.errors import unknown_name
+
+NAMES = ("one_device", "mirrored")
+
+
+def get(name: str = "one_device") -> tf.distribute.Strategy:
+    """Makes the strategy of this name.
+
+    Args:
+        name: "one_device" (the first GPU, else the CPU) or "mirrored" (all
+            GPUs, else all logical CPUs).
+
+    Returns:
+        A `tf.distribute.Strategy`.
+
+    Raises:
+        UserError: If the name is unknown.
+    """
+    if name not in NAMES:
+        raise unknown_name("strategy", name, NAMES, "Set --strategy to it.")
+    devices = tf.config.list_logical_devices("GPU")
+    devices = devices or tf.config.list_logical_devices("CPU")
+    if name == "one_device":
+        return tf.distribute.OneDeviceStrategy(devices[0].name)
+    return tf.distribute.MirroredStrategy([device.name for device in devices])
+
+
+def jit_compile(strategy: tf.distribute.Strategy | None = None) -> bool:
+    """Whether compiled functions should go through XLA.
+
+    On GPUs it fuses the elementwise operations that attacks are full of. On
+    CPUs TensorFlow's own kernels were measured to be faster for these models.
+    """
+    del strategy
+    return bool(tf.config.list_logical_devices("GPU"))
+
+
+def check_global_batch(strategy, batch_size: int) -> None:
+    """Refuses a global batch that the replicas cannot share equally.
+
+    Raises:
+        UserError: If it is not a multiple of the number of replicas.
+    """
+    replicas = strategy.num_replicas_in_sync
+    if batch_size % replicas:
+        raise UserError(
+            "The replicas cannot share the global batch equally",
+            received=f"batch size {batch_size} on {replicas} replicas",
+            expected=f"a multiple of {replicas}",
+            fix="Change the batch size, which is global on every strategy.",
+        )

@@ -1,0 +1,1 @@
+"""Training: the loop on any strategy, and its checkpoints."""

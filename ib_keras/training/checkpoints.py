@@ -1,0 +1,117 @@
+"""Checkpoints: one file each, whole or absent, restored from the newest good.
+
+A checkpoint is a single `.npz` of every variable of model and optimizer (with
+the averages and the step) and a JSON header. One file is atomic by a rename,
+on object stores too, and its zip checksums tell a damaged one. The input
+position needs no state: batches are a function of the seed and the step.
+"""
+
+import json
+import re
+from typing import Any
+
+import numpy as np
+
+from ib_keras import files
+from ib_keras.errors import UserError
+
+_NAME = re.compile(r"^step-(\d{10})\.npz$")
+_HEADER = "header.json"
+
+
+class Checkpoints:
+    """The checkpoints of one run, in one folder.
+
+    Args:
+        folder: Where they are.
+        keep: How many of the newest to keep.
+    """
+
+    def __init__(self, folder: str, keep: int = 2):
+        self.folder = folder
+        self._keep = keep
+
+    def _steps(self) -> list[int]:
+        matches = [_NAME.match(name) for name in files.listdir(self.folder)]
+        return sorted(int(m[1]) for m in matches if m)
+
+    def _path(self, step: int) -> str:
+        return files.join(self.folder, f"step-{step:010d}.npz")
+
+    def save(self, step: int, variables, header: dict[str, Any]) -> None:
+        """Writes one checkpoint and removes those that are not kept.
+
+        Args:
+            step: Optimiser steps made.
+            variables: Keras variables, always in the same order.
+            header: JSON values to restore with them.
+
+        Raises:
+            UserError: If the place has no room or cannot be written; older
+                checkpoints stay.
+        """
+        files.make_folder(self.folder)
+        arrays = {
+            _key(index, variable): np.asarray(variable.value)
+            for index, variable in enumerate(variables)
+        }
+        text = json.dumps({"step": step, **header})
+        arrays[_HEADER] = np.frombuffer(text.encode(), np.uint8)
+        files.write_npz(self._path(step), arrays)
+        for old in self._steps()[: -self._keep]:
+            files.remove(self._path(old))
+
+    def restore(self, variables, say=print) -> dict[str, Any] | None:
+        """Restores the newest complete checkpoint.
+
+        Args:
+            variables: As in `save`.
+            say: Called with a line for each checkpoint that is passed over.
+
+        Returns:
+            The header with its step; None where there is no checkpoint.
+
+        Raises:
+            UserError: If there are checkpoints and none can be used: a run is
+                never silently begun again.
+        """
+        problems = []
+        for step in reversed(self._steps()):
+            try:
+                return self._restore_one(self._path(step), variables)
+            except UserError as error:
+                problems.append(str(error))
+                say(f"Checkpoint of step {step} is passed over: {error}")
+        if problems:
+            raise UserError(
+                "No checkpoint can be restored",
+                received=f"{len(problems)} in {self.folder}; {problems[0]}",
+                expected="at least one whole checkpoint of this model",
+                fix="Restore the folder, or choose a new --workdir.",
+            )
+        return None
+
+    def _restore_one(self, path, variables):
+        arrays = files.read_npz(path)
+        header = json.loads(arrays.pop(_HEADER).tobytes())
+        expected = {
+            _key(index, variable): tuple(variable.shape)
+            for index, variable in enumerate(variables)
+        }
+        received = {key: value.shape for key, value in arrays.items()}
+        if received != expected:
+            different = set(received.items()) ^ set(expected.items())
+            raise UserError(
+                "The checkpoint is of another model",
+                received=f"{path}, which differs in {sorted(different)[0]}",
+                expected=f"the {len(expected)} variables of this model",
+                fix="Use the config it was trained with, or a new --workdir.",
+            )
+        for index, variable in enumerate(variables):
+            variable.assign(arrays[_key(index, variable)])
+        return header
+
+
+def _key(index: int, variable) -> str:
+    # Paths need not be unique; positions are.
+    return f"{index:04d}:{variable.path.replace('/', '.')}"

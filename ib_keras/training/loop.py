@@ -1,0 +1,514 @@
+"""Our training loop: many steps a call, on any strategy, resumable.
+
+`train` is the whole job of `launch.train`: data, model, optimiser, steps,
+evaluation, checkpoints, logs and the SavedModel at the end.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ib_keras import classifier
+from ib_keras import export
+from ib_keras import files
+from ib_keras import optimizers
+from ib_keras import plugins
+from ib_keras import schedules
+from ib_keras import seeds
+from ib_keras import strategy as strategies
+from ib_keras import workdirs
+from ib_keras.data import batches
+from ib_keras.data import source as sources
+from ib_keras.errors import Interrupted
+from ib_keras.errors import UserError
+from ib_keras.errors import unknown_name
+from ib_keras.progress import Progress
+from ib_keras.training.checkpoints import Checkpoints
+from ib_keras.training.metrics_log import MetricsLog
+
+RESULT_FILE = "result.json"
+SAVED_MODEL = "saved_model"
+
+# Fields that change no result: a run may be continued with others.
+_MAY_DIFFER = (
+    "data.data_dir",
+    "data.download",
+    "checkpoint.every_steps",
+    "checkpoint.keep",
+    "steps_per_call",
+)
+
+# Purposes that the run's seed is folded with.
+_DATA, _NOISE, _EVALUATE = 1, 2, 3
+
+# What a training step measures, in the order of the vector it returns.
+_TRAIN_VALUES = ("loss", "cross_entropy", "rate", "accuracy_stochastic")
+_EVAL_VALUES = (
+    "loss",
+    "cross_entropy",
+    "rate",
+    "accuracy",
+    "accuracy_stochastic",
+)
+
+
+def build_optimizer(
+    config: Mapping[str, Any], averaging_decay: float, steps_per_epoch: int
+) -> keras.optimizers.Optimizer:
+    """Builds the optimiser of a config's `optim` section.
+
+    Args:
+        config: `name` ("adam" or "sgd"), `learning_rate`, `decay_factor`,
+            `decay_every_epochs` and the optimiser's own arguments.
+        averaging_decay: Decay of the Polyak average; 0 for none.
+        steps_per_epoch: Turns the decay's epochs into steps.
+
+    Returns:
+        A Keras optimizer.
+
+    Raises:
+        UserError: If the name is unknown.
+    """
+    makers = {"adam": optimizers.FusedAdam, "sgd": keras.optimizers.SGD}
+    own = dict(config)
+    name = own.pop("name")
+    if name not in makers:
+        raise unknown_name("optimizer", name, makers, "Set optim.name to it.")
+    learning_rate = schedules.learning_rate(
+        own.pop("learning_rate"),
+        own.pop("decay_factor"),
+        own.pop("decay_every_epochs"),
+        steps_per_epoch,
+    )
+    averaging = {}
+    if averaging_decay:
+        averaging = {"use_ema": True, "ema_momentum": averaging_decay}
+    return makers[name](learning_rate=learning_rate, **own, **averaging)
+
+
+@contextlib.contextmanager
+def averaged_weights(model: keras.Model, optimizer):
+    """Lends the model its Polyak averages, where the optimizer keeps them."""
+    averages = getattr(optimizer, "_model_variables_moving_average", None)
+    if not optimizer.use_ema or not averages:
+        yield
+        return
+    raw = [variable.numpy() for variable in model.trainable_variables]
+    for variable, average in zip(
+        model.trainable_variables, averages, strict=True
+    ):
+        variable.assign(average)
+    try:
+        yield
+    finally:
+        for variable, value in zip(
+            model.trainable_variables, raw, strict=True
+        ):
+            variable.assign(value)
+
+
+class Steps:
+    """The compiled functions of training and evaluation.
+
+    Args:
+        model: A built classifier, made in the strategy's scope.
+        optimizer: A built optimizer, likewise.
+        strategy: Where to run.
+        seed: int32 `[2]`, of the run.
+        batch_size: Global batch size, which sums are divided by.
+    """
+
+    def __init__(self, model, optimizer, strategy, seed, batch_size):
+        self._model = model
+        self._optimizer = optimizer
+        self._strategy = strategy
+        self._noise_seed = seeds.fold(seed, _NOISE)
+        self._eval_seed = seeds.fold(seed, _EVALUATE)
+        self._batch_size = batch_size
+        jit = strategies.jit_compile(strategy)
+        self._train_step = tf.function(self._replica_step, jit_compile=jit)
+        self._eval_step = tf.function(self._replica_eval, jit_compile=jit)
+        self.train = tf.function(self._train)
+        self.evaluate_batch = tf.function(self._evaluate_batch)
+
+    def _replica_step(self, images, labels, is_last):
+        model, optimizer = self._model, self._optimizer
+        step = tf.cast(optimizer.iterations, tf.int32)
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        noise_seed = seeds.fold(self._noise_seed, step, replica)
+        with tf.GradientTape() as tape:
+            terms = model.terms(
+                sources.to_float(images), labels, noise_seed, step
+            )
+            loss = tf.reduce_sum(terms.loss) / self._batch_size
+        gradients = tape.gradient(loss, model.trainable_variables)
+        # Two passes over all weights: only where it will be logged.
+        norm = tf.cond(
+            is_last,
+            lambda: tf.linalg.global_norm(gradients),
+            lambda: tf.constant(0.0),
+        )
+        optimizer.apply(gradients, model.trainable_variables)
+        correct = _is_correct(terms.logits, labels)
+        values = [terms.loss, terms.cross_entropy, terms.rate, correct]
+        sums = tf.stack([tf.reduce_sum(value) for value in values])
+        return sums / self._batch_size, norm
+
+    def _train(self, iterator, num_steps):
+        """Makes `num_steps` steps; see `train_steps`."""
+        strategy = self._strategy
+        total = tf.zeros([len(_TRAIN_VALUES)])
+        norm = tf.constant(0.0)
+        first_bad = tf.constant(-1)
+        for i in tf.range(num_steps):
+            images, labels = next(iterator)
+            sums, norms = strategy.run(
+                self._train_step, args=(images, labels, i == num_steps - 1)
+            )
+            sums = strategy.reduce("SUM", sums, axis=None)
+            norm = strategy.reduce("MEAN", norms, axis=None)
+            total += sums
+            bad = (first_bad < 0) & ~tf.math.is_finite(sums[0])
+            first_bad = tf.where(bad, i, first_bad)
+        return total / tf.cast(num_steps, tf.float32), norm, first_bad
+
+    def train_steps(self, iterator, num_steps: int):
+        """Makes `num_steps` training steps in one call.
+
+        Args:
+            iterator: Over distributed (images, labels).
+            num_steps: How many.
+
+        Returns:
+            A dict of the values of `_TRAIN_VALUES`, averaged over the steps,
+            and `gradient_norm` of the last one.
+
+        Raises:
+            UserError: If the loss was not finite, naming the step.
+        """
+        before = int(self._optimizer.iterations.numpy())
+        means, norm, first_bad = self.train(iterator, tf.constant(num_steps))
+        if int(first_bad) >= 0:
+            raise UserError(
+                "The loss is not finite any more",
+                received=f"NaN or infinity at step {before + int(first_bad)}",
+                expected="finite losses",
+                fix="Lower optim.learning_rate, or anneal the rate for "
+                "longer. Checkpoints from before are kept.",
+            )
+        values = dict(zip(_TRAIN_VALUES, means.numpy().tolist(), strict=True))
+        return {**values, "gradient_norm": float(norm)}
+
+    def _replica_eval(self, images, labels, mask, index):
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        step = tf.cast(self._optimizer.iterations, tf.int32)
+        noise_seed = seeds.fold(self._eval_seed, index, replica)
+        terms, mean_logits = self._model.evaluate_terms(
+            sources.to_float(images), labels, noise_seed, step
+        )
+        values = [
+            terms.loss,
+            terms.cross_entropy,
+            terms.rate,
+            _is_correct(mean_logits, labels),
+            _is_correct(terms.logits, labels),
+        ]
+        mask = tf.cast(mask, tf.float32)
+        sums = [tf.reduce_sum(mask * value) for value in values]
+        return tf.stack([*sums, tf.reduce_sum(mask)])
+
+    def _evaluate_batch(self, images, labels, mask, index):
+        sums = self._strategy.run(
+            self._eval_step, args=(images, labels, mask, index)
+        )
+        return self._strategy.reduce("SUM", sums, axis=None)
+
+    def evaluate(self, images, labels, batch_size: int) -> dict[str, float]:
+        """Evaluates every example once, in both modes.
+
+        Args:
+            images: uint8 array `[examples, ...]`.
+            labels: int32 array `[examples]`.
+            batch_size: Global batch size.
+
+        Returns:
+            Means over the examples of the values of `_EVAL_VALUES`; without
+            `accuracy_stochastic` for a model that has no such mode.
+        """
+        dataset = self._strategy.experimental_distribute_dataset(
+            batches.eval_batches(images, labels, batch_size)
+        )
+        total = np.zeros(len(_EVAL_VALUES) + 1)
+        for index, batch in enumerate(dataset):
+            total += self.evaluate_batch(*batch, tf.constant(index)).numpy()
+        means = (total[:-1] / total[-1]).tolist()
+        values = dict(zip(_EVAL_VALUES, means, strict=True))
+        if not self._model.is_stochastic:
+            del values["accuracy_stochastic"]
+        return values
+
+
+def _is_correct(logits, labels):
+    predictions = tf.argmax(logits, axis=-1, output_type=tf.int32)
+    return tf.cast(predictions == labels, tf.float32)
+
+
+class _Run:
+    """One training run: what is built once, and what happens when."""
+
+    def __init__(self, config, workdir, strategy, quiet):
+        self.config = config
+        self.workdir = workdir
+        self.strategy = strategy
+        self.quiet = quiet
+        self.batch_size = int(config["train"]["batch_size"])
+        strategies.check_global_batch(strategy, self.batch_size)
+        self.source = plugins.build("data", config["data"])
+        self.images, self.labels = self.source.load(config["train"]["split"])
+        self.eval_data = self.source.load(config["eval"]["split"])
+        batches.check_batch_size(
+            self.batch_size, len(self.labels), strategy.num_replicas_in_sync
+        )
+        self.steps_per_epoch = batches.steps_per_epoch(
+            len(self.labels), self.batch_size
+        )
+        self.num_steps = round(config["num_epochs"] * self.steps_per_epoch)
+        self.seed = seeds.from_int(config["seed"])
+        with strategy.scope():
+            self.model = classifier.build(
+                config,
+                image_shape=self.source.image_shape,
+                num_classes=self.source.num_classes,
+                steps_per_epoch=self.steps_per_epoch,
+                channel_statistics=lambda: sources.channel_statistics(
+                    self.images
+                ),
+            )
+            self.optimizer = build_optimizer(
+                config["optim"],
+                config["averaging"]["decay"],
+                self.steps_per_epoch,
+            )
+            self.optimizer.build(self.model.trainable_variables)
+        self.steps = Steps(
+            self.model, self.optimizer, strategy, self.seed, self.batch_size
+        )
+        self.checkpoints = Checkpoints(
+            files.join(workdir, "checkpoints"), config["checkpoint"]["keep"]
+        )
+        self.log = MetricsLog(workdir)
+
+    @property
+    def variables(self):
+        own = list(self.model.variables)
+        seen = {id(v) for v in own}
+        return own + [
+            v for v in self.optimizer.variables if id(v) not in seen
+        ]
+
+    def restore(self) -> int:
+        header = self.checkpoints.restore(self.variables, say=self.say)
+        if header is None:
+            return 0
+        self.say(f"Resuming at step {header['step']}, from {self.workdir}")
+        self.log.restore(header["step"])
+        return int(header["step"])
+
+    def say(self, line):
+        if not self.quiet:
+            print(line, flush=True)
+
+    def iterator(self, start):
+        augment = self.source.augment if self.config["train"]["augment"] else None
+
+        def pipeline(context):
+            local = context.num_replicas_in_sync // context.num_input_pipelines
+            return batches.train_batches(
+                self.images,
+                self.labels,
+                batch_size=self.batch_size,
+                seed=seeds.fold(self.seed, _DATA),
+                start_step=start,
+                num_steps=self.num_steps - start,
+                augment=augment,
+                num_shards=context.num_input_pipelines,
+                shard_index=context.input_pipeline_id,
+                num_local=local,
+            )
+
+        return iter(
+            self.strategy.distribute_datasets_from_function(pipeline)
+        )
+
+    def next_stop(self, step) -> int:
+        """The next step at which the host has something to do."""
+        config = self.config
+        periods = [
+            config["steps_per_call"],
+            config["train"]["log_every_steps"],
+            config["checkpoint"]["every_steps"],
+            self.eval_period,
+        ]
+        stops = [(step // period + 1) * period for period in periods]
+        return min(*stops, self.num_steps)
+
+    @property
+    def eval_period(self) -> int:
+        return max(
+            round(self.config["eval"]["every_epochs"] * self.steps_per_epoch), 1
+        )
+
+    def evaluate(self, step) -> dict[str, float]:
+        with averaged_weights(self.model, self.optimizer):
+            values = self.steps.evaluate(
+                *self.eval_data, self.config["eval"]["batch_size"]
+            )
+        self.log.add(step, self.epoch(step), "eval", values)
+        return values
+
+    def epoch(self, step) -> float:
+        return step / self.steps_per_epoch
+
+    def controls(self, step) -> dict[str, float]:
+        bottleneck = self.model.bottleneck
+        values = {"learning_rate": float(self.optimizer.learning_rate)}
+        if bottleneck.is_stochastic:
+            now = tf.constant(step, tf.int32)
+            values[bottleneck.control] = float(bottleneck.control_value(now))
+        return values
+
+    def save(self, step):
+        self.checkpoints.save(step, self.variables, {})
+        self.log.flush()
+
+    def loop(self, start, should_stop):
+        iterator = self.iterator(start) if start < self.num_steps else None
+        log_every = self.config["train"]["log_every_steps"]
+        done, began, gathered = start, time.monotonic(), []
+        with Progress(
+            self.num_steps, "step", "train", start, self.quiet
+        ) as progress:
+            while done < self.num_steps:
+                stop = self.next_stop(done)
+                values = self.steps.train_steps(iterator, stop - done)
+                gathered.append((stop - done, values))
+                done = stop
+                progress.update(done, loss=f"{values['loss']:.4f}")
+                if done % log_every == 0 or done == self.num_steps:
+                    self.log_train(done, gathered, time.monotonic() - began)
+                    began, gathered = time.monotonic(), []
+                if done % self.eval_period == 0 and done < self.num_steps:
+                    self.evaluate(done)
+                    began = time.monotonic()
+                if done % self.config["checkpoint"]["every_steps"] == 0:
+                    self.save(done)
+                if should_stop() and done < self.num_steps:
+                    self.save(done)
+                    raise Interrupted(
+                        f"Stopped at step {done} of {self.num_steps}; the "
+                        "same command resumes from there."
+                    )
+
+    def log_train(self, step, gathered, seconds):
+        count = sum(n for n, _ in gathered)
+        means = {
+            name: sum(n * values[name] for n, values in gathered) / count
+            for name in _TRAIN_VALUES
+        }
+        if not self.model.is_stochastic:
+            means["accuracy"] = means.pop("accuracy_stochastic")
+        self.log.add(
+            step,
+            self.epoch(step),
+            "train",
+            {
+                **means,
+                "gradient_norm": gathered[-1][1]["gradient_norm"],
+                **self.controls(step),
+                "examples_per_second": count * self.batch_size / seconds,
+            },
+        )
+
+    def finish(self, provenance) -> dict[str, Any]:
+        """Evaluates, exports and writes the result."""
+        values = self.evaluate(self.num_steps)
+        self.save(self.num_steps)
+        result = {
+            "step": self.num_steps,
+            "num_epochs": self.config["num_epochs"],
+            "num_train_examples": len(self.labels),
+            "num_eval_examples": len(self.eval_data[1]),
+            "dataset": {
+                "name": self.source.name,
+                "split": self.config["eval"]["split"],
+                "description": self.source.description,
+            },
+            **values,
+        }
+        with averaged_weights(self.model, self.optimizer):
+            export.save(
+                self.model,
+                files.join(self.workdir, SAVED_MODEL),
+                image_shape=self.source.image_shape,
+                metadata={
+                    "config": self.config,
+                    "dataset": result["dataset"],
+                    "class_names": list(self.source.class_names),
+                    "seed": self.config["seed"],
+                    "step": self.num_steps,
+                    "clean_accuracy": values["accuracy"],
+                    "clean_accuracy_stochastic": values.get(
+                        "accuracy_stochastic"
+                    ),
+                    "versions": export.describe_versions(),
+                    **provenance,
+                },
+            )
+        # Last: its presence says that the run is complete.
+        files.write_json(files.join(self.workdir, RESULT_FILE), result)
+        return result
+
+
+def train(
+    config: Mapping[str, Any],
+    workdir: str,
+    *,
+    strategy: tf.distribute.Strategy | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    provenance: Mapping[str, Any] | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Trains, or goes on training, the classifier of a config.
+
+    Args:
+        config: Nested JSON values, as `configs/` makes them.
+        workdir: Folder of checkpoints, logs and the SavedModel; the same
+            config in the same folder resumes.
+        strategy: Where to run; one device by default.
+        should_stop: Asked between calls; true saves a checkpoint and stops.
+        provenance: JSON values for the metadata, such as the git commit.
+        quiet: Prints nothing.
+
+    Returns:
+        What `result.json` holds: step, accuracies, loss, rate.
+
+    Raises:
+        UserError: If the config, the data or the workdir cannot be used, or
+            the loss is not finite any more.
+        Interrupted: If it was stopped; a checkpoint is saved.
+    """
+    workdirs.claim(workdir, config, _MAY_DIFFER)
+    done = files.join(workdir, RESULT_FILE)
+    if files.exists(done):
+        if not quiet:
+            print(f"Nothing left to do: {done} is there.", flush=True)
+        return files.read_json(done)
+    run = _Run(config, workdir, strategy or strategies.get(), quiet)
+    run.loop(run.restore(), should_stop)
+    return run.finish(dict(provenance or {}))

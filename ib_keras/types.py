@@ -1,0 +1,152 @@
+"""Nouns that every room shares, their units and conventions.
+
+* Images: float32 `[batch, height, width, channels]` in [0, 1]. Every rescaling
+  or normalisation happens inside the model.
+* Labels: int32 `[batch]`. Latents: `[samples, batch, latent_dim]`.
+* Information is in nats. Losses are per example and unreduced; inside attacks
+  a larger loss is better for the attacker. Epsilons are in pixel units of
+  [0, 1].
+* Seeds: int32 `[2]`; one seed per example: int32 `[batch, 2]` (`seeds.py`).
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from ib_keras.errors import UserError
+from ib_keras.errors import unknown_name
+
+# (images, seed int32 [2]) -> logits [batch, classes]. In stochastic mode the
+# logits are log((1/S) sum_s softmax(decoder(z_s))): the scored classifier.
+LogitsFn = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+NORMS = ("linf", "l2")
+
+
+@dataclasses.dataclass(frozen=True)
+class ThreatModel:
+    """The set of images an attacker may choose from: a ball cut with [0, 1].
+
+    Args:
+        norm: "linf" or "l2".
+        epsilon: Radius of the ball in pixel units of [0, 1]: a float, or a
+            scalar tensor inside compiled code (so that two radii share one
+            trace).
+
+    Raises:
+        UserError: If the norm is unknown, or the radius is negative, not
+            finite, or plainly in other units (above 1 for linf).
+    """
+
+    norm: str
+    epsilon: Any
+
+    def __post_init__(self):
+        if self.norm not in NORMS:
+            raise unknown_name(
+                "norm", self.norm, NORMS, "Set threat_model.norm to it."
+            )
+        if isinstance(self.epsilon, tf.Tensor):
+            return
+        try:
+            epsilon = float(self.epsilon)
+        except (TypeError, ValueError):
+            epsilon = math.nan
+        if not math.isfinite(epsilon) or epsilon < 0:
+            raise UserError(
+                "Epsilon cannot be the radius of a ball",
+                received=self.epsilon,
+                expected="a finite number, 0 or more",
+                fix="Give epsilon in pixel units of [0, 1].",
+            )
+        if self.norm == "linf" and epsilon > 1:
+            raise UserError(
+                "Epsilon is larger than the whole box of images",
+                received=self.epsilon,
+                expected="at most 1 for linf, in pixel units of [0, 1]",
+                fix=f"For 8-bit units divide by 255: {epsilon / 255:.6g}.",
+            )
+
+
+def check_images(images) -> np.ndarray:
+    """Returns `images` as float32, refusing what is not an image batch.
+
+    Args:
+        images: Array-like `[batch, height, width, channels]` in [0, 1].
+
+    Returns:
+        A float32 array of the same shape.
+
+    Raises:
+        UserError: If the rank, the dtype or the range is wrong, or a value is
+            not finite.
+    """
+    images = np.asarray(images)
+    if images.ndim != 4:
+        raise UserError(
+            "Images have the wrong number of axes",
+            received=f"shape {images.shape}",
+            expected="[batch, height, width, channels]",
+            fix="Add the missing axes, for example images[..., None].",
+        )
+    if images.dtype.kind not in "f":
+        raise UserError(
+            "Images are not floating point",
+            received=f"dtype {images.dtype}",
+            expected="float32 in [0, 1]",
+            fix='Convert them: images.astype("float32") / 255.',
+        )
+    images = images.astype(np.float32)
+    low, high = (images.min(), images.max()) if images.size else (0.0, 0.0)
+    if not (low >= 0.0 and high <= 1.0):
+        raise UserError(
+            "Images are outside of [0, 1] or not finite",
+            received=f"values from {low} to {high}",
+            expected="values from 0 to 1; the model rescales by itself",
+            fix="Divide 8-bit images by 255; undo any normalisation.",
+        )
+    return images
+
+
+def check_labels(labels, num_examples: int, num_classes: int) -> np.ndarray:
+    """Returns `labels` as int32, refusing what is not one class per image.
+
+    Args:
+        labels: Array-like `[batch]` of integers.
+        num_examples: How many labels there must be.
+        num_classes: Classes are 0 to `num_classes - 1`.
+
+    Returns:
+        An int32 array `[batch]`.
+
+    Raises:
+        UserError: If the labels are one-hot, not integers, too few or too
+            many, or out of range.
+    """
+    labels = np.asarray(labels)
+    if labels.ndim == 2 and labels.shape[1] == num_classes:
+        raise UserError(
+            "Labels are one-hot",
+            received=f"shape {labels.shape}",
+            expected="integer classes of shape [batch]",
+            fix="Use labels.argmax(axis=-1).",
+        )
+    if labels.shape != (num_examples,) or labels.dtype.kind not in "iu":
+        raise UserError(
+            "Labels are not one integer class per image",
+            received=f"shape {labels.shape}, dtype {labels.dtype}",
+            expected=f"shape ({num_examples},), an integer dtype",
+            fix="Give one integer class for each image.",
+        )
+    if labels.size and not 0 <= labels.min() <= labels.max() < num_classes:
+        raise UserError(
+            "Labels are out of range",
+            received=f"classes from {labels.min()} to {labels.max()}",
+            expected=f"classes from 0 to {num_classes - 1}",
+            fix="Check that the labels belong to this model's data set.",
+        )
+    return labels.astype(np.int32)

@@ -1,0 +1,155 @@
+"""Flags and the frame that every command shares.
+
+Flags are defined once, here, by name; a command picks those that it takes.
+The frame turns a `UserError` into one line and its exit status, and signals
+into a request to stop at the next safe place.
+"""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from absl import app
+from absl import flags
+from absl import logging
+from ml_collections import config_flags
+
+FLAGS = flags.FLAGS
+
+
+def define_config() -> None:
+    """--config and its --config.field overrides."""
+    config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "The experiment or protocol, a file of configs/; fields after it, "
+        "such as --config.seed=1.",
+        lock_config=True,
+    )
+    flags.mark_flag_as_required("config")
+
+
+def define_workdir() -> None:
+    """--workdir."""
+    flags.DEFINE_string(
+        "workdir", None, "Folder to write to; the same one again resumes."
+    )
+    flags.mark_flag_as_required("workdir")
+
+
+def define_quiet() -> None:
+    """--quiet."""
+    flags.DEFINE_bool("quiet", False, "Print the result alone.")
+
+
+def define_strategy() -> None:
+    """--strategy."""
+    flags.DEFINE_string(
+        "strategy", "one_device", "Where to run: one_device or mirrored."
+    )
+
+
+def config_values() -> dict[str, Any]:
+    """The config with its overrides, as nested JSON values."""
+    return json.loads(FLAGS.config.to_json(sort_keys=False))
+
+
+def command_line() -> str:
+    """The command as typed, for reports."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    name = f"-m {spec.name}" if spec else sys.argv[0]
+    return " ".join(["python", name, *map(shlex.quote, sys.argv[1:])])
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout this runs from; None outside of one."""
+    folder = os.path.dirname(os.path.abspath(__file__))
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None
+
+
+class StopRequest:
+    """Whether SIGTERM or SIGINT has asked to stop; the second one insists."""
+
+    def __init__(self):
+        self._asked = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number, frame):
+        if self._asked:
+            signal.signal(number, signal.SIG_DFL)
+        self._asked = True
+
+    def __call__(self) -> bool:
+        return self._asked
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Parses flags and runs a command with our exit statuses.
+
+    Args:
+        main: Takes nothing and returns an exit status; None is 0.
+    """
+
+    # TensorFlow's news are not the user's; its errors come as exceptions.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.set_verbosity(logging.WARNING)
+
+    def framed(argv):
+        from ib_keras.errors import Interrupted
+        from ib_keras.errors import UserError
+
+        if argv[1:]:
+            print(
+                f"Arguments are not understood. Received: {argv[1:]}. "
+                "Expected: flags alone. Fix: write --flag=value.",
+                file=sys.stderr,
+            )
+            return 2
+        try:
+            return main() or 0
+        except UserError as error:
+            print(f"Error: {error}", file=sys.stderr)
+            return error.exit_status
+        except Interrupted as error:
+            print(str(error), file=sys.stderr)
+            return error.exit_status
+
+    app.run(framed, flags_parser=_parse)
+
+
+def _parse(argv):
+    try:
+        return flags.FLAGS(argv)
+    except (
+        flags.Error,
+        AttributeError,
+        TypeError,
+        ValueError,
+        KeyError,
+        OSError,
+    ) as error:
+        line = " ".join(str(error).split())
+        print(
+            f"Error: The command line cannot be used. Received: {line}. "
+            "Expected: flags and config fields that exist, of their types. "
+            "Fix: see --help and the config's file.",
+            file=sys.stderr,
+        )
+        sys.exit(2)

@@ -1,0 +1,46 @@
+"""Trains a bottleneck by a config and exports it.
+
+python -m launch.train --config=configs/mnist_vib.py --workdir=runs/mnist_vib
+"""
+
+from launch import flags
+
+flags.define_config()
+flags.define_workdir()
+flags.define_quiet()
+flags.define_strategy()
+
+
+def main() -> int:
+    """Runs `ib_keras.training.loop.train`."""
+    stop = flags.StopRequest()
+    config = flags.config_values()
+
+    from ib_keras import files
+    from ib_keras import strategy
+    from ib_keras.training import loop
+
+    workdir = flags.FLAGS.workdir
+    result = loop.train(
+        config,
+        workdir,
+        strategy=strategy.get(flags.FLAGS.strategy),
+        should_stop=stop,
+        provenance={
+            "git_commit": flags.git_commit(),
+            "command": flags.command_line(),
+        },
+        quiet=flags.FLAGS.quiet,
+    )
+    both = [
+        f"{name.replace('_', ' ')} {result[name]:.4f}"
+        for name in ("accuracy", "accuracy_stochastic")
+        if name in result
+    ]
+    print(f"Step {result['step']}: {', '.join(both)}.")
+    print(f"SavedModel: {files.join(workdir, loop.SAVED_MODEL)}")
+    return 0
+
+
+if __name__ == "__main__":
+    flags.run(main)

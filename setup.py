@@ -1,0 +1,125 @@
+"""Installs ib_keras: `pip install -e ".[cpu]"`; to work on it, `".[cpu,test]"`.
+
+Everything about the distribution is here; pyproject.toml holds the build
+system and the settings of tools.
+
+TensorFlow is an extra, because it is not the same distribution everywhere:
+`cpu` brings `tensorflow` (on a machine with a GPU, the same wheel uses it once
+the CUDA libraries are there), `tpu` brings `tensorflow-tpu`, and the two write
+to the same files. So nothing in INSTALL_REQUIRES may require `tensorflow`.
+"""
+
+import pathlib
+import re
+
+from setuptools import find_packages
+from setuptools import setup
+
+ROOT = pathlib.Path(__file__).parent
+
+# Exact pins are the stack whose parts are known to work together. Elsewhere the
+# lower bound is the oldest release that was run.
+INSTALL_REQUIRES = [
+    "absl-py==2.5.1",
+    # TFDS 4.9.10 uses it for builders that are defined outside of TFDS, and
+    # declares it for old Pythons only.
+    "importlib_resources>=7.1,<8",
+    "jinja2>=3.1,<4",
+    "keras==3.15.1",
+    "matplotlib>=3.11,<4",
+    "ml-collections==1.1.0",
+    "numpy>=2.4,<2.5",
+    "pandas>=3.0,<4",
+    "scikit-learn>=1.9,<2",
+    "scipy>=1.17,<2",
+    # TFP imports distutils, which Python 3.12 has from setuptools alone, and
+    # TensorBoard's command imports pkg_resources, which 82 removed.
+    "setuptools>=77,<82",
+    "tensorboard>=2.20,<2.21",
+    "tensorflow-datasets==4.9.10",
+    # Without its extra `tf`, which requires tf_keras, and so `tensorflow`. Has
+    # dm-tree, decorator, cloudpickle and gast with it.
+    "tensorflow-probability==0.25.0",
+    "tqdm>=4.67,<5",
+]
+
+# The attacks of an independent library, to compare ours with. It never
+# requires `tensorflow`, but brings nose, pycodestyle, mnist and easydict.
+CLEVERHANS = ["cleverhans==4.0.0"]
+
+EXTRAS_REQUIRE = {
+    "cpu": [
+        "tensorflow==2.20.0",
+        "tensorflow-probability[tf]==0.25.0",
+        "tf_keras==2.20.1",
+    ],
+    # TFP needs tf_keras, and tf_keras requires the distribution `tensorflow`,
+    # which would overwrite the files of tensorflow-tpu. So a TPU VM takes it
+    # without its requirements, after the install:
+    #   pip install -e ".[tpu]"
+    #   pip install --no-deps tf_keras==2.20.1
+    # `import tensorflow` aborts the process with libtpu 0.0.32 and later.
+    "tpu": ["tensorflow-tpu==2.20.0", "libtpu>=0.0.14,<0.0.32"],
+    # TF 2.20 reads and writes gs:// paths only with this.
+    "gcs": ["tensorflow-io-gcs-filesystem>=0.37,<1"],
+    "cleverhans": CLEVERHANS,
+    "test": [
+        *CLEVERHANS,
+        "hypothesis>=6.100,<7",
+        "pytest>=9,<10",
+        # Exact, since another release may format differently.
+        "ruff==0.17.6",
+    ],
+}
+
+
+def read(name: str) -> str:
+    """Returns the text of a file beside this one; empty if it is not there."""
+    path = ROOT / name
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def version() -> str:
+    """Reads the version without importing the package, which needs Keras."""
+    pattern = r'^__version__ = "([^"]+)"$'
+    return re.search(pattern, read("ib_keras/version.py"), re.MULTILINE)[1]
+
+
+setup(
+    name="ib_keras",
+    version=version(),
+    description=(
+        "Information-bottleneck classifiers in Keras, and audits of adversarial"
+        " robustness that can be trusted."
+    ),
+    long_description=read("README.md"),
+    long_description_content_type="text/markdown",
+    author="The ib_keras authors",
+    license_expression="Apache-2.0",
+    license_files=["LICENSE"],
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+    keywords="information bottleneck, adversarial robustness, keras",
+    python_requires=">=3.11,<3.13",
+    # launch, configs and tests are run from a checkout; names so general must
+    # not land in site-packages.
+    packages=find_packages(include=["ib_keras", "ib_keras.*"]),
+    package_data={
+        "ib_keras": [
+            "py.typed",
+            "audit/report/**/*.css",
+            "audit/report/**/*.html",
+            "audit/report/**/*.j2",
+            "audit/report/**/*.js",
+        ],
+    },
+    install_requires=INSTALL_REQUIRES,
+    extras_require=EXTRAS_REQUIRE,
+    zip_safe=False,
+)

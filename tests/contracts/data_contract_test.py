@@ -1,0 +1,148 @@
+"""What every part of `ib_keras.data` promises, tested for all that exist."""
+
+import inspect
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ib_keras import plugins
+from ib_keras.data import batches
+from ib_keras.data import prepared
+from ib_keras.data.source import DataSource
+from ib_keras.errors import UserError
+
+_TFDS = pathlib.Path(__file__).resolve().parents[3] / "shared" / "tfds"
+_TRAIN = "train[:20%]"
+_NAMES = plugins.names("data")
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """A folder with links to the prepared data sets, where others can write."""
+    folder = tmp_path_factory.mktemp("tfds")
+    for path in _TFDS.iterdir() if _TFDS.exists() else ():
+        (folder / path.name).symlink_to(path, target_is_directory=True)
+    return folder
+
+
+@pytest.fixture(scope="module", params=_NAMES)
+def source(request, data_dir):
+    """Each part in turn; skipped where its data is not there."""
+    signature = inspect.signature(plugins.load("data", request.param).build)
+    section = {"name": request.param}
+    if "data_dir" in signature.parameters:
+        section |= {"data_dir": str(data_dir), "download": False}
+    try:
+        return plugins.build("data", section)
+    except UserError as error:
+        if "is not there" not in str(error):
+            raise
+        pytest.skip(f"{error.what}: {error.received}")
+
+
+@pytest.fixture(scope="module")
+def splits(source):
+    """The loaded splits of a part, `{split: (images, labels)}`."""
+    return {split: source.load(split) for split in (_TRAIN, "test")}
+
+
+def test_the_parts_are_found_by_their_files():
+    assert {"cifar10", "digits", "mnist", "random_images"} <= set(_NAMES)
+    assert not {"augment", "batches", "prepared", "source"} & set(_NAMES)
+
+
+def test_a_part_says_what_it_is(source, request):
+    assert isinstance(source, DataSource)
+    assert source.name in request.node.callspec.params.values()
+    assert source.description
+    height, width, channels = source.image_shape
+    assert height > 0 and width > 0 and channels > 0
+    assert source.num_classes == len(set(source.class_names)) > 1
+    assert all(type(name) is str for name in source.class_names)
+
+
+@pytest.mark.parametrize("split", [_TRAIN, "test"])
+def test_images_are_bytes_that_use_their_range(source, splits, split):
+    images, _ = splits[split]
+    assert type(images) is np.ndarray and images.dtype == np.uint8
+    assert images.shape[1:] == tuple(source.image_shape)
+    assert len(images) > 0
+    assert images.min() < 64 and images.max() > 191
+
+
+@pytest.mark.parametrize("split", [_TRAIN, "test"])
+def test_there_is_one_label_in_range_for_each_image(source, splits, split):
+    images, labels = splits[split]
+    assert type(labels) is np.ndarray and labels.dtype == np.int32
+    assert labels.shape == (len(images),)
+    assert labels.min() >= 0 and labels.max() < source.num_classes
+
+
+def test_every_class_occurs(source, splits):
+    _, labels = splits["test"]
+    assert len(np.unique(labels)) == source.num_classes
+
+
+def test_loading_twice_gives_the_same(source, splits):
+    prepared.forget()
+    again = source.load("test")
+    assert again[0] is not splits["test"][0]
+    np.testing.assert_array_equal(again[0], splits["test"][0])
+    np.testing.assert_array_equal(again[1], splits["test"][1])
+
+
+def test_a_slice_is_the_beginning_of_the_split(source, splits):
+    images, labels = source.load("test[:16]")
+    assert len(images) == 16
+    np.testing.assert_array_equal(images, splits["test"][0][:16])
+    np.testing.assert_array_equal(labels, splits["test"][1][:16])
+
+
+def test_train_and_test_are_disjoint(source, splits):
+    if source.name in ("mnist", "cifar10"):
+        pytest.skip("the originals are published as they are")
+    train = source.load("train")[0]
+    test = splits["test"][0]
+    rows = {image.tobytes() for image in train}
+    assert len(rows) == len(train)
+    assert not rows & {image.tobytes() for image in test}
+
+
+def test_an_unknown_split_is_a_user_error(source):
+    with pytest.raises(UserError) as error:
+        source.load("no_such_split")
+    for word in ("Received:", "no_such_split", "Expected:", "train", "Fix:"):
+        assert word in str(error.value)
+
+
+def test_evaluation_counts_every_example_once(source, splits):
+    images, labels = splits["test"]
+    batch_size = 7 * len(labels) // 20 + 1  # Never divides the split.
+    seen = [
+        (batch.astype(np.int64).sum(), batch_labels[mask])
+        for batch, batch_labels, mask in batches.eval_batches(
+            images, labels, batch_size
+        ).as_numpy_iterator()
+    ]
+    assert len(seen) * batch_size > len(labels)
+    np.testing.assert_array_equal(
+        np.concatenate([batch_labels for _, batch_labels in seen]), labels
+    )
+    assert sum(total for total, _ in seen) == images.astype(np.int64).sum()
+
+
+def test_augmentation_is_a_function_of_the_seed(source, splits):
+    if source.augment is None:
+        pytest.skip("this data set is not augmented")
+    images = splits["test"][0][:8]
+    results = [
+        source.augment(tf.constant(images), tf.constant(seed))
+        for seed in ([1, 2], [1, 2], [1, 3])
+    ]
+    for result in results:
+        assert result.shape == images.shape and result.dtype == tf.uint8
+    np.testing.assert_array_equal(results[0], results[1])
+    assert not np.array_equal(results[0], results[2])
+    assert not np.array_equal(results[0], images)

@@ -1,0 +1,478 @@
+"""The house: floors and walls of the code, and what the package promises.
+
+Imports go down only. Each file is read with `ast`, never imported, so that a
+broken or slow module cannot hide a climb. The planted cases show that every
+rule catches what it is for.
+"""
+
+import ast
+import fnmatch
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+# Top-level modules of ib_keras, from the ground up; a new one goes on the
+# lowest floor that can hold it. A floor imports the floors under it.
+FLOORS = (
+    ("errors", "seeds", "types", "version"),
+    ("files", "layers", "optimizers", "plugins", "schedules", "strategy"),
+    ("attacks", "bottlenecks", "data", "encoders"),
+    ("classifier", "export"),
+    ("audit", "training"),
+    ("__init__", "__main__", "launch"),
+)
+# Floors whose modules may import one another; on the others they are blind to
+# each other.
+OPEN_FLOORS = (0, 3, 5)
+TOP = len(FLOORS) - 1
+FLOOR_OF = {name: i for i, names in enumerate(FLOORS) for name in names}
+
+# Folders that no wheel holds, so that the library cannot import them.
+CHECKOUT_ONLY = ("launch", "configs", "benchmarks", "tests")
+
+# What is made of Keras: attacks see a function, never a model.
+KERAS = (
+    "keras",
+    "tf_keras",
+    "tensorflow.keras",
+    "ib_keras.layers",
+    "ib_keras.optimizers",
+)
+FLAGS = ("absl.flags", "ml_collections.config_flags")
+SEEN_BY_CONFIGS = ("ml_collections", "configs.common")
+
+# Not in `output` nor OUTPUT, but in tpu, TPUStrategy, is_tpu and CloudTPU.
+SAYS_TPU = re.compile(r"(?<![A-Z])TPU|Tpu|(?<![A-Za-z])tpus?(?![a-z])")
+
+# Python files that pytest collects, or that hold what tests share.
+TEST_FILES = ("*_test.py", "conftest.py", "__init__.py")
+SHARED_BY_TESTS = ("contracts", "support")
+
+
+def source_paths() -> list[str]:
+    return sorted(
+        path.relative_to(ROOT).as_posix()
+        for room in ("ib_keras", "launch", "configs")
+        for path in (ROOT / room).rglob("*.py")
+    )
+
+
+def is_within(name: str, packages: tuple[str, ...]) -> bool:
+    return any(name == p or name.startswith(f"{p}.") for p in packages)
+
+
+def own_name(path: str) -> str:
+    """The entry of FLOORS for a file: its room, or its own module."""
+    parts = pathlib.PurePosixPath(path).with_suffix("").parts
+    return parts[1] if parts[0] == "ib_keras" else parts[0]
+
+
+def walk(node: ast.AST, *, only_at_import: bool = False) -> Iterator[ast.AST]:
+    """The nodes of a file; at wish only those that run when it is imported."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if only_at_import:
+            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            if isinstance(child, ast.If) and ast.unparse(child.test) in (
+                "TYPE_CHECKING",
+                "typing.TYPE_CHECKING",
+            ):
+                continue
+        yield from walk(child, only_at_import=only_at_import)
+
+
+def imports(path: str, source: str, **walk_arguments) -> list[tuple[int, str]]:
+    """Lists `(line, dotted name)`; `from a import b` counts as `a.b`."""
+    package = pathlib.PurePosixPath(path).parent.parts
+    found = []
+    for node in walk(ast.parse(source), **walk_arguments):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1]
+            parts = above if node.level else ()
+            base = ".".join((*parts, node.module or "")).strip(".")
+            names = [f"{base}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Call) and node.args:
+            is_import = ast.unparse(node.func).endswith(
+                ("import_module", "__import__")
+            )
+            name = node.args[0]
+            is_known = isinstance(name, ast.Constant)
+            names = [str(name.value)] if is_import and is_known else []
+        else:
+            continue
+        found.extend((node.lineno, name) for name in names)
+    return found
+
+
+def climb(own: str, target: str) -> str | None:
+    """Why the module `own` of ib_keras may not import `target`, if so."""
+    if target == own:
+        return None
+    here, there = FLOOR_OF[own], FLOOR_OF[target]
+    if there > here:
+        return f"a climb: {target} is above {own}"
+    if there == here and here not in OPEN_FLOORS:
+        return f"sideways: {own} and {target} are blind to each other"
+    return None
+
+
+def check_floors(path: str, source: str) -> list[str]:
+    """Imports go down only, and the library never leaves its package."""
+    own = own_name(path)
+    if own == "configs":
+        return []
+    if own not in FLOOR_OF:
+        return [f"{path}: {no_floor(own)}"]
+    problems = []
+    for line, name in imports(path, source):
+        room, _, rest = name.partition(".")
+        target = rest.partition(".")[0]
+        why = None
+        if room in CHECKOUT_ONLY and path.startswith("ib_keras/"):
+            why = "no wheel holds it"
+        elif room in ("benchmarks", "tests"):
+            why = "nothing imports what measures or tests it"
+        elif room == "ib_keras" and target in FLOOR_OF:
+            why = climb(own, target)
+        elif room == "ib_keras" and FLOOR_OF[own] < TOP:
+            why = f"not a module below, or {no_floor(target)}"
+        if why:
+            problems.append(f"{path}:{line} imports {name}: {why}")
+    return problems
+
+
+def no_floor(name: str) -> str:
+    return (
+        f"ib_keras.{name} has no floor; add it to FLOORS in"
+        " tests/package_test.py, on the lowest floor that can hold it"
+    )
+
+
+def check_init_is_lazy(path: str, source: str) -> list[str]:
+    """`import ib_keras` imports the lowest floor alone, and no framework."""
+    if path != "ib_keras/__init__.py":
+        return []
+    return [
+        f"{path}:{line} imports {name} when it is imported; do so inside a"
+        " function, such as __getattr__"
+        for line, name in imports(path, source, only_at_import=True)
+        if is_within(name, ("ib_keras", "tensorflow", *KERAS))
+        and not is_within(name, tuple(f"ib_keras.{n}" for n in FLOORS[0]))
+    ]
+
+
+def check_attacks_never_see_keras(path: str, source: str) -> list[str]:
+    if not path.startswith("ib_keras/attacks/"):
+        return []
+    used = [
+        (node.lineno, ast.unparse(node))
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Attribute) and node.attr == "keras"
+    ]
+    used += [
+        (line, name)
+        for line, name in imports(path, source)
+        if is_within(name, KERAS)
+    ]
+    return [
+        f"{path}:{line} uses {name}: attacks see a function, never a model"
+        for line, name in used
+    ]
+
+
+def check_only_launchers_see_flags(path: str, source: str) -> list[str]:
+    if path.startswith("launch/") or path == "ib_keras/__main__.py":
+        return []
+    return [
+        f"{path}:{line} imports {name}: flags are read in launch/ and in"
+        " ib_keras/__main__.py alone"
+        for line, name in imports(path, source)
+        if is_within(name, FLAGS)
+    ]
+
+
+def check_configs_are_plain(path: str, source: str) -> list[str]:
+    if not path.startswith("configs/"):
+        return []
+    return [
+        f"{path}:{line} imports {name}: configs import only"
+        f" {' and '.join(SEEN_BY_CONFIGS)}"
+        for line, name in imports(path, source)
+        if not is_within(name, SEEN_BY_CONFIGS)
+    ]
+
+
+def strings(node: ast.AST) -> Iterator[str]:
+    """The names and texts that a node itself holds."""
+    for _, value in ast.iter_fields(node):
+        values = value if isinstance(value, list) else [value]
+        yield from (item for item in values if isinstance(item, str))
+
+
+def check_only_strategy_says_tpu(path: str, source: str) -> list[str]:
+    if not path.startswith("ib_keras/") or path == "ib_keras/strategy.py":
+        return []
+    tree = ast.parse(source)
+    # A text that stands alone is a docstring, or a comment by other means.
+    comments = {
+        id(node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+    return [
+        f"{path}:{getattr(node, 'lineno', '?')} says {text!r}: only"
+        " ib_keras/strategy.py knows what a TPU is"
+        for node in ast.walk(tree)
+        if id(node) not in comments
+        for text in strings(node)
+        if SAYS_TPU.search(text)
+    ]
+
+
+RULES = (
+    check_floors,
+    check_init_is_lazy,
+    check_attacks_never_see_keras,
+    check_only_launchers_see_flags,
+    check_configs_are_plain,
+    check_only_strategy_says_tpu,
+)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_the_sources_keep_the_house_rules(rule):
+    paths = source_paths()
+    assert "ib_keras/errors.py" in paths
+    problems = []
+    for path in paths:
+        source = (ROOT / path).read_text(encoding="utf-8")
+        problems.extend(rule(path, source))
+    assert not problems, "\n" + "\n".join(problems)
+
+
+# By rule, files that break it and files that keep it, as (path, source).
+FORBIDDEN = {
+    check_floors: (
+        ("ib_keras/attacks/pgd.py", "from ib_keras.audit import runner"),
+        ("ib_keras/files.py", "def f():\n    import ib_keras.classifier"),
+        ("ib_keras/data/mnist.py", "from ..training import loop"),
+        ("ib_keras/data/__init__.py", "from .. import classifier"),
+        ("ib_keras/plugins.py", "importlib.import_module('ib_keras.data')"),
+        (
+            "ib_keras/types.py",
+            "if TYPE_CHECKING:\n    from ib_keras import data",
+        ),
+        # Sideways.
+        ("ib_keras/encoders/mlp.py", "from ib_keras import bottlenecks"),
+        ("ib_keras/audit/runner.py", "from ib_keras.training import loop"),
+        ("ib_keras/strategy.py", "from ib_keras import files"),
+        # Out of the table.
+        ("ib_keras/export.py", "import ib_keras"),
+        ("ib_keras/export.py", "from ib_keras import gadgets"),
+        ("ib_keras/gadgets.py", "import math"),
+        # Out of the library.
+        ("ib_keras/__init__.py", "def f():\n    from launch import train"),
+        ("ib_keras/__main__.py", "from launch import train"),
+        ("ib_keras/training/loop.py", "from configs import common"),
+        ("launch/train.py", "import tests.support"),
+    ),
+    check_init_is_lazy: (
+        ("ib_keras/__init__.py", "from ib_keras.data import mnist"),
+        (
+            "ib_keras/__init__.py",
+            "try:\n    from . import audit\nfinally: pass",
+        ),
+        ("ib_keras/__init__.py", "import tensorflow as tf"),
+    ),
+    check_attacks_never_see_keras: (
+        ("ib_keras/attacks/pgd.py", "from keras import ops"),
+        ("ib_keras/attacks/pgd.py", "from tensorflow import keras"),
+        ("ib_keras/attacks/pgd.py", "loss = tf.keras.losses.mse"),
+        ("ib_keras/attacks/base.py", "from ib_keras import layers"),
+    ),
+    check_only_launchers_see_flags: (
+        ("ib_keras/training/loop.py", "from absl import flags"),
+        ("ib_keras/files.py", "from absl.flags import DEFINE_string"),
+        ("configs/mnist_vib.py", "from ml_collections import config_flags"),
+    ),
+    check_configs_are_plain: (
+        ("configs/mnist_vib.py", "from ib_keras import schedules"),
+        ("configs/audits/aa_mt.py", "from configs import mnist_vib"),
+    ),
+    check_only_strategy_says_tpu: (
+        ("ib_keras/training/loop.py", "tf.distribute.TPUStrategy()"),
+        ("ib_keras/audit/runner.py", "is_tpu = False"),
+        ("ib_keras/audit/runner.py", "def f(tpu):\n    return 1"),
+        ("ib_keras/audit/runner.py", "x = f'{device}: TPU'"),
+    ),
+}
+
+ALLOWED = {
+    check_floors: (
+        ("ib_keras/audit/runner.py", "from ib_keras import files, attacks"),
+        ("ib_keras/attacks/apgd.py", "from ib_keras.attacks import pgd"),
+        ("ib_keras/attacks/apgd.py", "from . import pgd"),
+        ("ib_keras/types.py", "from ib_keras.errors import UserError"),
+        ("ib_keras/export.py", "from ib_keras import classifier"),
+        ("ib_keras/__init__.py", "def f():\n    from ib_keras import audit"),
+        ("launch/train.py", "from ib_keras import training, __version__"),
+        ("launch/train.py", "import ib_keras\nfrom launch import flags"),
+    ),
+    check_init_is_lazy: (
+        ("ib_keras/__init__.py", "from ib_keras.version import __version__"),
+        ("ib_keras/__init__.py", "def f():\n    from ib_keras import audit"),
+        ("ib_keras/__init__.py", "if TYPE_CHECKING:\n    import ib_keras.data"),
+    ),
+    check_attacks_never_see_keras: (
+        ("ib_keras/attacks/pgd.py", "import tensorflow as tf\ntf.sign(0.)"),
+        ("ib_keras/encoders/mlp.py", "import keras"),
+    ),
+    check_only_launchers_see_flags: (
+        ("launch/flags.py", "from ml_collections import config_flags"),
+        ("ib_keras/__main__.py", "from absl import flags"),
+        ("ib_keras/audit/runner.py", "from absl import logging"),
+    ),
+    check_configs_are_plain: (
+        ("configs/mnist_vib.py", "from configs import common"),
+        ("configs/mnist_vib.py", "from ml_collections import config_dict"),
+    ),
+    check_only_strategy_says_tpu: (
+        ("ib_keras/audit/runner.py", '"""On a TPU."""\nx = 1  # not a TPU'),
+        ("ib_keras/audit/runner.py", "OUTPUT = output = 'outputs'"),
+        ("ib_keras/strategy.py", "tf.distribute.TPUStrategy()"),
+    ),
+}
+
+
+def cases(table: dict) -> list:
+    return [
+        pytest.param(rule, *case, id=f"{rule.__name__}-{': '.join(case)}")
+        for rule, listed in table.items()
+        for case in listed
+    ]
+
+
+@pytest.mark.parametrize(("rule", "path", "source"), cases(FORBIDDEN))
+def test_a_planted_fault_is_caught(rule, path, source):
+    problems = rule(path, source)
+    assert problems
+    assert all(problem.startswith(path) for problem in problems)
+
+
+@pytest.mark.parametrize(("rule", "path", "source"), cases(ALLOWED))
+def test_what_the_house_allows_is_not_caught(rule, path, source):
+    assert rule(path, source) == []
+
+
+def test_every_rule_has_planted_cases():
+    assert set(FORBIDDEN) == set(ALLOWED) == set(RULES)
+
+
+def test_a_module_without_a_floor_is_told_where_to_go():
+    (problem,) = check_floors("ib_keras/gadgets/core.py", "")
+    assert "add it to FLOORS in tests/package_test.py" in problem
+
+
+def uncollected(paths: list[str]) -> list[str]:
+    """Files under tests/ that pytest would pass over in silence."""
+    return [
+        path
+        for path in paths
+        if not any(
+            fnmatch.fnmatch(pathlib.PurePosixPath(path).name, pattern)
+            for pattern in TEST_FILES
+        )
+        and pathlib.PurePosixPath(path).parts[1] not in SHARED_BY_TESTS
+    ]
+
+
+def test_every_test_file_is_collected():
+    paths = [
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "tests").rglob("*.py")
+    ]
+    assert "tests/package_test.py" in paths
+    assert uncollected(paths) == []
+
+
+def test_a_test_file_with_another_name_is_noticed():
+    paths = [
+        "tests/a_test.py",
+        "tests/contracts/suite.py",
+        "tests/x/b_tests.py",
+    ]
+    assert uncollected(paths) == ["tests/x/b_tests.py"]
+
+
+def constants(path: str) -> dict:
+    """The literal values that a module assigns, without importing it."""
+    values = {}
+    for node in ast.parse((ROOT / path).read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign):
+            try:
+                values[node.targets[0].id] = ast.literal_eval(node.value)
+            except (AttributeError, ValueError):
+                continue
+    return values
+
+
+def test_the_versions_agree():
+    version = constants("ib_keras/version.py")["__version__"]
+    in_setup = subprocess.run(
+        [sys.executable, "setup.py", "--version"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^## \[([^\]]+)\]", changelog, re.MULTILINE)
+    released = [name for name in headings if name.lower() != "unreleased"]
+    assert in_setup.stdout.split()[-1] == version
+    assert released[:1] == [version]
+
+
+def test_the_base_requirements_leave_tensorflow_to_the_extras():
+    # tf_keras, and the extra `tf` of TFP, require the distribution
+    # `tensorflow`, which overwrites the files of tensorflow-tpu.
+    required = constants("setup.py")["INSTALL_REQUIRES"]
+    names = {re.match(r"[\w.-]+(\[.*?\])?", line)[0] for line in required}
+    assert "tensorflow-probability" in names
+    assert names.isdisjoint({"tensorflow", "tf_keras", "tf-keras"})
+    assert "tensorflow-probability[tf]" not in names
+
+
+def test_the_wheel_holds_the_whole_library_and_nothing_else(tmp_path):
+    source = tmp_path / "source"
+    ignored = shutil.ignore_patterns("__pycache__")
+    for room in ("ib_keras", "launch"):
+        shutil.copytree(ROOT / room, source / room, ignore=ignored)
+    for name in ("setup.py", "pyproject.toml", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    command = "-m pip wheel -qq --no-deps --no-build-isolation --wheel-dir .."
+    subprocess.run(
+        [sys.executable, *command.split(), "."], cwd=source, check=True
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    packed = {
+        name
+        for name in zipfile.ZipFile(wheel).namelist()
+        if ".dist-info/" not in name
+    }
+    written = {
+        path.relative_to(source).as_posix()
+        for path in (source / "ib_keras").rglob("*")
+        if path.is_file()
+    }
+    assert packed == written, "__init__.py, or package_data of setup.py?"
