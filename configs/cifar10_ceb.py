@@ -1,6 +1,7 @@
-"""CEB on CIFAR-10 (Korshunova et al. 2021, section 3.2).
+r"""CEB on CIFAR-10 (Korshunova et al. 2021, section 3.2).
 
-python -m launch.train --config=configs/cifar10_ceb.py --workdir=runs/cifar10_ceb
+python -m launch.train --config=configs/cifar10_ceb.py \
+    --workdir=runs/cifar10_ceb
 
 @@RESULT@@
 """

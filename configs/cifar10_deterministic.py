@@ -1,6 +1,7 @@
-"""The deterministic twin on CIFAR-10 (Korshunova et al. 2021, section 3.2).
+r"""The deterministic twin on CIFAR-10 (Korshunova et al. 2021, section 3.2).
 
-python -m launch.train --config=configs/cifar10_deterministic.py --workdir=runs/cifar10_deterministic
+python -m launch.train --config=configs/cifar10_deterministic.py \
+    --workdir=runs/cifar10_deterministic
 
 @@RESULT@@
 """

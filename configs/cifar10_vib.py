@@ -1,6 +1,7 @@
-"""VIB on CIFAR-10 (Korshunova et al. 2021, section 3.2).
+r"""VIB on CIFAR-10 (Korshunova et al. 2021, section 3.2).
 
-python -m launch.train --config=configs/cifar10_vib.py --workdir=runs/cifar10_vib
+python -m launch.train --config=configs/cifar10_vib.py \
+    --workdir=runs/cifar10_vib
 
 @@RESULT@@
 """

@@ -49,9 +49,7 @@ def _base(data: str, bottleneck_name: str, latent_dim: int):
     if data in ("mnist", "cifar10", "digits"):
         config.data.data_dir = placeholder(str)  # None: TFDS decides.
         config.data.download = True
-    config.input = ml_collections.ConfigDict(
-        {"normalisation": "minus_one_one"}
-    )
+    config.input = ml_collections.ConfigDict({"normalisation": "minus_one_one"})
     config.encoder = ml_collections.ConfigDict(
         {"name": "mlp", "hidden_units": (1024, 1024)}
     )

@@ -1,6 +1,7 @@
-"""CEB on scikit-learn's digits (the MNIST experiment made small; no download).
+r"""CEB on scikit-learn's digits (the MNIST experiment made small; no download).
 
-python -m launch.train --config=configs/digits_ceb.py --workdir=runs/digits_ceb
+python -m launch.train --config=configs/digits_ceb.py \
+    --workdir=runs/digits_ceb
 
 @@RESULT@@
 """

@@ -1,6 +1,9 @@
-"""The deterministic twin on scikit-learn's digits (the MNIST experiment made small; no download).
+r"""The deterministic twin on scikit-learn's digits.
 
-python -m launch.train --config=configs/digits_deterministic.py --workdir=runs/digits_deterministic
+The MNIST experiment made small; no download.
+
+python -m launch.train --config=configs/digits_deterministic.py \
+    --workdir=runs/digits_deterministic
 
 @@RESULT@@
 """

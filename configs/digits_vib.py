@@ -1,6 +1,7 @@
-"""VIB on scikit-learn's digits (the MNIST experiment made small; no download).
+r"""VIB on scikit-learn's digits (the MNIST experiment made small; no download).
 
-python -m launch.train --config=configs/digits_vib.py --workdir=runs/digits_vib
+python -m launch.train --config=configs/digits_vib.py \
+    --workdir=runs/digits_vib
 
 @@RESULT@@
 """

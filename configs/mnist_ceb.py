@@ -1,6 +1,7 @@
-"""CEB on MNIST (Korshunova et al. 2021, section 3.1).
+r"""CEB on MNIST (Korshunova et al. 2021, section 3.1).
 
-python -m launch.train --config=configs/mnist_ceb.py --workdir=runs/mnist_ceb
+python -m launch.train --config=configs/mnist_ceb.py \
+    --workdir=runs/mnist_ceb
 
 @@RESULT@@
 """

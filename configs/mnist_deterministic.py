@@ -1,6 +1,7 @@
-"""The deterministic twin on MNIST (Korshunova et al. 2021, section 3.1).
+r"""The deterministic twin on MNIST (Korshunova et al. 2021, section 3.1).
 
-python -m launch.train --config=configs/mnist_deterministic.py --workdir=runs/mnist_deterministic
+python -m launch.train --config=configs/mnist_deterministic.py \
+    --workdir=runs/mnist_deterministic
 
 @@RESULT@@
 """

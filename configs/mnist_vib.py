@@ -1,6 +1,7 @@
-"""VIB on MNIST (Korshunova et al. 2021, section 3.1).
+r"""VIB on MNIST (Korshunova et al. 2021, section 3.1).
 
-python -m launch.train --config=configs/mnist_vib.py --workdir=runs/mnist_vib
+python -m launch.train --config=configs/mnist_vib.py \
+    --workdir=runs/mnist_vib
 
 @@RESULT@@
 """

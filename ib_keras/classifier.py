@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from ib_keras import layers
+from ib_keras import optimizers  # noqa: F401  Known to `load_model` then.
 from ib_keras import plugins
 from ib_keras import seeds
 from ib_keras.errors import UserError

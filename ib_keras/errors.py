@@ -21,9 +21,10 @@ class UserError(ValueError):
     """
 
     exit_status = 2
-    # AutoGraph replaces the errors of the functions that it converts; it lets
-    # those with this attribute pass.
+    # AutoGraph and Keras replace the errors of the functions that they wrap by
+    # others with longer texts, but let those with these attributes pass.
     ag_pass_through = True
+    _keras_call_info_injected = True
 
     def __init__(self, what: str, *, received, expected, fix: str):
         self.what = what

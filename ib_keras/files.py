@@ -90,7 +90,10 @@ def _user_errors(verb: str, path: str):
 
 
 def _temporary(path: str) -> str:
-    return f"{path}.tmp-{uuid.uuid4().hex[:12]}"
+    # Hidden, and not `path` with something behind: `ram://` takes a file for
+    # one that exists as soon as a longer name begins like it.
+    folder, name = os.path.split(path)
+    return os.path.join(folder, f".{name}.tmp-{uuid.uuid4().hex[:12]}")
 
 
 def write_bytes(path: str, data: bytes) -> None:
@@ -172,7 +175,8 @@ def write_npz(path: str, arrays: dict[str, np.ndarray]) -> None:
     files.
     """
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
+    plain = {k: np.asarray(arrays[k], order="C") for k in sorted(arrays)}
+    np.savez(buffer, **plain)
     write_bytes(path, buffer.getvalue())
 
 
@@ -201,6 +205,20 @@ def read_npz(path: str) -> dict[str, np.ndarray]:
         ) from error
 
 
+def _move_folder(source: str, target: str) -> None:
+    """Renames a folder; remotely file by file, its own files last."""
+    if "://" not in source:
+        gfile.rename(source, target)
+        return
+    for folder, _, names in gfile.walk(source, topdown=False):
+        folder = folder.rstrip("/")
+        there = target + folder.removeprefix(source)
+        gfile.makedirs(there)
+        for name in sorted(names):
+            gfile.rename(join(folder, name), join(there, name))
+    gfile.rmtree(source)
+
+
 def write_folder(path: str, write: Callable[[str], None]) -> None:
     """Makes a folder atomically: `write` fills a temporary one, then a rename.
 
@@ -220,12 +238,13 @@ def write_folder(path: str, write: Callable[[str], None]) -> None:
             gfile.makedirs(temporary)
             write(temporary)
             if gfile.exists(path):
-                gfile.rename(path, old)
-            gfile.rename(temporary, path)
+                _move_folder(path, old)
+            _move_folder(temporary, path)
         except BaseException:
             with contextlib.suppress(Exception):
                 remove(temporary)
-                if gfile.exists(old) and not gfile.exists(path):
-                    gfile.rename(old, path)
+                if gfile.exists(old):
+                    remove(path)
+                    _move_folder(old, path)
             raise
         remove(old)

@@ -1,4 +1,4 @@
-"""Stateless randomness: a seed is int32 `[2]`, and everything is folded from it.
+"""Stateless randomness: a seed is int32 `[2]`; everything is folded from it.
 
 Random bits come from Threefry-2x32 with 20 rounds, written in integer tensor
 operations. So a stream depends on its seed alone, never on the device, the
@@ -41,9 +41,7 @@ def threefry(
     keys = (
         key[0],
         key[1],
-        tf.bitwise.bitwise_xor(
-            tf.bitwise.bitwise_xor(key[0], key[1]), parity
-        ),
+        tf.bitwise.bitwise_xor(tf.bitwise.bitwise_xor(key[0], key[1]), parity),
     )
     x, y = counter[0] + keys[0], counter[1] + keys[1]
     for group in range(5):
@@ -60,7 +58,7 @@ def _unsigned(x) -> tf.Tensor:
 
 
 def from_int(seed: int) -> tf.Tensor:
-    """Turns a whole number, such as a config's `seed`, into a seed int32 [2]."""
+    """Turns a whole number, such as a config's `seed`, into a seed."""
     seed = int(seed) % 2**64
     words = [seed & 0xFFFFFFFF, seed >> 32]
     return tf.constant(
@@ -111,9 +109,7 @@ def uniform(
         float32 `[batch, *shape]`, on a grid of 2^-24 of the interval.
     """
     size = math.prod(shape)
-    bits = tf.bitwise.right_shift(
-        _bits(seeds, size), tf.constant(8, tf.uint32)
-    )
+    bits = tf.bitwise.right_shift(_bits(seeds, size), tf.constant(8, tf.uint32))
     # 24 bits fit an int32, which every device converts to float exactly.
     unit = tf.cast(tf.bitcast(bits, tf.int32), tf.float32) * 2.0**-24
     return tf.reshape(low + (high - low) * unit, [-1, *shape])

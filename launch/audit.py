@@ -21,6 +21,7 @@ def main() -> int:
     config = flags.config_values()
 
     from ib_keras import files
+    from ib_keras.audit import examples
     from ib_keras.audit import report
     from ib_keras.audit import runner
 
@@ -34,7 +35,9 @@ def main() -> int:
         quiet=flags.FLAGS.quiet,
     )
     page = files.join(workdir, "report.html")
-    report.write([workdir], page)
+    clean = examples.of_folder(workdir, summary)
+    pictures = {} if clean is None else {workdir: clean}
+    report.write([workdir], page, pictures)
     low, high = summary["robust_accuracy_ci95"]
     threat_model = summary["threat_model"]
     print(

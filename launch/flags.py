@@ -106,7 +106,6 @@ def run(main: Callable[[], int | None]) -> None:
     Args:
         main: Takes nothing and returns an exit status; None is 0.
     """
-
     # TensorFlow's news are not the user's; its errors come as exceptions.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.set_verbosity(logging.WARNING)

@@ -1,1 +1,1 @@
-"""Protocols of audits."""
+r"""Protocols of audits."""

@@ -1,4 +1,4 @@
-"""PGD with growing restarts on MNIST (figures 2 and 8).
+r"""PGD with growing restarts on MNIST (figures 2 and 8).
 
 python -m launch.audit --config=configs/audits/pgd_restarts.py \
     --saved_model=runs/mnist_vib/saved_model --workdir=audits/pgd

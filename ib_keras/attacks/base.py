@@ -175,7 +175,9 @@ def evaluate_gradient(
             logits = logits_fn(images, seed)
             loss = loss_fn(logits)
         # The gradient of the sum: each example's own, whatever the batch.
-        return logits, loss, tape.gradient(loss, images)
+        gradient = tape.gradient(loss, images)
+        # A SavedModel's functions forget the static batch size.
+        return logits, loss, tf.ensure_shape(gradient, images.shape)
 
     if num_eot == 1:
         logits, loss, gradient = once(seed)

@@ -383,7 +383,14 @@ class _Run:
     """The host side of one run: who stands, who is judged, who is dropped."""
 
     def __init__(
-        self, engine, images, labels, epsilon, example_seeds, judge_seed, targets
+        self,
+        engine,
+        images,
+        labels,
+        epsilon,
+        example_seeds,
+        judge_seed,
+        targets,
     ):
         self.engine = engine
         self.images = images

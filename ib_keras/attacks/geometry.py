@@ -59,13 +59,11 @@ class LinfBall(NamedTuple):
         return self.project(self.clean + step)
 
     def random_point(self, example_seeds):
-        """clean + U(-epsilon, epsilon) per pixel, then cut with the box."""
+        """A uniform point of the ball, then cut with the box."""
         unit = seeds.uniform(
             example_seeds, tuple(self.clean.shape[1:]), -1.0, 1.0
         )
-        return self.project(
-            self.clean + _per_image(self.epsilon, unit) * unit
-        )
+        return self.project(self.clean + _per_image(self.epsilon, unit) * unit)
 
     def distance(self, images):
         """Norm of images - clean, `[batch]`."""

@@ -6,6 +6,7 @@ judge finds it broken. So robust accuracy is the per-example worst case over
 everything that was run, over all examples.
 """
 
+import copy
 import dataclasses
 import time
 from collections.abc import Callable
@@ -232,6 +233,7 @@ class Runner:
         self.threat_model = threat_model
         self.batch_size = base.check_count("batch_size", batch_size)
         self._seed = seeds.from_int(seed)
+        logits_fn = _with_static_batch(logits_fn)
         self._judge = engine.Judge(
             logits_fn,
             threat_model.norm,
@@ -251,6 +253,12 @@ class Runner:
             )
             for stage in self.stages
         ]
+
+    def with_epsilon(self, epsilon: float) -> "Runner":
+        """The same runner at another radius, sharing compiled functions."""
+        other = copy.copy(self)
+        other.threat_model = ThreatModel(self.threat_model.norm, epsilon)
+        return other
 
     @staticmethod
     def most_gradients(stage: Stage, num_classes: int) -> int:
@@ -354,7 +362,9 @@ class Runner:
         """Runs the current restart and target over what stood before it."""
         position, ledger = progress.position, progress.ledger
         books = progress.stages[position.stage]
-        pool = np.flatnonzero(ledger.is_robust | self._fell_in(position, ledger))
+        pool = np.flatnonzero(
+            ledger.is_robust | self._fell_in(position, ledger)
+        )
         if position.restart == position.target == position.batch == 0:
             books.num_attacked = len(pool)
         num_batches = -(-len(pool) // self.batch_size)
@@ -420,6 +430,16 @@ class Runner:
         )
         target = position.target if is_targeted else -1
         _book(ledger, rows, result, position, target)
+
+
+def _with_static_batch(logits_fn: LogitsFn) -> LogitsFn:
+    """Tells loops the batch size that a SavedModel's signature leaves free."""
+
+    def static(images, seed):
+        logits = logits_fn(images, seed)
+        return tf.ensure_shape(logits, [images.shape[0], None])
+
+    return static
 
 
 def _book(ledger, rows, result, position, target):

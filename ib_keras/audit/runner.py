@@ -16,20 +16,17 @@ import numpy as np
 
 from ib_keras import export
 from ib_keras import files
-from ib_keras import plugins
 from ib_keras import strategy as strategies
 from ib_keras import workdirs
 from ib_keras.attacks import base
 from ib_keras.attacks import runner
+from ib_keras.audit import examples
 from ib_keras.audit import target as targets
 from ib_keras.audit.statistics import wilson_interval
-from ib_keras.data import source as sources
 from ib_keras.errors import Interrupted
 from ib_keras.errors import UserError
 from ib_keras.progress import Progress
 from ib_keras.types import ThreatModel
-from ib_keras.types import check_images
-from ib_keras.types import check_labels
 
 SUMMARY_FILE = "summary.json"
 EXAMPLES_FILE = "examples.npz"
@@ -92,7 +89,7 @@ def load_subject(config: Mapping[str, Any], saved_model: str) -> Subject:
         )
     logits_fn = target.logits_fn(mode, num_samples)
     targets.check_gradients(logits_fn, target.image_shape)
-    images, labels, dataset = _load_examples(config, target)
+    found = examples.load(config, target.metadata)
     judge_samples = _JUDGE_SAMPLES if is_stochastic else 1
     return Subject(
         target=target,
@@ -102,46 +99,46 @@ def load_subject(config: Mapping[str, Any], saved_model: str) -> Subject:
         num_judge_samples=base.check_count(
             "num_judge_samples", config["num_judge_samples"] or judge_samples
         ),
-        images=images,
-        labels=labels,
-        dataset=dataset,
+        images=found.images,
+        labels=found.labels,
+        dataset=found.dataset,
     )
 
 
-def _load_examples(config, target):
-    section = dict(config["dataset"])
-    split = section.pop("split")
-    own = dict(target.metadata["config"]["data"])
-    if section["name"] is None or section["name"] == own["name"]:
-        # The data set that the model was trained on, by the same arguments;
-        # where its files are is this machine's business.
-        section = {**own, **{k: v for k, v in section.items() if v is not None}}
-        section = {k: v for k, v in section.items() if k in own}
-    source = plugins.build("data", section)
-    if tuple(source.image_shape) != target.image_shape:
+def build_stages(config: Mapping[str, Any]) -> list[runner.Stage]:
+    """Builds the stages of a protocol, in its order.
+
+    Raises:
+        UserError: If there are none, or a part or argument is unknown.
+    """
+    stages = [
+        runner.Stage.build({"name": name, **section})
+        for name, section in config["stages"].items()
+    ]
+    if not stages:
         raise UserError(
-            "The data set does not fit the model",
-            received=f"{source.name} images of shape {source.image_shape}",
-            expected=f"images of shape {target.image_shape}",
-            fix="Set dataset.name to the data set of the model.",
+            "The protocol has no stages",
+            received="stages={}",
+            expected="at least one stage",
+            fix="Name one in the config's `stages`.",
         )
-    images, labels = source.load(split)
-    count = base.check_count("num_examples", config["num_examples"])
-    if count > len(labels):
-        raise UserError(
-            "There are fewer examples than asked for",
-            received=f"num_examples={count}",
-            expected=f"at most {len(labels)} in {source.name} {split}",
-            fix=f"Set --config.num_examples={len(labels)}.",
-        )
-    images = check_images(sources.to_float(images[:count]).numpy())
-    labels = check_labels(labels[:count], count, target.num_classes)
-    dataset = {
-        "name": source.name,
-        "split": split,
-        "description": source.description,
-    }
-    return images, labels, dataset
+    return stages
+
+
+def build_runner(config, subject, stages) -> runner.Runner:
+    """Builds the runner of a protocol at the config's own radius."""
+    threat_model = config["threat_model"]
+    batch_size = base.check_count("batch_size", config["batch_size"])
+    return runner.Runner(
+        subject.logits_fn,
+        stages,
+        ThreatModel(threat_model["norm"], threat_model["epsilon"]),
+        batch_size=min(batch_size, len(subject.labels)),
+        seed=config["seed"],
+        num_judge_samples=subject.num_judge_samples,
+        chunk_steps=config["chunk_steps"],
+        jit_compile=strategies.jit_compile(),
+    )
 
 
 class Audit:
@@ -150,40 +147,24 @@ class Audit:
     Args:
         config: An audit config.
         subject: What is audited.
-        epsilon: Radius, which may differ from the config's for a curve.
+        stages: What is run, in order.
+        attack_runner: Runs them at this radius.
         folder: Where the files go.
         quiet: Prints nothing.
     """
 
-    def __init__(self, config, subject, epsilon, folder, quiet=False):
+    def __init__(
+        self, config, subject, stages, attack_runner, folder, quiet=False
+    ):
         self.config = config
         self.subject = subject
         self.folder = folder
         self.quiet = quiet
         self.curve = []
         self.command = ""
-        self.threat_model = ThreatModel(config["threat_model"]["norm"], epsilon)
-        self.stages = [
-            runner.Stage.build({"name": name, **section})
-            for name, section in config["stages"].items()
-        ]
-        if not self.stages:
-            raise UserError(
-                "The protocol has no stages",
-                received="stages={}",
-                expected="at least one stage",
-                fix="Name one in the config's `stages`.",
-            )
-        self.runner = runner.Runner(
-            subject.logits_fn,
-            self.stages,
-            self.threat_model,
-            batch_size=min(config["batch_size"], len(subject.labels)),
-            seed=config["seed"],
-            num_judge_samples=subject.num_judge_samples,
-            chunk_steps=config["chunk_steps"],
-            jit_compile=strategies.jit_compile(),
-        )
+        self.stages = stages
+        self.runner = attack_runner
+        self.threat_model = attack_runner.threat_model
 
     def budget(self) -> int:
         """Most gradient evaluations that the protocol can cost."""
@@ -421,19 +402,12 @@ def audit(
         Interrupted: If it was stopped; the books are saved.
     """
     subject = load_subject(config, saved_model)
+    stages = build_stages(config)
     main = float(config["threat_model"]["epsilon"])
-    curve = [float(epsilon) for epsilon in config["epsilon_curve"]]
-    audits = {
-        epsilon: Audit(config, subject, epsilon, folder, quiet)
-        for epsilon, folder in [
-            *(
-                (e, files.join(workdir, f"epsilon_{e:g}"))
-                for e in curve
-                if e != main
-            ),
-            (main, workdir),
-        ]
-    }
+    curve = sorted({float(e) for e in config["epsilon_curve"]} - {main})
+    # Checked before anything is written; the radii share compiled functions.
+    first = build_runner(config, subject, stages)
+    runners = {epsilon: first.with_epsilon(epsilon) for epsilon in curve}
     workdirs.claim(
         workdir,
         {"audit": dict(config), "model_sha256": subject.target.sha256},
@@ -444,12 +418,16 @@ def audit(
         if not quiet:
             print(f"Nothing left to do: {summary_path} is there.", flush=True)
         return files.read_json(summary_path)
-    points = {e: a.run(should_stop) for e, a in audits.items() if e != main}
-    audits[main].command = command
-    audits[main].curve = [
-        _curve_point(e, points[e]) for e in curve if e != main
-    ]
-    return audits[main].run(should_stop)
+    points = []
+    for epsilon in curve:
+        folder = files.join(workdir, f"epsilon_{epsilon:g}")
+        part = Audit(config, subject, stages, runners[epsilon], folder, quiet)
+        part.command = command
+        points.append(_curve_point(epsilon, part.run(should_stop)))
+    main_part = Audit(config, subject, stages, first, workdir, quiet)
+    main_part.command = command
+    main_part.curve = points
+    return main_part.run(should_stop)
 
 
 def _curve_point(epsilon, summary):

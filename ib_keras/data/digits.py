@@ -93,8 +93,9 @@ def build(data_dir: str | None = None, download: bool = True) -> DataSource:
     Raises:
         UserError: If the folder cannot be written or is damaged.
     """
-    del download
-    builder = prepared.open_builder(IbDigits.name, data_dir)
+    builder = prepared.open_builder(
+        IbDigits.name, data_dir, download=download, is_local=True
+    )
     return DataSource(
         name="digits",
         description="scikit-learn digits",

@@ -10,7 +10,6 @@ import contextlib
 import os
 
 import numpy as np
-import tensorflow as tf
 from absl import logging
 
 from ib_keras.data import splits
@@ -23,7 +22,9 @@ _cache: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
 _BLOCK = 1000
 
 
-def open_builder(name: str, data_dir=None, *, download: bool = True):
+def open_builder(
+    name: str, data_dir=None, *, download: bool = True, is_local: bool = False
+):
     """Returns the TFDS builder of a data set that is ready to be read.
 
     Args:
@@ -31,6 +32,8 @@ def open_builder(name: str, data_dir=None, *, download: bool = True):
         data_dir: Folder of prepared data sets, or None for TFDS's own rule.
         download: Whether a data set that is not there may be downloaded and
             prepared.
+        is_local: Whether it is made without a network, and so prepared even
+            where downloads are off.
 
     Returns:
         A `tfds.core.DatasetBuilder` whose folder exists.
@@ -42,19 +45,20 @@ def open_builder(name: str, data_dir=None, *, download: bool = True):
     builder = _construct(name, data_dir)
     if builder.data_path.exists():
         return builder
-    if not download:
+    if not (download or is_local):
         raise UserError(
             f"The data set {name} is not there and downloads are off",
             received=f"no folder {builder.data_path}",
             expected="a folder prepared by TensorFlow Datasets",
-            fix=_fix(builder, "or allow the download with download=True"),
+            fix=f"{_point(builder)}, or allow the download with download=True.",
         )
-    logging.warning(
-        "Preparing the data set %s in %s. If it must be downloaded and there "
-        "is no network, TFDS gives up after some minutes.",
-        name,
-        builder.data_path,
-    )
+    if not is_local:
+        logging.warning(
+            "%s is not there: downloading the data set %s. Without a network "
+            "TFDS gives up after some minutes.",
+            builder.data_path,
+            name,
+        )
     try:
         builder.download_and_prepare()
     except Exception as error:  # Network, disk and TFDS each have their own.
@@ -62,12 +66,7 @@ def open_builder(name: str, data_dir=None, *, download: bool = True):
         builder = _construct(name, data_dir)
         if builder.data_path.exists():
             return builder
-        raise UserError(
-            f"The data set {name} could not be downloaded and prepared",
-            received=f"in {builder.data_path}: {_reason(error)}",
-            expected="a network, and a folder that can be written",
-            fix=_fix(builder, "or run this again where there is a network"),
-        ) from error
+        raise _prepare_error(builder, error, is_local) from error
     return builder
 
 
@@ -172,7 +171,7 @@ def _damage_errors(builder):
     """Turns what a damaged folder raises into one line for a person."""
     try:
         yield
-    except (OSError, ValueError, tf.errors.OpError) as error:
+    except Exception as error:  # Files, records and TFDS each have their own.
         raise UserError(
             f"The data set {builder.name} cannot be read",
             received=f"in {builder.data_path}: {_reason(error)}",
@@ -181,11 +180,29 @@ def _damage_errors(builder):
         ) from error
 
 
-def _fix(builder, more: str) -> str:
+def _prepare_error(builder, error: Exception, is_local: bool) -> UserError:
+    received = f"in {builder.data_path}: {_reason(error)}"
+    if is_local:
+        return UserError(
+            f"The data set {builder.name} could not be prepared",
+            received=received,
+            expected="a folder that can be written, with room left",
+            fix="Point data_dir (or the environment variable TFDS_DATA_DIR) "
+            "to such a folder.",
+        )
+    return UserError(
+        f"The data set {builder.name} could not be downloaded and prepared",
+        received=received,
+        expected="a network, and a folder that can be written",
+        fix=f"{_point(builder)}, or run this again where there is a network.",
+    )
+
+
+def _point(builder) -> str:
     folder = os.path.join(builder.name, str(builder.version))
     return (
         "Point data_dir (or the environment variable TFDS_DATA_DIR) to a "
-        f"folder that holds {folder}, {more}."
+        f"folder that holds {folder}"
     )
 
 

@@ -107,9 +107,7 @@ def averaged_weights(model: keras.Model, optimizer):
     try:
         yield
     finally:
-        for variable, value in zip(
-            model.trainable_variables, raw, strict=True
-        ):
+        for variable, value in zip(model.trainable_variables, raw, strict=True):
             variable.assign(value)
 
 
@@ -308,9 +306,7 @@ class _Run:
     def variables(self):
         own = list(self.model.variables)
         seen = {id(v) for v in own}
-        return own + [
-            v for v in self.optimizer.variables if id(v) not in seen
-        ]
+        return own + [v for v in self.optimizer.variables if id(v) not in seen]
 
     def restore(self) -> int:
         header = self.checkpoints.restore(self.variables, say=self.say)
@@ -325,7 +321,9 @@ class _Run:
             print(line, flush=True)
 
     def iterator(self, start):
-        augment = self.source.augment if self.config["train"]["augment"] else None
+        augment = (
+            self.source.augment if self.config["train"]["augment"] else None
+        )
 
         def pipeline(context):
             local = context.num_replicas_in_sync // context.num_input_pipelines
@@ -342,9 +340,7 @@ class _Run:
                 num_local=local,
             )
 
-        return iter(
-            self.strategy.distribute_datasets_from_function(pipeline)
-        )
+        return iter(self.strategy.distribute_datasets_from_function(pipeline))
 
     def next_stop(self, step) -> int:
         """The next step at which the host has something to do."""

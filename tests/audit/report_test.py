@@ -326,8 +326,7 @@ def test_pictures_are_the_images_at_native_pixels(tmp_path, folder, channels):
     label = content.examples["label"][row]
     predicted = content.examples["adversarial_prediction"][row]
     assert adversarial["alt"] == (
-        f"Adversarial image of example {row}, label {label}, "
-        f"predicted {predicted}"
+        f"Adversarial, example {row}, label {label}, predicted {predicted}"
     )
     assert "change ×2.5" in change["alt"]
 
@@ -370,9 +369,27 @@ def test_wrong_share_and_target_are_shown_where_known(tmp_path, folder):
         examples["broken_by_target"][row] = 4
 
     rewrite_examples(folder, change)
-    page = write_page([folder], tmp_path)
-    assert page.words.count("Wrong in 75.0% of judge draws") == 12
-    assert page.words.count("target e") == 1
+    words = write_page([folder], tmp_path).words
+    assert words.count("target e") == 1
+    assert "judge draws" not in words
+    judged = {"mode": "stochastic", "num_judge_samples": 20}
+    rewrite_summary(folder, lambda summary: summary.update(judged))
+    words = write_page([folder], tmp_path).words
+    assert words.count("Wrong in 75.0% of judge draws") == 12
+
+
+def test_break_at_the_start_and_logits_not_finite_have_words(tmp_path, folder):
+    content = audit_folder.write(folder)
+    row = np.flatnonzero(content.examples["broken_by_stage"] >= 0)[0]
+
+    def change(examples):
+        examples["broken_at_step"][row] = 0
+        examples["adversarial_prediction"][row] = -1
+
+    rewrite_examples(folder, change)
+    card = write_page([folder], tmp_path).words.split("✕ broken")[1]
+    assert "→ not finite" in card
+    assert ", at the start" in card
 
 
 def test_without_clean_images_the_page_says_so(tmp_path, folder, content):
@@ -509,10 +526,11 @@ def test_folders_may_be_remote(folder, content):
 
 OPTIONAL_FIELDS = (
     "protocol_version num_samples num_judge_samples gradient_evaluations "
-    "seconds seed model dataset versions command epsilon_curve"
+    "num_nonfinite_examples num_zero_gradient_examples seconds seed model "
+    "dataset versions command epsilon_curve"
 ).split()
 OPTIONAL_ARRAYS = (
-    "margin broken_by_restart broken_by_target broken_at_step "
+    "wrong_share margin broken_by_restart broken_by_target broken_at_step "
     "gradient_evaluations"
 ).split()
 
@@ -682,12 +700,21 @@ def test_files_that_disagree_are_reported(tmp_path, folder, content):
     assert warning in write_page([folder], tmp_path).words
 
 
-def test_nonfinite_values_are_reported(tmp_path, folder, content):
-    assert "not finite" not in write_page([folder], tmp_path).words
-    rewrite_summary(
-        folder, lambda summary: summary["stages"][0].update(num_nonfinite=7)
-    )
-    assert "▲ not finite: 7" in write_page([folder], tmp_path).words
+def test_nonfinite_values_and_zero_gradients_are_reported(
+    tmp_path, folder, content
+):
+    assert "▲" not in write_page([folder], tmp_path).words
+
+    def change(summary):
+        summary["stages"][0]["num_nonfinite"] = 7
+        summary["num_nonfinite_examples"] = 5
+        summary["num_zero_gradient_examples"] = 1
+
+    rewrite_summary(folder, change)
+    words = write_page([folder], tmp_path).words
+    assert "▲ not finite: 7" in words
+    assert "not finite on 5 examples." in words
+    assert "on 1 example some gradient was exactly zero" in words
 
 
 def test_reproduction_holds_the_exact_command(tmp_path, folder, content):
@@ -804,7 +831,7 @@ def test_audits_beyond_the_alphabet_have_letters():
         (text.model_name(None), "unnamed model"),
         (text.class_name(1, ["cat", "dog"]), "dog"),
         (text.class_name(2, ["cat", "dog"]), "2"),
-        (text.class_name(-1, ["cat", "dog"]), "-1"),
+        (text.class_name(-1, ["cat", "dog"]), "not finite"),
     ],
 )
 def test_words_and_numbers(shown, expected):

@@ -49,7 +49,7 @@ def test_shuffled_is_an_exact_permutation(size):
 
 
 def test_all_orders_of_four_examples_are_equally_likely():
-    positions, count = tf.range(4, dtype=tf.int64), 2400
+    positions, count = tf.range(4, dtype=tf.int64), 600
     dataset = tf.data.Dataset.from_tensor_slices(
         seeds.fold(_SEED, tf.range(count))
     ).map(lambda seed: batches.shuffled(positions, seed, 4))

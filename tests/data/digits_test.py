@@ -30,50 +30,37 @@ print("sums", images.shape, int(images.sum()), int(labels.sum()))
 """
 
 
-@pytest.fixture(scope="module")
-def three_processes(tmp_path_factory):
-    """Runs two processes in an empty HOME and one with TFDS_DATA_DIR, at once.
-
-    Returns:
-        `(folder, lines)`: the parent of `home` and `place`, and what each
-        process said.
-    """
-    folder = tmp_path_factory.mktemp("processes")
-    (folder / "home").mkdir()
-    environment = dict(os.environ, HOME=str(folder / "home"))
-    environment["CUDA_VISIBLE_DEVICES"] = "-1"
-    environment.pop("TFDS_DATA_DIR", None)
-    elsewhere = environment | {"TFDS_DATA_DIR": str(folder / "place")}
+def test_two_processes_prepare_at_once_in_an_empty_home(tmp_path):
+    """One finds the folder by its HOME and the other by TFDS_DATA_DIR."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "other").mkdir()
+    root = tmp_path / "home" / "tensorflow_datasets"
+    common = dict(os.environ, CUDA_VISIBLE_DEVICES="-1")
+    common.pop("TFDS_DATA_DIR", None)
+    environments = [
+        common | {"HOME": str(tmp_path / "home")},
+        common | {"HOME": str(tmp_path / "other"), "TFDS_DATA_DIR": str(root)},
+    ]
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, str(folder), "3", str(index)],
+            [sys.executable, "-c", _PROGRAM, str(tmp_path), "2", str(index)],
             cwd=_REPOSITORY,
-            env=variables,
+            env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for index, variables in enumerate((environment, environment, elsewhere))
+        for index, environment in enumerate(environments)
     ]
     lines = []
     for process in processes:
         output, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
         lines += [x for x in output.splitlines() if x.startswith("sums")]
-    return folder, lines
-
-
-def test_two_processes_prepare_at_once_in_an_empty_home(three_processes):
-    folder, lines = three_processes
-    assert len(lines) == 3 and len(set(lines)) == 1
+    assert len(lines) == 2 and lines[0] == lines[1]
     assert lines[0].startswith("sums (1438, 8, 8, 1)")
-    prepared_here = folder / "home" / "tensorflow_datasets" / "ib_digits"
-    assert os.listdir(prepared_here) == ["1.0.0"]  # And nothing incomplete.
-
-
-def test_the_environment_variable_says_where(three_processes):
-    folder, _ = three_processes
-    assert os.listdir(folder / "place" / "ib_digits") == ["1.0.0"]
+    assert os.listdir(root / "ib_digits") == ["1.0.0"]  # Nothing incomplete.
+    assert not (tmp_path / "other" / "tensorflow_datasets").exists()
 
 
 def test_losing_the_race_to_prepare_is_no_error(tmp_path, monkeypatch):
@@ -127,7 +114,8 @@ def test_the_split_is_stratified_and_fixed(data):
 
 
 def test_a_prepared_copy_is_used_again(data):
-    folder = prepared.open_builder("ib_digits", _root(data)).data_path
+    opened = prepared.open_builder("ib_digits", _root(data))
+    folder = pathlib.Path(opened.data_path)
     before = [(p.name, p.stat().st_mtime_ns) for p in folder.iterdir()]
     again = digits.build(data_dir=_root(data))
     np.testing.assert_array_equal(

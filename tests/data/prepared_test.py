@@ -141,10 +141,11 @@ def test_a_damaged_info_file_is_a_user_error(builder, content):
     else:
         path.write_text(content)
     with pytest.raises(UserError) as error:
-        prepared.open_builder("ib_digits", _root(builder))
+        opened = prepared.open_builder("ib_digits", _root(builder))
+        prepared.load(opened, "train")
     message = str(error.value)
-    assert str(_root(builder)) in message
-    assert "Expected:" in message and "Fix: Remove the damaged" in message
+    assert f"Received: in {_root(builder)}" in message
+    assert "Expected:" in message and "Fix: Remove th" in message
 
 
 def test_a_failed_download_names_the_folder_the_reason_and_the_fix(

@@ -144,8 +144,9 @@ def _examples(
         "adversarial_prediction": np.where(
             is_clean & ~is_broken, labels, other
         ).astype(np.int32),
-        "margin": np.where(is_clean & ~is_broken, 1, -1)
+        "margin": np.where(is_clean & ~is_broken, -1, 1)
         * rng.gamma(2.0, 0.8, num_examples).astype(np.float32),
+        "wrong_share": is_broken.astype(np.float32),
         "broken_by_stage": np.where(is_broken, stage, none),
         "broken_by_restart": np.where(
             is_broken, broken_at - starts - 1, none
@@ -211,6 +212,8 @@ def _numbers(examples, stages, radii, epsilon) -> dict[str, Any]:
         ),
         "stages": records,
         "gradient_evaluations": total,
+        "num_nonfinite_examples": 0,
+        "num_zero_gradient_examples": 0,
         "seconds": total / 9000,
         "epsilon_curve": [
             _point(

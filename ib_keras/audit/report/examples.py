@@ -94,7 +94,7 @@ def _card(audit: load.Audit, row: int, clean_images) -> Card:
         clean_prediction=clean_name,
         adversarial_prediction=adversarial_name,
         margin=text.signed(values["margin"]) if "margin" in values else None,
-        wrong_share=_share(values.get("wrong_share")),
+        wrong_share=_wrong_share(audit, values),
         how=_how(audit, values, names) if is_broken else "",
         pictures=(),
     )
@@ -103,10 +103,12 @@ def _card(audit: load.Audit, row: int, clean_images) -> Card:
     return dataclasses.replace(card, pictures=shown)
 
 
-def _share(value) -> str | None:
-    if value is None or not 0 <= value <= 1:
-        return None
-    return text.percent(float(value))
+def _wrong_share(audit: load.Audit, values: dict) -> str | None:
+    """The share, where there was more than one draw of noise to judge by."""
+    share = values.get("wrong_share")
+    is_known = share is not None and 0 <= share <= 1
+    is_random = audit.mode == "stochastic" and audit.num_judge_samples != 1
+    return text.percent(float(share)) if is_known and is_random else None
 
 
 def _how(audit: load.Audit, values: dict, names) -> str:
@@ -123,19 +125,20 @@ def _how(audit: load.Audit, values: dict, names) -> str:
         parts.append(f"target {target}")
     if values.get("broken_by_restart", -1) >= 0:
         parts.append(f"restart {values['broken_by_restart'] + 1:,}")
-    if values.get("broken_at_step", -1) >= 0:
-        parts.append(f"step {values['broken_at_step']:,}")
+    step = values.get("broken_at_step", -1)
+    if step >= 0:  # Iterate 0 is where the restart began.
+        parts.append(f"step {step:,}" if step else "at the start")
     return ", ".join(parts)
 
 
 def _pictures(audit, card: Card, clean, adversarial) -> tuple:
     """Clean, attacked and difference; the attacked one alone without clean."""
-    noun = "adversarial" if card.is_broken else "attacked"
+    noun = "adversarial" if card.is_broken else "nearest miss"
     example = f"example {card.index}, label {card.label}"
     attacked = pictures.picture(
         adversarial,
         noun,
-        f"{noun.capitalize()} image of {example}, "
+        f"{noun.capitalize()}, {example}, "
         f"predicted {card.adversarial_prediction}",
     )
     if clean is None:
@@ -151,7 +154,7 @@ def _pictures(audit, card: Card, clean, adversarial) -> tuple:
         pictures.picture(
             clean,
             "clean",
-            f"Clean image of {example}, predicted {card.clean_prediction}",
+            f"Clean, {example}, predicted {card.clean_prediction}",
         ),
         attacked,
         pictures.picture(

@@ -90,6 +90,8 @@ class Audit:
     stages: tuple[Stage, ...]
     epsilon_curve: tuple[EpsilonPoint, ...]
     gradient_evaluations: int | None
+    num_nonfinite_examples: int
+    num_zero_gradient_examples: int
     seconds: float | None
     seed: Any
     command: str | None
@@ -196,6 +198,10 @@ def _results(record: fields.Record) -> dict[str, Any]:
         stages=tuple(map(_stage, record.records("stages"))),
         epsilon_curve=_epsilon_curve(record),
         gradient_evaluations=record.count("gradient_evaluations", None),
+        num_nonfinite_examples=record.count("num_nonfinite_examples", 0),
+        num_zero_gradient_examples=record.count(
+            "num_zero_gradient_examples", 0
+        ),
         seconds=record.number("seconds", None),
     )
 

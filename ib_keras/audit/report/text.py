@@ -139,7 +139,13 @@ def model_name(path: str | None) -> str:
 
 
 def class_name(label: int, names: Any) -> str:
-    """The name of a class in a model's metadata, or its number."""
+    """The name of a class in a model's metadata, or its number.
+
+    -1, which stands for a prediction from logits that are not finite, is
+    called so.
+    """
+    if label < 0:
+        return "not finite"
     if isinstance(names, list) and 0 <= label < len(names):
         return clean(names[label], 24) or str(label)
     return str(label)

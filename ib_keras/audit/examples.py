@@ -1,0 +1,101 @@
+"""The examples of an audit: by its config and its model's metadata."""
+
+from collections.abc import Mapping
+from typing import Any
+from typing import NamedTuple
+
+import numpy as np
+
+from ib_keras import files
+from ib_keras import plugins
+from ib_keras import workdirs
+from ib_keras.attacks import base
+from ib_keras.data import source as sources
+from ib_keras.errors import UserError
+from ib_keras.types import check_images
+from ib_keras.types import check_labels
+
+
+class Examples(NamedTuple):
+    """Clean examples.
+
+    Attributes:
+        images: float32 `[examples, height, width, channels]` in [0, 1].
+        labels: int32 `[examples]`.
+        dataset: For the summary: name, split, description.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    dataset: dict[str, str]
+
+
+def load(config: Mapping[str, Any], metadata: Mapping[str, Any]) -> Examples:
+    """Loads the first `num_examples` of the split that a config names.
+
+    Args:
+        config: An audit config. Where it names no data set, the model's own
+            is taken, by the arguments it was trained with.
+        metadata: Of the SavedModel.
+
+    Returns:
+        The `Examples`.
+
+    Raises:
+        UserError: If the data are absent, too few, or of another shape than
+            the model takes.
+    """
+    section = {k: v for k, v in config["dataset"].items() if v is not None}
+    split = section.pop("split")
+    own = dict(metadata["config"]["data"])
+    if section.get("name", own["name"]) == own["name"]:
+        # Where the files are is this machine's business, not the trainer's.
+        own.pop("data_dir", None)
+        accepted = {*own, "data_dir"} if "download" in own else {*own}
+        section = {k: v for k, v in section.items() if k in accepted}
+        section = {**own, **section}
+    source = plugins.build("data", section)
+    shape = tuple(metadata["input_shape"])
+    if tuple(source.image_shape) != shape:
+        raise UserError(
+            "The data set does not fit the model",
+            received=f"{source.name} images of shape {source.image_shape}",
+            expected=f"images of shape {shape}",
+            fix="Set dataset.name to the data set of the model.",
+        )
+    images, labels = source.load(split)
+    count = base.check_count("num_examples", config["num_examples"])
+    if count > len(labels):
+        raise UserError(
+            "There are fewer examples than asked for",
+            received=f"num_examples={count}",
+            expected=f"at most {len(labels)} in {source.name} {split}",
+            fix=f"Set --config.num_examples={len(labels)}.",
+        )
+    dataset = {
+        "name": source.name,
+        "split": split,
+        "description": source.description,
+    }
+    return Examples(
+        check_images(sources.to_float(images[:count]).numpy()),
+        check_labels(labels[:count], count, int(metadata["num_classes"])),
+        dataset,
+    )
+
+
+def of_folder(folder: str, summary: Mapping[str, Any]) -> np.ndarray | None:
+    """The clean images of a finished audit, where its data are at hand.
+
+    Args:
+        folder: The audit folder.
+        summary: Its summary.
+
+    Returns:
+        float32 `[examples, ...]`; None where the data are not here.
+    """
+    try:
+        config = files.read_json(files.join(folder, workdirs.CONFIG_FILE))
+        return load(config["audit"], summary["model"]["metadata"]).images
+    except UserError:
+        return None

@@ -1,0 +1,27 @@
+"""What all tests share: two CPUs that TensorFlow takes for two devices."""
+
+import os
+import pathlib
+
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import tensorflow as tf  # noqa: E402  Reads the variable above.
+
+# Before TensorFlow starts, so for the whole session; operations go to the
+# first device unless a test says otherwise.
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0],
+    [tf.config.LogicalDeviceConfiguration()] * 2,
+)
+tf.config.experimental.enable_tensor_float_32_execution(False)
+
+
+@pytest.fixture(scope="session")
+def shared_folder() -> pathlib.Path:
+    """The folder of prepared data and papers that lies beside a checkout."""
+    path = pathlib.Path(__file__).resolve().parents[2] / "shared"
+    if not path.is_dir():
+        pytest.skip(f"there is no folder {path}")
+    return path
