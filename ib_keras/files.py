@@ -232,19 +232,21 @@ def write_folder(path: str, write: Callable[[str], None]) -> None:
     """
     path = os.fspath(path).rstrip("/")
     temporary = _temporary(path)
-    old = _temporary(path)
+    old, is_old_aside = _temporary(path), False
     with _user_errors("write the folder", path):
         try:
             gfile.makedirs(temporary)
             write(temporary)
             if gfile.exists(path):
                 _move_folder(path, old)
+            is_old_aside = True
             _move_folder(temporary, path)
         except BaseException:
             with contextlib.suppress(Exception):
                 remove(temporary)
                 if gfile.exists(old):
-                    remove(path)
+                    if is_old_aside:
+                        remove(path)
                     _move_folder(old, path)
             raise
         remove(old)

@@ -49,7 +49,7 @@ def test_an_unknown_norm_suggests_the_nearest():
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_images_become_float32_and_keep_their_values(dtype):
-    images = types.check_images(IMAGES.astype(dtype).tolist())
+    images = types.check_images(IMAGES.astype(dtype))
     assert images.dtype == np.float32
     np.testing.assert_array_equal(images, IMAGES.astype(dtype))
 
@@ -71,9 +71,7 @@ def test_no_images_are_images():
     ids=["rank", "bytes", "0 to 255", "-1 to 1", "NaN", "infinity"],
 )
 def test_what_is_no_image_batch_is_refused(images, says):
-    assert f"Received: {says}" in message(
-        types.check_images, images
-    ) or says in message(types.check_images, images)
+    assert says in message(types.check_images, images)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64])

@@ -11,7 +11,7 @@ from configs import common
 
 def get_config():
     """Returns the protocol's config."""
-    return common.audit(
+    config = common.audit(
         protocol="pgd_restarts",
         version=1,
         norm="linf",
@@ -30,3 +30,5 @@ def get_config():
             }
         },
     )
+    config.epsilon_curve = (0.1, 0.2)
+    return config

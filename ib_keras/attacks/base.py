@@ -24,7 +24,8 @@ class Evaluation(NamedTuple):
     Attributes:
         images: float32 `[batch, height, width, channels]`, the iterate.
         margin: float32 `[batch]`, largest other logit - logit of the label,
-            by the attack's own draw of noise. NaN where a logit is not finite.
+            by the attack's own draw of noise. NaN where a logit is not finite;
+            -infinity where the model was not asked.
         is_wrong: bool `[batch]`, whether the prediction was not the label.
             Never true where a logit is not finite.
         loss: float32 `[batch]`, what the attack maximises.
@@ -110,13 +111,13 @@ def is_wrong(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
 
 def not_evaluated(images: tf.Tensor) -> Evaluation:
     """The evaluation before the first: never booked."""
-    nan = tf.fill([tf.shape(images)[0]], float("nan"))
+    lowest = tf.fill([tf.shape(images)[0]], -float("inf"))
     return Evaluation(
         images=images,
-        margin=nan,
-        is_wrong=tf.zeros_like(nan, tf.bool),
-        loss=nan,
-        gradient_norm=-tf.ones_like(nan),
+        margin=lowest,
+        is_wrong=tf.zeros_like(lowest, tf.bool),
+        loss=lowest,
+        gradient_norm=-tf.ones_like(lowest),
     )
 
 
@@ -176,6 +177,14 @@ def evaluate_gradient(
             loss = loss_fn(logits)
         # The gradient of the sum: each example's own, whatever the batch.
         gradient = tape.gradient(loss, images)
+        if gradient is None:
+            raise UserError(
+                "The model has no gradient with respect to images",
+                received="None",
+                expected="a differentiable function from images to logits",
+                fix="Remove rounding, integer casts and NumPy from it, or "
+                "take an attack that needs no gradient.",
+            )
         # A SavedModel's functions forget the static batch size.
         return logits, loss, tf.ensure_shape(gradient, images.shape)
 

@@ -11,6 +11,7 @@ References:
 """
 
 import importlib
+import inspect
 import sys
 from typing import NamedTuple
 
@@ -64,15 +65,18 @@ def _fgm(model, ball, labels, arguments):
 
 def _iterative(module):
     def run(model, ball, labels, arguments):
+        epsilon = _epsilon(ball)
+        # The library's PGD refuses steps that are longer than the radius.
+        step = min(arguments["eps_iter"], epsilon)
         return _function(module, module)(
             model,
             ball.clean,
-            eps=_epsilon(ball),
+            eps=epsilon,
             norm=_order(ball),
             clip_min=0.0,
             clip_max=1.0,
             y=labels,
-            **arguments,
+            **{**arguments, "eps_iter": step},
         )
 
     return run
@@ -109,11 +113,17 @@ def _carlini_wagner_l2(model, ball, labels, arguments):
     # without them it moves away from the model's own prediction, which for
     # the examples of the pool is the label.
     del labels
+    shape = ball.clean.shape
+    # The library gives its weights the shape of the images and multiplies
+    # them by one number per example: that needs a last axis of 1.
+    flat = tf.reshape(ball.clean, [shape[0], shape[1], -1, 1])
     attack = _function("carlini_wagner_l2", "CarliniWagnerL2")(
-        model, **arguments, batch_size=ball.clean.shape[0]
+        lambda x: model(tf.reshape(x, [-1, *shape[1:]])),
+        **arguments,
+        batch_size=shape[0],
     )
     attack.optimizer = _VariablesAsMethod(attack.optimizer)
-    return tf.constant(attack.attack(ball.clean))
+    return tf.reshape(tf.constant(attack.attack(flat)), shape)
 
 
 class _VariablesAsMethod:
@@ -157,22 +167,35 @@ def _mend_spsa(module) -> None:
     module.SPSAAdam = SPSAAdam
 
 
-# Method -> how it is called, its default arguments, and how many gradients
-# one image costs with given arguments.
+# Method -> module and name in the library, how it is called, its default
+# arguments, and how many gradients one image costs with given arguments.
 _METHODS = {
-    "fgm": (_fgm, {}, lambda a: 1),
+    "fgm": (
+        ("fast_gradient_method", "fast_gradient_method"),
+        _fgm,
+        {},
+        lambda a: 1,
+    ),
     "pgd": (
+        ("projected_gradient_descent", "projected_gradient_descent"),
         _iterative("projected_gradient_descent"),
         {"nb_iter": 40, "eps_iter": 0.01},
         lambda a: a["nb_iter"],
     ),
     "mim": (
+        ("momentum_iterative_method", "momentum_iterative_method"),
         _iterative("momentum_iterative_method"),
         {"nb_iter": 40, "eps_iter": 0.01},
         lambda a: a["nb_iter"],
     ),
-    "spsa": (_spsa, {"nb_iter": 40, "spsa_samples": 128}, lambda a: 0),
+    "spsa": (
+        ("spsa", "spsa"),
+        _spsa,
+        {"nb_iter": 40, "spsa_samples": 128},
+        lambda a: 0,
+    ),
     "carlini_wagner_l2": (
+        ("carlini_wagner_l2", "CarliniWagnerL2"),
         _carlini_wagner_l2,
         {
             "max_iterations": 200,
@@ -183,6 +206,12 @@ _METHODS = {
         lambda a: a["max_iterations"] * a["binary_search_steps"],
     ),
 }
+
+# What the threat model, the batch and the labels decide.
+_GIVEN = (
+    *("self", "model_fn", "x", "y", "targeted", "eps", "norm"),
+    *("clip_min", "clip_max", "batch_size"),
+)
 
 
 def _epsilon(ball) -> float:
@@ -205,7 +234,7 @@ class CleverHans(base.GradientAttack):
     runs_eagerly = True
 
     def __init__(self, method, arguments):
-        self._run, defaults, count = _METHODS[method]
+        _, self._run, defaults, count = _METHODS[method]
         self._arguments = {**defaults, **arguments}
         self.gradients_per_step = count(self._arguments)
         self._seed = tf.Variable([0, 0], dtype=tf.int32, trainable=False)
@@ -244,10 +273,21 @@ def build(method="pgd", **arguments) -> CleverHans:
         **arguments: Arguments of the library's function, such as `nb_iter`.
 
     Raises:
-        UserError: If the method is unknown or cleverhans is not installed.
+        UserError: If the method or one of its arguments is unknown, or
+            cleverhans is not installed.
     """
     if method not in _METHODS:
         raise unknown_name(
             "method of cleverhans", method, _METHODS, "Set method to it."
         )
+    parameters = inspect.signature(_function(*_METHODS[method][0])).parameters
+    valid = set(parameters) - set(_GIVEN)
+    for key in arguments:
+        if key not in valid:
+            raise unknown_name(
+                f"argument of cleverhans' {method}",
+                key,
+                valid,
+                "Correct or remove the field.",
+            )
     return CleverHans(method, arguments)

@@ -80,7 +80,8 @@ def _update(
     )
     better = better | first_wrong
     norm = evaluation.gradient_norm
-    finite = tf.math.is_finite(evaluation.margin) & tf.math.is_finite(norm)
+    # An iterate that the attack did not ask about has no NaN.
+    finite = tf.math.is_finite(norm) & ~tf.math.is_nan(evaluation.margin)
     return Record(
         images=tf.where(
             better[:, None, None, None], evaluation.images, record.images
@@ -327,9 +328,11 @@ class Engine:
         return state, record
 
     def _advance_traced(self, state, record, first, last):
+        # Iterate 0 is the start: attacks that move first evaluate the next.
+        ahead = int(self._attack.evaluates_proposal)
         for iteration in tf.range(first, last):
             state = self._attack.step(self._logits_fn, state, iteration)
-            record = _update(record, state.evaluated, iteration)
+            record = _update(record, state.evaluated, iteration + ahead)
         return state, record
 
     def _finish_traced(self, state, record, labels, example_seeds):
@@ -341,10 +344,9 @@ class Engine:
             state.images, logits, labels, loss=state.evaluated.loss
         )
         num_steps = tf.constant(self._attack.num_steps)
-        return _update(
-            record,
-            evaluation._replace(gradient_norm=record.gradient_norm),
-            num_steps,
+        # No gradient was taken here: what was said of the last one stays.
+        return _update(record, evaluation, num_steps)._replace(
+            gradient_norm=record.gradient_norm
         )
 
     def _chunks(self):

@@ -274,7 +274,18 @@ class Runner:
         return stage.num_restarts * num_targets * once
 
     def start(self, images: np.ndarray, labels: np.ndarray) -> Progress:
-        """Opens the books for checked images and labels."""
+        """Opens the books for checked images and labels.
+
+        Raises:
+            UserError: If there are none.
+        """
+        if not len(labels):
+            raise UserError(
+                "There are no examples to attack",
+                received="0 images",
+                expected="1 image or more",
+                fix="Give the images that the model is to be judged by.",
+            )
         books = [StageBooks() for _ in self.stages]
         return Progress(Ledger.new(images, labels), Position(), books)
 

@@ -431,5 +431,13 @@ def audit(
 
 
 def _curve_point(epsilon, summary):
-    keys = ("robust_accuracy", "robust_accuracy_ci95")
-    return {"epsilon": epsilon, **{key: summary[key] for key in keys}}
+    return {
+        "epsilon": epsilon,
+        "robust_accuracy": summary["robust_accuracy"],
+        "robust_accuracy_ci95": summary["robust_accuracy_ci95"],
+        "restart_curve": [
+            accuracy
+            for stage in summary["stages"]
+            for accuracy in stage["restart_curve"]
+        ],
+    }

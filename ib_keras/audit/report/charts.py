@@ -47,6 +47,8 @@ def restarts(audits: Sequence[load.Audit], name: str) -> Chart | None:
         The chart, or None where no audit has two points.
     """
     series = _series(audits, _restart_points)
+    if len(audits) == 1:
+        series = _with_other_radii(series, audits[0])
     longest = max((len(line.points) for line in series), default=0)
     if longest < 2:
         return None
@@ -67,6 +69,34 @@ def restarts(audits: Sequence[load.Audit], name: str) -> Chart | None:
     return Chart(
         "Accuracy against restarts", note, drawing, "Restarts", _rows(series)
     )
+
+
+def _with_other_radii(
+    series: list[svg.Series], audit: load.Audit
+) -> list[svg.Series]:
+    """Adds the restart curves of the audit at its other radii, if any."""
+    own = float(audit.threat_model.epsilon)
+    others = [
+        point
+        for point in audit.epsilon_curve
+        if point.epsilon != own and point.restart_curve
+    ]
+    if not others:
+        return series
+    named = dataclasses.replace(series[0], label=f"ε {text.epsilon(own)}")
+    return [named] + [
+        svg.Series(
+            f"ε {text.epsilon(point.epsilon)}",
+            position,
+            tuple(
+                svg.Point(x, y, accuracy_interval(y, audit.num_examples))
+                for x, y in _thin(
+                    list(enumerate(point.restart_curve, start=1)), _MAX_POINTS
+                )
+            ),
+        )
+        for position, point in enumerate(others, start=1)
+    ]
 
 
 def epsilons(

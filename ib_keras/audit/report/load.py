@@ -66,6 +66,7 @@ class EpsilonPoint:
     epsilon: float
     robust_accuracy: float
     interval: tuple[float, float] | None
+    restart_curve: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,6 +228,7 @@ def _epsilon_curve(record: fields.Record) -> tuple[EpsilonPoint, ...]:
             epsilon=point.number("epsilon"),
             robust_accuracy=point.share("robust_accuracy"),
             interval=tuple(point.interval("robust_accuracy_ci95", ())) or None,
+            restart_curve=tuple(point.shares("restart_curve", ())),
         )
         for point in record.records("epsilon_curve", ())
     ]
