@@ -12,6 +12,7 @@ import errno
 import io
 import json
 import os
+import re
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -34,6 +35,11 @@ def exists(path: str) -> bool:
     return gfile.exists(os.fspath(path))
 
 
+def is_folder(path: str) -> bool:
+    """Whether a folder is there."""
+    return gfile.isdir(os.fspath(path))
+
+
 def make_folder(path: str) -> str:
     """Makes a folder and its parents; a folder that exists is fine.
 
@@ -41,7 +47,7 @@ def make_folder(path: str) -> str:
         UserError: If it cannot be made or is a file.
     """
     path = os.fspath(path)
-    with _user_errors("make the folder", path):
+    with user_errors("make the folder", path):
         gfile.makedirs(path)
     return path
 
@@ -66,7 +72,7 @@ def listdir(path: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def _user_errors(verb: str, path: str):
+def user_errors(verb: str, path: str):
     """Turns the file system's refusals into one line for a person."""
     try:
         yield
@@ -96,6 +102,11 @@ def _temporary(path: str) -> str:
     return os.path.join(folder, f".{name}.tmp-{uuid.uuid4().hex[:12]}")
 
 
+def is_leftover(name: str) -> bool:
+    """Whether a name in a folder is of a write that was killed half-way."""
+    return bool(re.fullmatch(r"\..+\.tmp-[0-9a-f]{12}", name))
+
+
 def write_bytes(path: str, data: bytes) -> None:
     """Writes a file atomically: the old content or the new, never a part.
 
@@ -104,7 +115,7 @@ def write_bytes(path: str, data: bytes) -> None:
     """
     path = os.fspath(path)
     temporary = _temporary(path)
-    with _user_errors("write the file", path):
+    with user_errors("write the file", path):
         try:
             with gfile.GFile(temporary, "wb") as file:
                 file.write(data)
@@ -233,7 +244,7 @@ def write_folder(path: str, write: Callable[[str], None]) -> None:
     path = os.fspath(path).rstrip("/")
     temporary = _temporary(path)
     old, is_old_aside = _temporary(path), False
-    with _user_errors("write the folder", path):
+    with user_errors("write the folder", path):
         try:
             gfile.makedirs(temporary)
             write(temporary)

@@ -220,7 +220,11 @@ class ClassConditionalGaussian(_DistributionLayer):
         self.built = True
 
     def call(self, labels):
-        loc = tf.gather(tf.convert_to_tensor(self.class_means), labels)
+        # The gradient of a gather is a list of rows, in which a class occurs
+        # as often as in the batch, and Keras' Adam squares them one by one;
+        # that of the reshape is their sum.
+        means = tf.reshape(self.class_means, [-1, self.latent_dim])
+        loc = tf.gather(means, labels)
         return tfd.MultivariateNormalDiag(loc, tf.ones_like(loc))
 
     def get_config(self):

@@ -4,6 +4,9 @@ Everything else is written against `tf.distribute.Strategy` and asks here
 whether to compile with XLA.
 """
 
+import functools
+from collections.abc import Callable
+
 import tensorflow as tf
 
 from ib_keras.errors import UserError
@@ -42,6 +45,34 @@ def jit_compile(strategy: tf.distribute.Strategy | None = None) -> bool:
     """
     del strategy
     return bool(tf.config.list_logical_devices("GPU"))
+
+
+def fused(function: Callable) -> Callable:
+    """Makes one pass over memory of a chain of elementwise operations.
+
+    Where whole programs are compiled anyway the function is left as it is. In
+    a plain graph on a CPU it becomes an island compiled by XLA: a chain that
+    TensorFlow's kernels run in ten passes over a batch of images takes one (a
+    third of the time, measured), while the model's matrix products and
+    convolutions stay with TensorFlow's kernels, which are the faster ones.
+
+    Args:
+        function: Of tensors or structures of them, without side effects.
+
+    Returns:
+        The function, to be called in the same way.
+    """
+
+    @functools.wraps(function)
+    def call(*arguments):
+        if tf.executing_eagerly() or jit_compile():
+            return function(*arguments)
+        # Made at each trace, which happens once for each batch size: one
+        # function for all of them would set off warnings of retracing.
+        island = tf.function(functools.partial(function), jit_compile=True)
+        return island(*arguments)
+
+    return call
 
 
 def check_global_batch(strategy, batch_size: int) -> None:

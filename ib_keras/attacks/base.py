@@ -208,12 +208,9 @@ def log_add_exp(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     return tf.reduce_logsumexp(tf.stack([a, b]), axis=0)
 
 
-def moved_where_finite(
-    evaluation: Evaluation, moved: tf.Tensor, stayed: tf.Tensor
-) -> tf.Tensor:
-    """Takes the step only where the gradient was finite."""
-    finite = tf.math.is_finite(evaluation.gradient_norm)
-    return tf.where(finite[:, None, None, None], moved, stayed)
+def where(rows: tf.Tensor, images: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
+    """Takes the images of the rows that are true, the others elsewhere."""
+    return tf.where(rows[:, None, None, None], images, others)
 
 
 def model_seed(example_seeds: tf.Tensor, *purpose) -> tf.Tensor:

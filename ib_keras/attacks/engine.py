@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from ib_keras import seeds
+from ib_keras import strategy
 from ib_keras.attacks import base
 from ib_keras.attacks import geometry
 from ib_keras.types import LogitsFn
@@ -69,6 +70,7 @@ def _new_record(images: tf.Tensor) -> Record:
     )
 
 
+@strategy.fused
 def _update(
     record: Record, evaluation: base.Evaluation, step: tf.Tensor
 ) -> Record:
@@ -83,9 +85,7 @@ def _update(
     # An iterate that the attack did not ask about has no NaN.
     finite = tf.math.is_finite(norm) & ~tf.math.is_nan(evaluation.margin)
     return Record(
-        images=tf.where(
-            better[:, None, None, None], evaluation.images, record.images
-        ),
+        images=base.where(better, evaluation.images, record.images),
         margin=tf.where(better, evaluation.margin, record.margin),
         is_wrong=record.is_wrong | evaluation.is_wrong,
         step=tf.where(better, step, record.step),

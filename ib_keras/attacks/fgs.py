@@ -20,9 +20,9 @@ class FGS(pgd.PGD):
     def __init__(self, loss, num_eot):
         super().__init__(1, None, loss, random_start=False, num_eot=num_eot)
 
-    def move(self, state, gradient):
+    def move(self, ball, images, gradient):
         """The one step, to the surface of the ball."""
-        return state.ball.full_step(gradient)
+        return ball.full_step(gradient)
 
 
 def build(loss="cross_entropy", num_eot=1) -> FGS:

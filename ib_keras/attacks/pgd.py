@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from ib_keras import strategy
 from ib_keras.attacks import base
 from ib_keras.attacks import geometry
 from ib_keras.attacks import losses
@@ -43,6 +44,7 @@ class PGD(base.GradientAttack):
         self.random_start = random_start
         self.num_eot = num_eot
         self.gradients_per_step = num_eot
+        self._advance = strategy.fused(self._move_where_finite)
 
     def init(self, logits_fn, images, labels, threat_model, seeds):
         """Starts at a random point of the ball, or at the image."""
@@ -61,15 +63,18 @@ class PGD(base.GradientAttack):
             base.model_seed(state.seeds, iteration),
             self.num_eot,
         )
-        moved = self.move(state, gradient)
-        images = base.moved_where_finite(evaluation, moved, state.images)
+        images = self._advance(
+            state.ball, state.images, gradient, evaluation.gradient_norm
+        )
         return state._replace(images=images, evaluated=evaluation)
 
-    def move(self, state, gradient):
+    def move(self, ball, images, gradient):
         """The next iterate, in the ball and the box."""
-        return state.ball.project(
-            state.images + self.step_size * state.ball.steepest(gradient)
-        )
+        return ball.project(images + self.step_size * ball.steepest(gradient))
+
+    def _move_where_finite(self, ball, images, gradient, gradient_norm):
+        moved = self.move(ball, images, gradient)
+        return base.where(tf.math.is_finite(gradient_norm), moved, images)
 
 
 def build(

@@ -80,12 +80,13 @@ class Checkpoints:
             try:
                 return self._restore_one(self._path(step), variables)
             except UserError as error:
-                problems.append(str(error))
+                problems.append(f"{error.what}: {error.received}")
                 say(f"Checkpoint of step {step} is passed over: {error}")
         if problems:
             raise UserError(
                 "No checkpoint can be restored",
-                received=f"{len(problems)} in {self.folder}; {problems[0]}",
+                received=f"{len(problems)} in {self.folder}, the newest: "
+                f"{problems[0]}",
                 expected="at least one whole checkpoint of this model",
                 fix="Restore the folder, or choose a new --workdir.",
             )
@@ -93,6 +94,13 @@ class Checkpoints:
 
     def _restore_one(self, path, variables):
         arrays = files.read_npz(path)
+        if _HEADER not in arrays:
+            raise UserError(
+                "The file is not a checkpoint",
+                received=f"{path} without {_HEADER}",
+                expected="a file that training wrote",
+                fix="Remove it.",
+            )
         header = json.loads(arrays.pop(_HEADER).tobytes())
         expected = {
             _key(index, variable): tuple(variable.shape)
@@ -113,5 +121,7 @@ class Checkpoints:
 
 
 def _key(index: int, variable) -> str:
-    # Paths need not be unique; positions are.
-    return f"{index:04d}:{variable.path.replace('/', '.')}"
+    # Paths need not be unique; positions are. Keras numbers the layers of a
+    # process as they come, so the second model built has other paths.
+    path = re.sub(r"_\d+(?![^_/])", "", variable.path)
+    return f"{index:04d}:{path.replace('/', '.')}"

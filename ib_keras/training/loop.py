@@ -44,6 +44,39 @@ _MAY_DIFFER = (
     "steps_per_call",
 )
 
+# The fields of a config; the sections of parts are checked by the parts.
+_FIELDS = {
+    "seed": None,
+    "num_epochs": None,
+    "num_samples": None,
+    "steps_per_call": None,
+    "data": ...,
+    "input": {"normalisation": None},
+    "encoder": ...,
+    "bottleneck": ...,
+    "decoder": {"initializer": None},
+    "optim": ...,
+    "averaging": {"decay": None},
+    "train": {
+        "split": None,
+        "batch_size": None,
+        "augment": None,
+        "log_every_steps": None,
+    },
+    "eval": {"split": None, "batch_size": None, "every_epochs": None},
+    "checkpoint": {"every_steps": None, "keep": None},
+}
+_COUNTS = (
+    ("num_samples",),
+    ("steps_per_call",),
+    ("train", "batch_size"),
+    ("train", "log_every_steps"),
+    ("eval", "batch_size"),
+    ("checkpoint", "every_steps"),
+    ("checkpoint", "keep"),
+)
+_LENGTHS = (("num_epochs",), ("eval", "every_epochs"))
+
 # Purposes that the run's seed is folded with.
 _DATA, _NOISE, _EVALUATE = 1, 2, 3
 
@@ -56,6 +89,27 @@ _EVAL_VALUES = (
     "accuracy",
     "accuracy_stochastic",
 )
+
+
+def _check_config(config):
+    """Refuses fields that do not exist, and numbers that cannot be used."""
+    workdirs.check_fields(config, _FIELDS)
+    for path in (*_COUNTS, *_LENGTHS):
+        value = config
+        for name in path:
+            value = value[name]
+        is_count = path in _COUNTS
+        kind = int if is_count else int | float
+        if isinstance(value, kind) and 0 < value < math.inf:
+            continue
+        raise UserError(
+            f"{path[-1]} is not a {'count' if is_count else 'length'}",
+            received=f"{'.'.join(path)}={value!r}",
+            expected="a whole number, 1 or more"
+            if is_count
+            else "a number above 0",
+            fix=f"Set --config.{'.'.join(path)} to one.",
+        )
 
 
 def build_optimizer(
@@ -73,7 +127,7 @@ def build_optimizer(
         A Keras optimizer.
 
     Raises:
-        UserError: If the name is unknown.
+        UserError: If the name or an argument is unknown, or cannot be used.
     """
     makers = {"adam": optimizers.FusedAdam, "sgd": keras.optimizers.SGD}
     own = dict(config)
@@ -301,6 +355,9 @@ class _Run:
             files.join(workdir, "checkpoints"), config["checkpoint"]["keep"]
         )
         self.log = MetricsLog(workdir)
+        # Of the steps since the last row of the log: (steps, values) of each
+        # call, and the seconds they took.
+        self.gathered, self.seconds = [], 0.0
 
     @property
     def variables(self):
@@ -314,6 +371,7 @@ class _Run:
             return 0
         self.say(f"Resuming at step {header['step']}, from {self.workdir}")
         self.log.restore(header["step"])
+        self.gathered, self.seconds = header["gathered"], header["seconds"]
         return int(header["step"])
 
     def say(self, line):
@@ -380,28 +438,31 @@ class _Run:
         return values
 
     def save(self, step):
-        self.checkpoints.save(step, self.variables, {})
+        # The log first: of two files the one with too much is no loss, since
+        # a restored run drops the rows after its checkpoint.
         self.log.flush()
+        header = {"gathered": self.gathered, "seconds": self.seconds}
+        self.checkpoints.save(step, self.variables, header)
 
     def loop(self, start, should_stop):
         iterator = self.iterator(start) if start < self.num_steps else None
         log_every = self.config["train"]["log_every_steps"]
-        done, began, gathered = start, time.monotonic(), []
+        done = start
         with Progress(
             self.num_steps, "step", "train", start, self.quiet
         ) as progress:
             while done < self.num_steps:
                 stop = self.next_stop(done)
+                began = time.monotonic()
                 values = self.steps.train_steps(iterator, stop - done)
-                gathered.append((stop - done, values))
+                self.seconds += time.monotonic() - began
+                self.gathered.append((stop - done, values))
                 done = stop
                 progress.update(done, loss=f"{values['loss']:.4f}")
                 if done % log_every == 0 or done == self.num_steps:
-                    self.log_train(done, gathered, time.monotonic() - began)
-                    began, gathered = time.monotonic(), []
+                    self.log_train(done)
                 if done % self.eval_period == 0 and done < self.num_steps:
                     self.evaluate(done)
-                    began = time.monotonic()
                 if done % self.config["checkpoint"]["every_steps"] == 0:
                     self.save(done)
                 if should_stop() and done < self.num_steps:
@@ -411,7 +472,9 @@ class _Run:
                         "same command resumes from there."
                     )
 
-    def log_train(self, step, gathered, seconds):
+    def log_train(self, step):
+        gathered, seconds = self.gathered, self.seconds
+        self.gathered, self.seconds = [], 0.0
         count = sum(n for n, _ in gathered)
         means = {
             name: sum(n * values[name] for n, values in gathered) / count

@@ -5,6 +5,7 @@ import json
 import tensorflow as tf
 
 from ib_keras import files
+from ib_keras.errors import UserError
 
 _FILE = "metrics.jsonl"
 
@@ -31,11 +32,19 @@ class MetricsLog:
         if not files.exists(self._path):
             return
         lines = files.read_text(self._path).splitlines()
-        rows = [json.loads(line) for line in lines]
-        self._rows = [row for row in rows if row["step"] <= step]
+        try:
+            rows = [json.loads(line) for line in lines]
+            self._rows = [row for row in rows if row["step"] <= step]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                "A file is damaged",
+                received=f"{self._path} ({type(error).__name__}: {error})",
+                expected="a JSON object with a step on each line",
+                fix="Restore it, or remove it and lose its rows.",
+            ) from error
 
     def add(self, step: int, epoch: float, kind: str, values) -> None:
-        """Adds a row.
+        """Adds a row, in place of one that says the same.
 
         Args:
             step: Optimiser steps made.
@@ -44,16 +53,24 @@ class MetricsLog:
             values: Name -> float.
         """
         row = {"step": step, "epoch": round(epoch, 6), "kind": kind, **values}
+        # A run killed in its very last moments evaluates its last step again.
+        self._rows = [
+            other
+            for other in self._rows
+            if (other["step"], other["kind"]) != (step, kind)
+        ]
         self._rows.append(row)
-        if self._writer is None:
-            self._writer = tf.summary.create_file_writer(self._folder)
-        with self._writer.as_default(step=step):
-            for name, value in values.items():
-                tf.summary.scalar(f"{kind}/{name}", value)
+        with files.user_errors("write the summaries", self._folder):
+            if self._writer is None:
+                self._writer = tf.summary.create_file_writer(self._folder)
+            with self._writer.as_default(step=step):
+                for name, value in values.items():
+                    tf.summary.scalar(f"{kind}/{name}", value)
 
     def flush(self) -> None:
         """Writes all rows, atomically."""
         text = "".join(json.dumps(row) + "\n" for row in self._rows)
         files.write_text(self._path, text)
         if self._writer is not None:
-            self._writer.flush()
+            with files.user_errors("write the summaries", self._folder):
+                self._writer.flush()
