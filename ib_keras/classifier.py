@@ -268,7 +268,7 @@ class IBClassifier(keras.Model):
         images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(
             data
         )
-        labels = _integer_labels(labels, self.num_classes)
+        labels = _integer_labels(labels, images, self.num_classes)
         step = tf.cast(self.optimizer.iterations, tf.int32)
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         noise_seed = seeds.fold(
@@ -292,7 +292,7 @@ class IBClassifier(keras.Model):
         images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(
             data
         )
-        labels = _integer_labels(labels, self.num_classes)
+        labels = _integer_labels(labels, images, self.num_classes)
         step = tf.constant(2**31 - 1, tf.int32)
         noise_seed = seeds.fold(seeds.from_int(self.seed), _EVALUATE)
         terms, mean_logits = self.evaluate_terms(
@@ -349,27 +349,37 @@ class IBClassifier(keras.Model):
         return cls(**config)
 
 
-def _integer_labels(labels, num_classes: int) -> tf.Tensor:
+def _integer_labels(labels, images, num_classes: int) -> tf.Tensor:
     labels = tf.convert_to_tensor(labels)
-    if labels.shape.rank == 2 and labels.shape[-1] == 1:
-        labels = labels[:, 0]
-    if labels.shape.rank != 1:
+    shape = labels.shape
+    # Keras traces for every rank at once when it has seen two.
+    is_column = shape.rank == 2 and shape[-1] == 1
+    if not (shape.rank in (None, 1) or is_column):
         raise UserError(
             "Labels are not one integer class per image",
-            received=f"shape {tuple(labels.shape)}",
+            received=f"shape {tuple(shape)}",
             expected="integer classes of shape [batch]",
             fix="For one-hot labels use labels.argmax(axis=-1).",
         )
-    labels = tf.cast(labels, tf.int32)
-    # A one-hot row of a class that does not exist is zero, and so is its loss.
-    in_range = tf.reduce_all((labels >= 0) & (labels < num_classes))
-    problem = (
-        "Labels are out of range. "
-        f"Expected: classes from 0 to {num_classes - 1}. "
-        "Fix: check num_classes and the labels. Received:"
+    labels = tf.cast(tf.reshape(labels, [-1]), tf.int32)
+    _require(
+        tf.size(labels) == tf.shape(images)[0],
+        "Labels are not one integer class per image. Fix: For one-hot labels "
+        "use labels.argmax(axis=-1).",
+        labels,
     )
-    tf.debugging.Assert(in_range, [problem, labels])
+    # A one-hot row of a class that does not exist is zero, and so is its loss.
+    _require(
+        tf.reduce_all((labels >= 0) & (labels < num_classes)),
+        f"Labels are out of range. Expected: classes from 0 to "
+        f"{num_classes - 1}. Fix: Check num_classes and the labels.",
+        labels,
+    )
     return labels
+
+
+def _require(condition, problem: str, labels) -> None:
+    tf.debugging.Assert(condition, [f"{problem} Received:", labels])
 
 
 def _is_correct(logits, labels) -> tf.Tensor:

@@ -148,6 +148,8 @@ def read_metadata(path: str) -> dict[str, Any] | None:
     if not files.exists(file):
         return None
     metadata = files.read_json(file)
+    if not isinstance(metadata, dict):
+        metadata = {}
     version = metadata.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise UserError(

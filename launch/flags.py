@@ -116,7 +116,7 @@ def run(main: Callable[[], int | None]) -> None:
 
         if argv[1:]:
             print(
-                f"Arguments are not understood. Received: {argv[1:]}. "
+                f"Error: Arguments are not understood. Received: {argv[1:]}. "
                 "Expected: flags alone. Fix: write --flag=value.",
                 file=sys.stderr,
             )
@@ -135,20 +135,55 @@ def run(main: Callable[[], int | None]) -> None:
 
 def _parse(argv):
     try:
-        return flags.FLAGS(argv)
-    except (
-        flags.Error,
-        AttributeError,
-        TypeError,
-        ValueError,
-        KeyError,
-        OSError,
-    ) as error:
-        line = " ".join(str(error).split())
-        print(
-            f"Error: The command line cannot be used. Received: {line}. "
-            "Expected: flags and config fields that exist, of their types. "
-            "Fix: see --help and the config's file.",
-            file=sys.stderr,
-        )
+        left = flags.FLAGS(argv)
+        if "config" in flags.FLAGS:
+            config_values()  # A file that is not there is noticed here only.
+        return left
+    except Exception as error:  # A config file can raise anything.
+        print(f"Error: {_explain(argv, error)}", file=sys.stderr)
         sys.exit(2)
+
+
+def _explain(argv, error) -> str:
+    """The one line for a command line that cannot be used."""
+    unknown = _unknown_field(argv)
+    if unknown is not None:
+        return str(unknown)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if any(line.startswith("Traceback") for line in lines):
+        lines = lines[-1:]  # What the config file itself said.
+    return (
+        "The command line cannot be used. "
+        f"Received: {' '.join(lines) or type(error).__name__}. "
+        "Expected: flags and config fields that exist, of their types. "
+        "Fix: see --help and the config's file."
+    )
+
+
+def _unknown_field(argv):
+    """The error of the first override of a field that the config lacks."""
+    from ib_keras.errors import unknown_name
+
+    # --flag=value, or --flag value.
+    words = [word for item in argv[1:] for word in item.split("=", 1)]
+    names = [word.lstrip("-") for word in words if word.startswith("-")]
+    try:
+        path = words[words.index("--config") + 1]
+        fields = flags.FLAGS["config"].parser.parse(path).to_dict()
+    except Exception:  # Then something else is wrong.
+        return None
+    for name in names:
+        section, inside = fields, "config."
+        for part in name.split(".")[1:] if name.startswith(inside) else ():
+            part = part.partition("[")[0]
+            if not isinstance(section, dict):
+                break
+            if part not in section:
+                return unknown_name(
+                    "config field",
+                    f"--{name}",
+                    [f"--{inside}{field}" for field in section],
+                    "See the config's file.",
+                )
+            section, inside = section[part], f"{inside}{part}."
+    return None

@@ -163,30 +163,21 @@ def fit(model, epochs, initial_epoch=0):
 
 
 def test_training_goes_on_after_a_load_as_if_it_had_not_stopped(tmp_path):
-    optimizer = FusedAdam(**arguments(use_ema=True, ema_momentum=0.9))
     model = models.build("ceb")
-    model.compile(optimizer)
+    model.compile(FusedAdam(**arguments(use_ema=True, ema_momentum=0.9)))
     path = str(tmp_path / "model.keras")
     fit(model, 1).save(path)
-    # Fitting ends with the averages in the weights, so go on from the file.
-    resumed = [keras.models.load_model(path) for _ in range(2)]
-    assert int(resumed[0].optimizer.iterations.numpy()) == 4
+    resumed = keras.models.load_model(path)
+    assert int(resumed.optimizer.iterations.numpy()) == 4
     for before, after in zip(
-        model.optimizer.variables, resumed[0].optimizer.variables, strict=True
+        model.optimizer.variables, resumed.optimizer.variables, strict=True
     ):
+        assert np.any(before.numpy())
         np.testing.assert_array_equal(before.numpy(), after.numpy())
     fit(model, 3, initial_epoch=1)
-    fit(resumed[0], 3, initial_epoch=1)
-    for before, after in zip(model.weights, resumed[0].weights, strict=True):
+    fit(resumed, 3, initial_epoch=1)
+    for before, after in zip(model.weights, resumed.weights, strict=True):
         np.testing.assert_allclose(before.numpy(), after.numpy(), atol=1e-6)
-    # Without its moments it would have gone elsewhere.
-    resumed[1].compile(FusedAdam(**arguments(use_ema=True, ema_momentum=0.9)))
-    fit(resumed[1], 3, initial_epoch=1)
-    differences = [
-        np.abs(a.numpy() - b.numpy()).max()
-        for a, b in zip(model.weights, resumed[1].weights, strict=True)
-    ]
-    assert max(differences) > 1e-3
 
 
 def run_on(strategy):

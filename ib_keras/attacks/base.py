@@ -191,10 +191,10 @@ def evaluate_gradient(
     if num_eot == 1:
         logits, loss, gradient = once(seed)
         return evaluated(images, logits, labels, loss, gradient), gradient
-    logits, loss, gradient = once(seeds.fold(seed, 0))
+    logits, loss, gradient = once(draw_seed(seed, 0))
     logits = tf.nn.log_softmax(logits)
     for draw in tf.range(1, num_eot):
-        more_logits, more_loss, more_gradient = once(seeds.fold(seed, draw))
+        more_logits, more_loss, more_gradient = once(draw_seed(seed, draw))
         logits = log_add_exp(logits, tf.nn.log_softmax(more_logits))
         loss += more_loss
         gradient += more_gradient
@@ -220,6 +220,11 @@ def model_seed(example_seeds: tf.Tensor, *purpose) -> tf.Tensor:
     one example; it follows from the first one's seed.
     """
     return seeds.fold(example_seeds[0], *purpose)
+
+
+def draw_seed(seed: tf.Tensor, draw) -> tf.Tensor:
+    """The seed of one of the draws that an expectation is taken over."""
+    return seeds.fold(seed, draw)
 
 
 def check_count(name: str, value, smallest: int = 1) -> int:

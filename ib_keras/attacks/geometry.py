@@ -15,7 +15,7 @@ from ib_keras.types import ThreatModel
 _TINY = 1e-12
 
 
-def _per_image(values: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+def per_image(values: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
     """Gives `[batch]` values the axes of an image, to broadcast."""
     ones = [1] * (images.shape.rank - 1)
     return tf.reshape(values, [-1, *ones])
@@ -55,7 +55,7 @@ class LinfBall(NamedTuple):
 
     def full_step(self, gradient):
         """From the centre to the surface along `steepest`, in the box."""
-        step = _per_image(self.epsilon, gradient) * self.steepest(gradient)
+        step = per_image(self.epsilon, gradient) * self.steepest(gradient)
         return self.project(self.clean + step)
 
     def random_point(self, example_seeds):
@@ -63,7 +63,19 @@ class LinfBall(NamedTuple):
         unit = seeds.uniform(
             example_seeds, tuple(self.clean.shape[1:]), -1.0, 1.0
         )
-        return self.project(self.clean + _per_image(self.epsilon, unit) * unit)
+        return self.project(self.clean + per_image(self.epsilon, unit) * unit)
+
+    def random_surface_point(self, example_seeds):
+        """As `random_point`, stretched until a pixel is epsilon away.
+
+        AutoAttack's start (before the box cuts it).
+        """
+        shape = tuple(self.clean.shape[1:])
+        unit = seeds.uniform(example_seeds, shape, -1.0, 1.0)
+        axes = list(range(1, unit.shape.rank))
+        largest = tf.reduce_max(tf.abs(unit), axis=axes)
+        scale = self.epsilon / tf.maximum(largest, _TINY)
+        return self.project(self.clean + per_image(scale, unit) * unit)
 
     def distance(self, images):
         """Norm of images - clean, `[batch]`."""
@@ -91,17 +103,17 @@ class L2Ball(NamedTuple):
         difference = images - self.clean
         norm = tf.maximum(l2_norm(difference), _TINY)
         factor = tf.minimum(1.0, self.epsilon / norm)
-        moved = self.clean + difference * _per_image(factor, images)
+        moved = self.clean + difference * per_image(factor, images)
         return tf.clip_by_value(moved, 0.0, 1.0)
 
     def steepest(self, gradient):
         """The gradient divided by its norm; zero where it is zero."""
-        norm = _per_image(l2_norm(gradient), gradient)
+        norm = per_image(l2_norm(gradient), gradient)
         return tf.math.divide_no_nan(gradient, norm)
 
     def full_step(self, gradient):
         """From the centre to the surface along `steepest`, in the box."""
-        step = _per_image(self.epsilon, gradient) * self.steepest(gradient)
+        step = per_image(self.epsilon, gradient) * self.steepest(gradient)
         return self.project(self.clean + step)
 
     def random_point(self, example_seeds):
@@ -111,8 +123,13 @@ class L2Ball(NamedTuple):
         unit = seeds.uniform(seeds.fold(example_seeds, 1), (1,))[:, 0]
         radius = self.epsilon * tf.pow(unit, 1.0 / math.prod(shape))
         return self.project(
-            self.clean + _per_image(radius, direction) * direction
+            self.clean + per_image(radius, direction) * direction
         )
+
+    def random_surface_point(self, example_seeds):
+        """A uniform point of the sphere, then cut with the box."""
+        shape = tuple(self.clean.shape[1:])
+        return self.full_step(seeds.normal(example_seeds, shape))
 
     def distance(self, images):
         """Norm of images - clean, `[batch]`."""

@@ -71,7 +71,74 @@ def targeted_margin(
     return _of(logits, targets) - _of(logits, labels)
 
 
-LOSSES = {"cross_entropy": cross_entropy, "margin": margin}
+def _sorted(logits: tf.Tensor) -> tf.Tensor:
+    """The largest four logits, or as many as there are, falling."""
+    return tf.math.top_k(logits, min(4, logits.shape[1])).values
+
+
+def dlr(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Difference of logits ratio: (max_{j != y} z_j - z_y) / (z_(1) - z_(3)).
+
+    z_(i) is the i-th largest logit. Invariant to shifts and positive scales of
+    the logits, so saturation does not silence it; in [-1, 0] where the
+    prediction is right. With two classes there is no z_(3), and the loss is
+    the margin.
+
+    Args:
+        logits: float32 `[batch, classes]`.
+        labels: int32 `[batch]`.
+
+    Returns:
+        float32 `[batch]`.
+    """
+    if logits.shape[1] < 3:
+        return margin(logits, labels)
+    largest = _sorted(logits)
+    scale = largest[:, 0] - largest[:, 2] + _TINY
+    return margin(logits, labels) / scale
+
+
+def targeted_dlr(
+    logits: tf.Tensor, labels: tf.Tensor, targets: tf.Tensor
+) -> tf.Tensor:
+    """(z_t - z_y) / (z_(1) - (z_(3) + z_(4)) / 2).
+
+    With three classes z_(3) stands alone in the denominator; with two the loss
+    is the targeted margin.
+
+    Args:
+        logits: float32 `[batch, classes]`.
+        labels: int32 `[batch]`.
+        targets: int32 `[batch]`, other classes.
+
+    Returns:
+        float32 `[batch]`.
+    """
+    difference = targeted_margin(logits, labels, targets)
+    if logits.shape[1] < 3:
+        return difference
+    largest = _sorted(logits)
+    low = tf.reduce_mean(largest[:, 2:], axis=1)
+    return difference / (largest[:, 0] - low + _TINY)
+
+
+LOSSES = {"cross_entropy": cross_entropy, "margin": margin, "dlr": dlr}
+TARGETED_LOSSES = {
+    "targeted_margin": targeted_margin,
+    "targeted_dlr": targeted_dlr,
+}
+
+
+def is_targeted(name: str) -> bool:
+    """Whether the loss of this name takes targets.
+
+    Raises:
+        UserError: If there is no loss of this name.
+    """
+    if name not in LOSSES and name not in TARGETED_LOSSES:
+        valid = [*LOSSES, *TARGETED_LOSSES]
+        raise unknown_name("attack loss", name, valid, "Set loss to it.")
+    return name in TARGETED_LOSSES
 
 
 def get(name: str) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:

@@ -1,5 +1,6 @@
 """The examples of an audit: by its config and its model's metadata."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 from typing import NamedTuple
@@ -46,14 +47,24 @@ def load(config: Mapping[str, Any], metadata: Mapping[str, Any]) -> Examples:
             the model takes.
     """
     section = {k: v for k, v in config["dataset"].items() if v is not None}
-    split = section.pop("split")
-    own = dict(metadata["config"]["data"])
-    if section.get("name", own["name"]) == own["name"]:
+    split = section.pop("split", "test")
+    own = dict((metadata.get("config") or {}).get("data") or {})
+    name = section.setdefault("name", own.get("name"))
+    if name is None:
+        raise UserError(
+            "The SavedModel does not say which data set it is for",
+            received="metadata without config.data",
+            expected="the name of a data set in the audit's config",
+            fix="Set --config.dataset.name.",
+        )
+    if name == own.get("name"):
         # Where the files are is this machine's business, not the trainer's.
         own.pop("data_dir", None)
-        accepted = {*own, "data_dir"} if "download" in own else {*own}
-        section = {k: v for k, v in section.items() if k in accepted}
         section = {**own, **section}
+    accepted = inspect.signature(plugins.load("data", name).build).parameters
+    for key in ("data_dir", "download"):
+        if key not in accepted:
+            section.pop(key, None)
     source = plugins.build("data", section)
     shape = tuple(metadata["input_shape"])
     if tuple(source.image_shape) != shape:

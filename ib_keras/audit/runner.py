@@ -36,6 +36,23 @@ _STATE = "state.json"
 # Fields that change no result: an audit may be continued with others.
 _MAY_DIFFER = ("dataset.data_dir", "dataset.download")
 
+# The fields of a config; what is open here is checked by the parts.
+_FIELDS = {
+    "protocol": None,
+    "protocol_version": None,
+    "seed": None,
+    "mode": None,
+    "num_samples": None,
+    "num_judge_samples": None,
+    "num_examples": None,
+    "batch_size": None,
+    "chunk_steps": None,
+    "dataset": ...,
+    "threat_model": {"norm": None, "epsilon": None},
+    "epsilon_curve": None,
+    "stages": ...,
+}
+
 # Draws of the classifier per verdict on a stochastic model.
 _JUDGE_SAMPLES = 5
 
@@ -83,22 +100,27 @@ def load_subject(config: Mapping[str, Any], saved_model: str) -> Subject:
     is_stochastic = mode == "stochastic"
     num_samples = None
     if is_stochastic:
-        num_samples = base.check_count(
-            "num_samples",
-            config["num_samples"] or target.metadata["num_samples"] or 1,
-        )
+        num_samples = config["num_samples"]
+        if num_samples is None:
+            num_samples = target.metadata.get("num_samples") or 1
+        num_samples = base.check_count("num_samples", num_samples)
+    judge_samples = config["num_judge_samples"]
+    if judge_samples is None:
+        judge_samples = _JUDGE_SAMPLES if is_stochastic else 1
     logits_fn = target.logits_fn(mode, num_samples)
-    targets.check_gradients(logits_fn, target.image_shape)
+    targets.check_gradients(logits_fn, target.image_shape, target.num_classes)
     found = examples.load(config, target.metadata)
-    judge_samples = _JUDGE_SAMPLES if is_stochastic else 1
+    targets.check_finite(
+        logits_fn,
+        found.images,
+        base.check_count("batch_size", config["batch_size"]),
+    )
     return Subject(
         target=target,
         logits_fn=logits_fn,
         mode=mode,
         num_samples=num_samples,
-        num_judge_samples=base.check_count(
-            "num_judge_samples", config["num_judge_samples"] or judge_samples
-        ),
+        num_judge_samples=base.check_count("num_judge_samples", judge_samples),
         images=found.images,
         labels=found.labels,
         dataset=found.dataset,
@@ -111,6 +133,9 @@ def build_stages(config: Mapping[str, Any]) -> list[runner.Stage]:
     Raises:
         UserError: If there are none, or a part or argument is unknown.
     """
+    stage = {"num_restarts": None, "attack": ...}
+    fields = {name: stage for name in config["stages"]}
+    workdirs.check_fields(config["stages"], fields, "stages.")
     stages = [
         runner.Stage.build({"name": name, **section})
         for name, section in config["stages"].items()
@@ -259,22 +284,23 @@ class Audit:
             return fresh
         try:
             arrays = files.read_npz(path)
-        except UserError as error:
+            state = json.loads(arrays.pop(_STATE).tobytes())
+            identity = state["identity"]
+            progress = runner.Progress(
+                runner.Ledger(**arrays),
+                runner.Position(**state["position"]),
+                [runner.StageBooks(**books) for books in state["stages"]],
+            )
+        except (KeyError, TypeError, ValueError) as error:
             self._say(f"Starting again, for the saved books are bad: {error}")
             return fresh
-        state = json.loads(arrays.pop(_STATE).tobytes())
-        if state["identity"] != self._identity():
+        if identity != self._identity():
             raise UserError(
                 "The workdir holds the books of another audit",
-                received=f"{path} of {state['identity']}",
+                received=f"{path} of {identity}",
                 expected=f"{self._identity()}",
                 fix="Choose another --workdir.",
             )
-        progress = runner.Progress(
-            runner.Ledger(**arrays),
-            runner.Position(**state["position"]),
-            [runner.StageBooks(**books) for books in state["stages"]],
-        )
         position = progress.position
         self._say(
             f"Resuming at stage {position.stage}, restart {position.restart}, "
@@ -401,6 +427,7 @@ def audit(
         UserError: If config, model, data or workdir cannot be used.
         Interrupted: If it was stopped; the books are saved.
     """
+    workdirs.check_fields(config, _FIELDS)
     subject = load_subject(config, saved_model)
     stages = build_stages(config)
     main = float(config["threat_model"]["epsilon"])
@@ -420,7 +447,7 @@ def audit(
         return files.read_json(summary_path)
     points = []
     for epsilon in curve:
-        folder = files.join(workdir, f"epsilon_{epsilon:g}")
+        folder = files.join(workdir, f"epsilon_{epsilon!r}")
         part = Audit(config, subject, stages, runners[epsilon], folder, quiet)
         part.command = command
         points.append(_curve_point(epsilon, part.run(should_stop)))

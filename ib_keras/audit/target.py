@@ -59,8 +59,9 @@ class Target:
         """
         if mode not in MODES:
             raise unknown_name("mode", mode, MODES, "Set mode to one of them.")
-        endpoint = getattr(self.loaded, mode, None)
-        if endpoint is None:
+        # Looked up at each call, so that the functions keep `loaded` alive:
+        # without it TensorFlow drops the variables that they use.
+        if not hasattr(self.loaded, mode):
             present = [m for m in MODES if hasattr(self.loaded, m)]
             raise UserError(
                 f"The SavedModel has no endpoint for {mode} mode",
@@ -71,9 +72,9 @@ class Target:
                 else "Export the model with ib_keras.export.save.",
             )
         if mode == "mean":
-            return lambda images, seed: endpoint(images)
+            return lambda images, seed: self.loaded.mean(images)
         count = int(num_samples or self.metadata["num_samples"])
-        return lambda images, seed: endpoint(
+        return lambda images, seed: self.loaded.stochastic(
             images, seed, tf.constant(count, tf.int32)
         )
 
@@ -125,24 +126,33 @@ def load(path: str) -> Target:
             expected=f"assets/{export.METADATA_FILE} in it",
             fix="Export the model with ib_keras.export.save.",
         )
+    missing = {"input_shape", "num_classes"} - metadata.keys()
+    if missing:
+        raise UserError(
+            "The SavedModel's metadata are incomplete",
+            received=f"{path} without {', '.join(sorted(missing))}",
+            expected=f"what ib_keras writes to assets/{export.METADATA_FILE}",
+            fix="Export the model with ib_keras.export.save.",
+        )
     try:
         loaded = tf.saved_model.load(path)
     except Exception as error:  # TensorFlow has seven kinds for one fault.
-        first_line = str(error).strip().splitlines()[:1]
+        reason = " ".join(str(error).split())[:200]
         raise UserError(
             "The SavedModel is damaged or incomplete",
-            received=f"{path} ({type(error).__name__}: {first_line})",
+            received=f"{path} ({type(error).__name__}: {reason})",
             expected="a whole SavedModel",
             fix="Copy or export the model again.",
         ) from error
     return Target(path, hash_folder(path), metadata, loaded)
 
 
-def check_gradients(logits_fn: LogitsFn, image_shape) -> None:
+def check_gradients(logits_fn: LogitsFn, image_shape, num_classes: int) -> None:
     """Refuses a model that attacks cannot differentiate.
 
     Raises:
-        UserError: If there is no gradient with respect to images.
+        UserError: If it is no function from such images to so many logits, or
+            there is no gradient with respect to images.
     """
     images = tf.constant(
         np.linspace(0.0, 1.0, 2 * int(np.prod(image_shape))).reshape(
@@ -152,10 +162,22 @@ def check_gradients(logits_fn: LogitsFn, image_shape) -> None:
     )
     problem = "None"
     gradient = None
-    try:
-        with tf.GradientTape() as tape:
-            tape.watch(images)
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        try:
             logits = logits_fn(images, seeds.from_int(0))
+            answer = f"shape {tuple(logits.shape)}, {logits.dtype.name}"
+        except Exception as error:  # A foreign graph can raise anything.
+            reason = " ".join(str(error).split())[:200]
+            logits, answer = None, f"{type(error).__name__}: {reason}"
+    if answer != f"shape {(2, num_classes)}, float32":
+        raise UserError(
+            "The model is not what its metadata say",
+            received=f"{answer} for images of shape {tuple(images.shape)}",
+            expected=f"logits of shape {(2, num_classes)}, float32",
+            fix="Export the model with ib_keras.export.save.",
+        )
+    try:
         gradient = tape.gradient(logits, images)
     except (LookupError, tf.errors.OpError) as error:
         problem = str(error).splitlines()[0]
@@ -167,3 +189,27 @@ def check_gradients(logits_fn: LogitsFn, image_shape) -> None:
             fix="Export it without rounding, casts to integers or operations "
             "that have no gradient; gradient-free attacks need none.",
         )
+
+
+def check_finite(
+    logits_fn: LogitsFn, images: np.ndarray, batch_size: int
+) -> None:
+    """Refuses a model that answers no image with finite logits.
+
+    The runner refuses it too, but first here, where nothing is written yet.
+
+    Raises:
+        UserError: If there is not one finite answer.
+    """
+    for first in range(0, len(images), batch_size):
+        batch = tf.constant(images[first : first + batch_size])
+        logits = logits_fn(batch, seeds.from_int(0)).numpy()
+        if np.isfinite(logits).all(axis=-1).any():
+            return
+    raise UserError(
+        "The model's logits are not finite on any clean image",
+        received="NaN or infinity for every example",
+        expected="finite logits",
+        fix="Check the model's weights, and that images in [0, 1] are what it "
+        "takes.",
+    )

@@ -5,6 +5,8 @@ evaluation, checkpoints, logs and the SavedModel at the end.
 """
 
 import contextlib
+import inspect
+import math
 import time
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -31,6 +33,8 @@ from ib_keras.errors import unknown_name
 from ib_keras.progress import Progress
 from ib_keras.training.checkpoints import Checkpoints
 from ib_keras.training.metrics_log import MetricsLog
+from ib_keras.types import check_images
+from ib_keras.types import check_labels
 
 RESULT_FILE = "result.json"
 SAVED_MODEL = "saved_model"
@@ -76,6 +80,7 @@ _COUNTS = (
     ("checkpoint", "keep"),
 )
 _LENGTHS = (("num_epochs",), ("eval", "every_epochs"))
+_SCHEDULE = ("learning_rate", "decay_factor", "decay_every_epochs")
 
 # Purposes that the run's seed is folded with.
 _DATA, _NOISE, _EVALUATE = 1, 2, 3
@@ -131,19 +136,33 @@ def build_optimizer(
     """
     makers = {"adam": optimizers.FusedAdam, "sgd": keras.optimizers.SGD}
     own = dict(config)
-    name = own.pop("name")
+    name = own.pop("name", None)
     if name not in makers:
         raise unknown_name("optimizer", name, makers, "Set optim.name to it.")
-    learning_rate = schedules.learning_rate(
-        own.pop("learning_rate"),
-        own.pop("decay_factor"),
-        own.pop("decay_every_epochs"),
-        steps_per_epoch,
-    )
+    documented = {"adam": keras.optimizers.Adam}.get(name, makers[name])
+    valid = {*inspect.signature(documented).parameters, *_SCHEDULE}
+    valid -= {"kwargs", "use_ema", "ema_momentum"}
+    for key in own:
+        if key not in valid:
+            raise unknown_name(
+                "field of optim", key, valid, "Correct or remove the field."
+            )
     averaging = {}
     if averaging_decay:
         averaging = {"use_ema": True, "ema_momentum": averaging_decay}
-    return makers[name](learning_rate=learning_rate, **own, **averaging)
+    try:
+        learning_rate = schedules.learning_rate(
+            *(own.pop(key) for key in _SCHEDULE), steps_per_epoch
+        )
+        return makers[name](learning_rate=learning_rate, **own, **averaging)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            "The optimizer cannot be built",
+            received=f"{' '.join(str(error).split())} ({type(error).__name__})",
+            expected=f"name, {', '.join(_SCHEDULE)} and arguments of "
+            f"keras.optimizers.{documented.__name__}",
+            fix="Correct the sections optim and averaging.",
+        ) from error
 
 
 @contextlib.contextmanager
@@ -322,15 +341,17 @@ class _Run:
         self.batch_size = int(config["train"]["batch_size"])
         strategies.check_global_batch(strategy, self.batch_size)
         self.source = plugins.build("data", config["data"])
-        self.images, self.labels = self.source.load(config["train"]["split"])
-        self.eval_data = self.source.load(config["eval"]["split"])
+        self.images, self.labels = self.load(config["train"]["split"])
+        self.eval_data = self.load(config["eval"]["split"])
         batches.check_batch_size(
             self.batch_size, len(self.labels), strategy.num_replicas_in_sync
         )
         self.steps_per_epoch = batches.steps_per_epoch(
             len(self.labels), self.batch_size
         )
-        self.num_steps = round(config["num_epochs"] * self.steps_per_epoch)
+        self.num_steps = max(
+            round(config["num_epochs"] * self.steps_per_epoch), 1
+        )
         self.seed = seeds.from_int(config["seed"])
         with strategy.scope():
             self.model = classifier.build(
@@ -359,6 +380,15 @@ class _Run:
         # call, and the seconds they took.
         self.gathered, self.seconds = [], 0.0
 
+    def load(self, split):
+        """A split as arrays; a user's own data set is not taken on trust."""
+        images, labels = self.source.load(split)
+        if images.dtype != np.uint8:
+            images = check_images(images)
+        return images, check_labels(
+            labels, len(images), self.source.num_classes
+        )
+
     @property
     def variables(self):
         own = list(self.model.variables)
@@ -371,7 +401,8 @@ class _Run:
             return 0
         self.say(f"Resuming at step {header['step']}, from {self.workdir}")
         self.log.restore(header["step"])
-        self.gathered, self.seconds = header["gathered"], header["seconds"]
+        self.gathered = header.get("gathered", [])
+        self.seconds = header.get("seconds", 0.0)
         return int(header["step"])
 
     def say(self, line):
@@ -422,6 +453,13 @@ class _Run:
         with averaged_weights(self.model, self.optimizer):
             values = self.steps.evaluate(
                 *self.eval_data, self.config["eval"]["batch_size"]
+            )
+        if not np.isfinite(list(values.values())).all():
+            raise UserError(
+                "The evaluation is not finite",
+                received=f"{values} at step {step}",
+                expected="finite numbers",
+                fix="Lower optim.learning_rate, or anneal the rate for longer.",
             )
         self.log.add(step, self.epoch(step), "eval", values)
         return values
@@ -562,12 +600,15 @@ def train(
             the loss is not finite any more.
         Interrupted: If it was stopped; a checkpoint is saved.
     """
-    workdirs.claim(workdir, config, _MAY_DIFFER)
+    # What is refused is refused before anything is written.
+    _check_config(config)
+    workdirs.check(workdir, config, _MAY_DIFFER)
     done = files.join(workdir, RESULT_FILE)
     if files.exists(done):
         if not quiet:
             print(f"Nothing left to do: {done} is there.", flush=True)
         return files.read_json(done)
     run = _Run(config, workdir, strategy or strategies.get(), quiet)
+    workdirs.claim(workdir, config, _MAY_DIFFER)
     run.loop(run.restore(), should_stop)
     return run.finish(dict(provenance or {}))

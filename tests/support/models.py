@@ -77,7 +77,12 @@ def dtype_policy(name: str):
 
 def two_devices() -> tf.distribute.Strategy:
     """A strategy with two replicas, on the logical CPUs of conftest.py."""
-    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    # Collective operations are numbered from the same number for each new
+    # strategy, and a process that reuses a number for another shape stops.
+    return tf.distribute.MirroredStrategy(
+        ["CPU:0", "CPU:1"],
+        cross_device_ops=tf.distribute.ReductionToOneDevice(),
+    )
 
 
 def weights_of(model) -> list[np.ndarray]:

@@ -1,0 +1,48 @@
+r"""AA+MT, the paper's strongest ensemble (section 3.2, figures 3c and 9c).
+
+python -m launch.audit --config=configs/audits/aa_mt.py \
+    --saved_model=runs/cifar10_ceb/saved_model --workdir=audits/aa_mt
+
+For MNIST add --config.threat_model.epsilon=0.2.
+
+@@RESULT@@
+
+An example that stands costs 505 + 505 + 10 x 200 x (classes - 1) gradients:
+19,010 with ten classes. The paper gives the sequence, the restarts and steps
+and the losses; the optimiser of MultiTargeted is the nearest public one.
+"""
+
+from configs import common
+
+
+def get_config():
+    """Returns the protocol's config."""
+    apgd = {"name": "apgd", "num_steps": 100, "num_eot": 1}
+    return common.audit(
+        protocol="aa_mt",
+        version=1,
+        norm="linf",
+        epsilon=8 / 255,
+        stages={
+            "apgd_ce": {
+                "num_restarts": 5,
+                "attack": {**apgd, "loss": "cross_entropy"},
+            },
+            "apgd_dlr": {
+                "num_restarts": 5,
+                "attack": {**apgd, "loss": "dlr"},
+            },
+            "multi_targeted": {
+                "num_restarts": 10,
+                "attack": {
+                    "name": "multi_targeted",
+                    "num_steps": 200,
+                    "num_targets": 0,
+                    "optimizer": "adam",
+                    "learning_rate": 0.1,
+                    "schedule": "decade",
+                    "num_eot": 1,
+                },
+            },
+        },
+    )

@@ -1,0 +1,60 @@
+r"""AutoAttack's standard ensemble: APGD-CE, APGD-T, FAB-T, Square.
+
+python -m launch.audit --config=configs/audits/autoattack_standard.py \
+    --saved_model=runs/cifar10_ceb/saved_model --workdir=audits/autoattack
+
+@@RESULT@@
+
+The stages are ours, by the semantics of the authors' code; where they differ
+their docstrings say so.
+"""
+
+from configs import common
+
+
+def get_config():
+    """Returns the protocol's config."""
+    return common.audit(
+        protocol="autoattack_standard",
+        version=1,
+        norm="linf",
+        epsilon=8 / 255,
+        stages={
+            "apgd_ce": {
+                "num_restarts": 1,
+                "attack": {
+                    "name": "apgd",
+                    "num_steps": 100,
+                    "loss": "cross_entropy",
+                    "num_eot": 1,
+                },
+            },
+            "apgd_t": {
+                "num_restarts": 1,
+                "attack": {
+                    "name": "apgd",
+                    "num_steps": 100,
+                    "loss": "targeted_dlr",
+                    "num_targets": 9,
+                    "num_eot": 1,
+                },
+            },
+            "fab_t": {
+                "num_restarts": 1,
+                "attack": {
+                    "name": "fab",
+                    "num_steps": 100,
+                    "num_targets": 9,
+                    "random_start": False,
+                },
+            },
+            "square": {
+                "num_restarts": 1,
+                "attack": {
+                    "name": "square",
+                    "num_steps": 5000,
+                    "initial_share": 0.8,
+                },
+            },
+        },
+    )

@@ -1,0 +1,35 @@
+r"""PGD with Madry et al.'s parameters on CIFAR-10 (figures 3a and 9a).
+
+python -m launch.audit --config=configs/audits/pgd_madry.py \
+    --saved_model=runs/cifar10_ceb/saved_model --workdir=audits/pgd_madry
+
+@@RESULT@@
+
+One restart: the paper shows why its number should not be believed alone. For
+figures 3b and 9b raise --config.stages.pgd.num_restarts.
+"""
+
+from configs import common
+
+
+def get_config():
+    """Returns the protocol's config."""
+    return common.audit(
+        protocol="pgd_madry",
+        version=1,
+        norm="linf",
+        epsilon=8 / 255,
+        stages={
+            "pgd": {
+                "num_restarts": 1,
+                "attack": {
+                    "name": "pgd",
+                    "num_steps": 20,
+                    "step_size": 0.007,
+                    "loss": "cross_entropy",
+                    "random_start": True,
+                    "num_eot": 1,
+                },
+            }
+        },
+    )

@@ -1,0 +1,225 @@
+"""Small runs on the digits, other people's SavedModels, and what both leave."""
+
+import atexit
+import functools
+import json
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+import types
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from configs import digits_ceb
+from configs import digits_deterministic
+from configs import digits_vib
+from configs.audits import fgs_epsilons
+from configs.audits import pgd_restarts
+from ib_keras import files
+from ib_keras.data.source import DataSource
+from ib_keras.errors import UserError
+from ib_keras.training import loop
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+IMAGE_SHAPE = (8, 8, 1)
+
+_TRAINING = {
+    "vib": digits_vib,
+    "ceb": digits_ceb,
+    "deterministic": digits_deterministic,
+}
+_AUDITS = {"fgs_epsilons": fgs_epsilons, "pgd_restarts": pgd_restarts}
+
+
+def plain(config, changes: dict[str, Any]) -> dict[str, Any]:
+    """A config as nested JSON values, with fields changed by dotted names."""
+    values = json.loads(config.to_json())
+    for name, value in changes.items():
+        section = values
+        *sections, field = name.split(".")
+        for part in sections:
+            section = section[part]
+        section[field] = value
+    return values
+
+
+def train_config(bottleneck="vib", **changes) -> dict[str, Any]:
+    """Some 170 steps that teach a small network the digits."""
+    changes = {
+        "num_epochs": 8,
+        "num_samples": 4,
+        "encoder.hidden_units": [32],
+        "bottleneck.latent_dim": 8,
+        "optim.learning_rate": 1e-2,
+        "averaging.decay": 0.9,
+        **{name.replace("__", "."): value for name, value in changes.items()},
+    }
+    return plain(_TRAINING[bottleneck].get_config(), changes)
+
+
+def smoke_config(bottleneck="deterministic", **changes) -> dict[str, Any]:
+    """Eight steps of hardly any weights: 64 random images in batches of 16."""
+    changes = {
+        "encoder": {"name": "linear"},
+        **{name.replace("__", "."): value for name, value in changes.items()},
+    }
+    return plain(_TRAINING[bottleneck].get_config("smoke"), changes)
+
+
+def audit_config(protocol="pgd_restarts", **changes) -> dict[str, Any]:
+    """An audit of seconds at a radius where about half of the digits fall."""
+    changes = {
+        "num_examples": 60,
+        "batch_size": 16,
+        "chunk_steps": 4,
+        "threat_model.epsilon": 0.1,
+        **{name.replace("__", "."): value for name, value in changes.items()},
+    }
+    if protocol == "pgd_restarts":
+        short = {
+            "stages.pgd.num_restarts": 3,
+            "stages.pgd.attack.num_steps": 8,
+            "stages.pgd.attack.step_size": 0.03,
+        }
+        changes = short | changes
+    return plain(_AUDITS[protocol].get_config(), changes)
+
+
+@functools.cache
+def digits_run(bottleneck="vib") -> str:
+    """The workdir of a finished training, made once a session; read only."""
+    folder = tempfile.mkdtemp(prefix="ib_keras_tests_")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    loop.train(
+        train_config(bottleneck),
+        folder,
+        provenance={"git_commit": COMMIT},
+        quiet=True,
+    )
+    return folder
+
+
+def digits_model(bottleneck="vib") -> str:
+    """The SavedModel of `digits_run`."""
+    return os.path.join(digits_run(bottleneck), loop.SAVED_MODEL)
+
+
+def random_model_metadata(**changes) -> dict[str, Any]:
+    """Metadata of a two-class model of random images, 4x4x1."""
+    data = {"name": "random_images", "image_shape": [4, 4, 1]}
+    return {
+        "format_version": 1,
+        "input_shape": [4, 4, 1],
+        "num_classes": 2,
+        "num_samples": None,
+        "config": {"data": {**data, "num_classes": 2, "num_test": 48}},
+        **changes,
+    }
+
+
+def foreign_model(path, metadata=None, **endpoints) -> str:
+    """Exports functions of images as other code might, with our metadata."""
+    metadata = random_model_metadata() if metadata is None else metadata
+    asset = os.path.join(tempfile.mkdtemp(dir=os.path.dirname(path)), "a")
+    asset = os.path.join(os.path.dirname(asset), "ib_keras.json")
+    files.write_json(asset, metadata)
+    spec = tf.TensorSpec([None, *metadata["input_shape"]], tf.float32)
+    module = tf.Module()
+    module.metadata = tf.saved_model.Asset(asset)
+    for name, function in endpoints.items():
+        setattr(module, name, tf.function(function, input_signature=[spec]))
+    tf.saved_model.save(module, str(path))
+    shutil.rmtree(os.path.dirname(asset))
+    return str(path)
+
+
+def bright_or_dark(images) -> tf.Tensor:
+    """Logits of two classes, by the mean pixel."""
+    brightness = tf.reduce_mean(images, axis=[1, 2, 3]) - 0.5
+    return tf.stack([-brightness, brightness], axis=1) * 10.0
+
+
+def plant_data(monkeypatch, images, labels, num_classes=10) -> dict[str, str]:
+    """Makes arrays a data part; returns its section."""
+    source = DataSource(
+        name="planted",
+        description="planted",
+        image_shape=tuple(images.shape[1:]),
+        class_names=tuple(f"class {i}" for i in range(num_classes)),
+        load=lambda split: (images, labels),
+    )
+    module = types.ModuleType("planted.data")
+    module.build = lambda: source
+    monkeypatch.setitem(sys.modules, "planted", types.ModuleType("planted"))
+    monkeypatch.setitem(sys.modules, "planted.data", module)
+    return {"name": "planted.data"}
+
+
+def refused(function, *arguments, **more) -> UserError:
+    """Calls what must be refused by one clear line, and returns the error."""
+    with pytest.raises(UserError) as caught:
+        function(*arguments, **more)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert text.count("Received: ") == 1
+    assert text.count("Expected: ") == 1
+    assert text.count("Fix: ") == 1
+    return caught.value
+
+
+def snapshot(folder) -> dict[str, bytes | None]:
+    """All there is in a folder; None stands for a folder."""
+    root = pathlib.Path(folder)
+    return {
+        path.relative_to(root).as_posix(): (
+            path.read_bytes() if path.is_file() else None
+        )
+        for path in sorted(root.rglob("*"))
+    }
+
+
+def metrics(workdir) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl but for what a clock measured."""
+    lines = (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    for row in rows:
+        row.pop("examples_per_second", None)
+    return rows
+
+
+def checkpoint(workdir, step=None) -> dict[str, np.ndarray]:
+    """The arrays of a checkpoint, the last by default, without the clock's."""
+    folder = pathlib.Path(workdir) / "checkpoints"
+    name = sorted(p.name for p in folder.glob("step-*.npz"))[-1]
+    if step is not None:
+        name = f"step-{step:010d}.npz"
+    arrays = files.read_npz(folder / name)
+    arrays.pop("header.json")
+    return arrays
+
+
+def assert_equal_arrays(received, expected):
+    """Bit for bit, names, types and shapes too."""
+    assert list(received) == list(expected)
+    for name, array in expected.items():
+        assert received[name].dtype == array.dtype, name
+        assert received[name].shape == array.shape, name
+        assert received[name].tobytes() == array.tobytes(), name
+
+
+class Clock:
+    """A `should_stop` that says yes at the n-th question, once."""
+
+    def __init__(self, at):
+        self.at = at
+        self.asked = 0
+
+    def __call__(self):
+        self.asked += 1
+        return self.asked == self.at
