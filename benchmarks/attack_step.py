@@ -23,6 +23,9 @@ EPSILONS = {"mnist": 0.2, "cifar10": 8 / 255}
 # Attack section -> the target for its ratio.
 ATTACKS = {
     "pgd": ({"name": "pgd"}, 1.05),
+    "apgd, cross-entropy": ({"name": "apgd"}, 1.08),
+    "apgd, DLR": ({"name": "apgd", "loss": "dlr"}, 1.08),
+    "multi_targeted": ({"name": "multi_targeted"}, 1.08),
 }
 
 
@@ -34,16 +37,13 @@ def loop_of(attack, logits_fn, images, labels, epsilon, num_steps):
     targets = (labels + 1) % 10
     state, record = runs._start(
         len(labels),
-        images,
-        labels,
-        tf.constant(epsilon),
-        example_seeds,
-        targets,
+        (images, labels, example_seeds, targets),
+        (tf.constant(epsilon),),
     )
     first, last = tf.constant(0), tf.constant(num_steps)
 
     def run():
-        _, found = runs._advance(len(labels), state, record, first, last)
+        _, found = runs._advance(len(labels), (state, record), (first, last))
         return found.margin.numpy()
 
     return run

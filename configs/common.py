@@ -179,7 +179,8 @@ def audit(
     config.num_judge_samples = placeholder(int)
     config.num_examples = 1000
     config.batch_size = 500
-    config.chunk_steps = 16
+    config.chunk_steps = 16  # Most steps between looks at who stands.
+    config.compact = True  # Whether a batch shrinks to them.
     config.dataset = ml_collections.ConfigDict(
         {
             "name": placeholder(str),

@@ -384,7 +384,7 @@ def _require(condition, problem: str, labels) -> None:
 
 def _is_correct(logits, labels) -> tf.Tensor:
     predictions = tf.argmax(logits, axis=-1, output_type=tf.int32)
-    return tf.cast(predictions == labels, tf.float32)
+    return tf.cast(tf.equal(predictions, labels), tf.float32)
 
 
 def _weighted_mean(values, sample_weight) -> tf.Tensor:

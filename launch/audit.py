@@ -11,8 +11,24 @@ from launch import flags
 flags.define_config()
 flags.define_workdir()
 flags.define_quiet()
+flags.define_strategy()
+absl_flags.DEFINE_bool(
+    "plan", False, "Print what the audit can cost at most, and stop."
+)
 absl_flags.DEFINE_string("saved_model", None, "Folder of the SavedModel.")
 absl_flags.mark_flag_as_required("saved_model")
+
+
+def _print_plan(rows) -> None:
+    print("At most, if every example stood to the end:")
+    for row in rows:
+        print(
+            f"  epsilon {row['epsilon']:g}, {row['stage']}: "
+            f"{row['gradients']:,} gradient evaluations, "
+            f"{row['seconds'] / 60:.1f} min at the measured pace"
+        )
+    total = sum(row["seconds"] for row in rows)
+    print(f"  together: {total / 60:.1f} min. Nothing was written.")
 
 
 def main() -> int:
@@ -21,15 +37,22 @@ def main() -> int:
     config = flags.config_values()
 
     from ib_keras import files
+    from ib_keras import strategy
     from ib_keras.audit import examples
     from ib_keras.audit import report
     from ib_keras.audit import runner
 
+    if absl_flags.FLAGS.plan:
+        _print_plan(runner.plan(config, absl_flags.FLAGS.saved_model))
+        return 0
     workdir = flags.FLAGS.workdir
+    name = flags.FLAGS.strategy
     summary = runner.audit(
         config,
         flags.FLAGS.saved_model,
         workdir,
+        # One device needs no strategy: its functions are called directly.
+        strategy=None if name == "one_device" else strategy.get(name),
         should_stop=stop,
         command=flags.command_line(),
         quiet=flags.FLAGS.quiet,

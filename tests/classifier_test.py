@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -307,7 +310,7 @@ def test_batch_statistics_are_used_and_updated_in_training_alone():
     model(images, mode="stochastic", noise_seed=SEED)
     model.posterior(images)
     model.terms(images, labels, SEED, tf.constant(0), training=False)
-    model.compile("sgd")
+    model.compile("sgd", run_eagerly=True)
     model.evaluate(images, labels, verbose=0)
     model.predict(images, verbose=0)
     assert not moving_mean.numpy().any()
@@ -458,7 +461,7 @@ def test_under_bfloat16_it_trains_in_float32_weights():
     with models.dtype_policy("mixed_bfloat16"):
         model = models.build("ceb")
         images, labels = models.data(32)
-        model.compile(FusedAdam(learning_rate=0.01))
+        model.compile(FusedAdam(learning_rate=0.01), run_eagerly=True)
         history = model.fit(images, labels, epochs=3, verbose=0).history
     assert {w.dtype for w in model.weights} == {"float32"}
     assert model.encoder.layers[-1].compute_dtype == "bfloat16"
@@ -466,6 +469,7 @@ def test_under_bfloat16_it_trains_in_float32_weights():
 
 
 # --- What Keras users expect -------------------------------------------------
+# Where a test makes few steps, it makes them eagerly: tracing takes longer.
 
 
 BETA = 0.05
@@ -479,7 +483,7 @@ def learnt():
     model.compile(
         keras.optimizers.Adam(0.03), metrics=["sparse_categorical_accuracy"]
     )
-    model.fit(images, labels, epochs=40, batch_size=32, verbose=0)
+    model.fit(images, labels, epochs=15, batch_size=16, verbose=0)
     return model, images, labels
 
 
@@ -526,6 +530,17 @@ def test_evaluate_measures_what_numpy_measures(learnt):
     # Batches share their noise, so only 24 examples' worth is independent.
     error = np.sqrt(ratio.var(0).mean() / (4 * 24))
     assert abs(values["rate"] - exact.mean()) < 5 * error
+
+
+def test_evaluate_weighs_the_rate_as_at_the_end_of_annealing():
+    section = models.BOTTLENECKS["ceb"] | {"rho": -1.0, "anneal_epochs": 5}
+    model = models.build(section)
+    model.compile("sgd", run_eagerly=True)
+    values = model.evaluate(*models.data(8), verbose=0, return_dict=True)
+    assert values["rate"] > 0
+    assert values["loss"] == pytest.approx(
+        values["cross_entropy"] + np.e * values["rate"], rel=1e-5
+    )
 
 
 def test_evaluating_twice_gives_the_same(learnt):
@@ -594,6 +609,30 @@ def test_a_loaded_model_is_the_same_model(learnt, tmp_path):
     )
 
 
+@pytest.mark.slow
+def test_another_process_loads_a_model_with_one_import(tmp_path):
+    model = models.build("ceb")
+    images, labels = models.data(8)
+    model.compile(FusedAdam(learning_rate=0.01), run_eagerly=True)
+    model.fit(images, labels, verbose=0)
+    path = str(tmp_path / "model.keras")
+    model.save(path)
+    script = (
+        "import sys, keras, ib_keras.classifier\n"
+        "model = keras.models.load_model(sys.argv[1])\n"
+        "print(type(model.optimizer).__name__, model.count_params())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, path],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == ["FusedAdam", str(model.count_params())], (
+        done.stderr
+    )
+
+
 def small_unbuilt(seed=0, encoder=None) -> IBClassifier:
     keras.utils.set_random_seed(0)
     bottleneck = plugins.build(
@@ -609,7 +648,7 @@ def small_unbuilt(seed=0, encoder=None) -> IBClassifier:
 def test_fit_builds_a_model_that_can_be_saved(tmp_path):
     model = small_unbuilt()
     images, labels = models.data(8)
-    model.compile("sgd")
+    model.compile("sgd", run_eagerly=True)
     model.fit(images, labels, verbose=0)
     assert model.built
     path = str(tmp_path / "model.keras")
@@ -655,7 +694,7 @@ def test_callbacks_and_validation_data_work(tmp_path):
     model = models.build("ceb")
     images, labels = models.data(48)
     path = str(tmp_path / "best.keras")
-    model.compile(FusedAdam(learning_rate=0.05))
+    model.compile(FusedAdam(learning_rate=0.05), run_eagerly=True)
     history = model.fit(
         images,
         labels,
@@ -680,11 +719,12 @@ def test_callbacks_and_validation_data_work(tmp_path):
     assert {f"val_{name}" for name in ("loss", "rate", "accuracy")} < set(
         history
     )
-    best = keras.models.load_model(path)
-    values = best.evaluate(
-        *models.data(32, seed=0), verbose=0, return_dict=True
+    images, labels = models.data(32, seed=0)
+    predictions = keras.models.load_model(path)(images).numpy().argmax(-1)
+    best = np.argmin(history["val_loss"])
+    assert np.mean(predictions == labels) == pytest.approx(
+        history["val_accuracy"][best]
     )
-    assert values["loss"] == pytest.approx(min(history["val_loss"]), rel=1e-5)
 
 
 def numpy_gradient_step(model, images, labels, sample_weight, rate):
@@ -727,7 +767,7 @@ def test_a_step_of_fit_descends_the_weighted_mean_of_the_loss(regularised):
     model = IBClassifier(encoder, deterministic, 3)
     model.build((None, *models.IMAGE_SHAPE))
     expected = numpy_gradient_step(model, images, labels, sample_weight, 0.5)
-    model.compile(keras.optimizers.SGD(0.5))
+    model.compile(keras.optimizers.SGD(0.5), run_eagerly=True)
     before = models.weights_of(model)
     model.fit(
         images,
@@ -747,7 +787,7 @@ def test_examples_without_weight_do_not_count():
     model = randomised("deterministic")
     images, labels = models.data(16)
     wrong = np.where(np.arange(16) < 8, labels, (labels + 1) % 3)
-    model.compile("sgd")
+    model.compile("sgd", run_eagerly=True)
     weighted = model.evaluate(
         images,
         wrong,
@@ -759,33 +799,36 @@ def test_examples_without_weight_do_not_count():
     assert weighted == pytest.approx(alone, rel=1e-5)
 
 
-def losses_of_fit(seed, **arguments):
-    """Losses of epochs that change nothing, so that the noise alone does."""
-    images, labels = models.data(16)
-    model = small_unbuilt(seed)
-    model.compile(keras.optimizers.SGD(0.0))
-    model.fit(images, labels, batch_size=16, epochs=3, verbose=0, **arguments)
-    return model.history.history["loss"]
-
-
 def test_the_noise_of_fit_is_new_at_each_step_and_a_function_of_the_seed():
-    losses = losses_of_fit(seed=1)
-    assert len(set(losses)) == 3
-    assert losses_of_fit(seed=1) == losses
-    assert not set(losses_of_fit(seed=2)) & set(losses)
+    images, labels = models.data(16)
+    losses = []
+    for seed in (1, 2):
+        model = small_unbuilt(seed)
+        # Nothing is learnt, so the losses differ by the noise alone.
+        model.compile(keras.optimizers.SGD(0.0), run_eagerly=True)
+        for _ in range(2):
+            history = model.fit(images, labels, 16, epochs=3, verbose=0)
+            losses.append(history.history["loss"])
+            model.optimizer.iterations.assign(0)
+    # The same steps again have the same noise.
+    assert losses[0] == losses[1] and losses[2] == losses[3]
+    assert len({*losses[0], *losses[2]}) == 6
 
 
 def test_fit_may_be_compiled_by_xla():
+    # Without noise, which XLA draws otherwise from the same seed.
+    section = {"name": "vib", "latent_dim": 5, "scale_shift": -40.0}
     results = []
     for jit_compile in (False, True):
-        model = models.build("vib")
+        model = models.build(section | {"rate_estimator": "closed_form"})
+        start = models.weights_of(model)
         images, labels = models.data(16)
         model.compile(FusedAdam(learning_rate=0.01), jit_compile=jit_compile)
-        model.fit(images, labels, batch_size=16, shuffle=False, verbose=0)
+        model.fit(images, labels, batch_size=16, verbose=0)
         results.append(models.weights_of(model))
-    # The noise is the same, so the step is.
-    for plain, compiled in zip(*results, strict=True):
-        np.testing.assert_allclose(compiled, plain, rtol=1e-3, atol=1e-5)
+    for plain, compiled, before in zip(*results, start, strict=True):
+        np.testing.assert_allclose(compiled, plain, rtol=1e-4, atol=1e-5)
+        assert np.abs(plain - before).max() == pytest.approx(0.01, rel=1e-2)
 
 
 def test_one_hot_labels_are_refused_after_others_too(learnt):
@@ -823,28 +866,21 @@ def test_labels_out_of_range_are_refused(bottleneck, shift):
 # --- Two devices -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("regularised", [False, True])
-def test_fit_on_two_devices_is_fit_on_one(regularised):
+def test_fit_on_two_devices_is_fit_on_one():
     images, labels = models.data(32)
     results = []
     for strategy in (tf.distribute.get_strategy(), models.two_devices()):
         with strategy.scope():
             model = models.build("deterministic")
-            if regularised:
-                model.encoder.layers[
-                    -1
-                ].kernel_regularizer = keras.regularizers.L2(0.1)
+            last = model.encoder.layers[-1]
+            last.kernel_regularizer = keras.regularizers.L2(0.1)
             # Gradient descent, which a wrong scale would show in.
             model.compile(keras.optimizers.SGD(0.5))
         model.fit(
             images, labels, batch_size=16, epochs=2, shuffle=False, verbose=0
         )
-        results.append(
-            (
-                models.weights_of(model),
-                model.evaluate(images, labels, verbose=0, return_dict=True),
-            )
-        )
+        values = model.evaluate(images, labels, verbose=0, return_dict=True)
+        results.append((models.weights_of(model), values))
     (one, one_values), (two, two_values) = results
     for left, right in zip(one, two, strict=True):
         np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-5)

@@ -100,13 +100,15 @@ results["stochastic_signature"] = model.signatures["stochastic"](
 def compiled(x, seed):
     with tf.GradientTape() as tape:
         tape.watch(x)
-        y = draw(x, seed, 4)
+        y = draw(x, seed, 2000)
         total = tf.reduce_sum(y ** 2)
     return y, tape.gradient(total, x)
 
-y, gradient = compiled(tf.constant(images), tf.constant(seed[1]))
-results["stochastic_jit"] = y.numpy()
-results["stochastic_jit/gradient"] = gradient.numpy()
+ask("stochastic_many", lambda x: draw(x, seed[1], 2000), images)
+for name, index in (("jit", 1), ("jit_again", 1), ("jit_other", 0)):
+    y, gradient = compiled(tf.constant(images), tf.constant(seed[index]))
+    results[f"stochastic_{name}"] = y.numpy()
+    results[f"stochastic_{name}/gradient"] = gradient.numpy()
 assert not HIDDEN & {name.split(".")[0] for name in sys.modules}
 np.savez(sys.argv[2], **results)
 """
@@ -216,9 +218,12 @@ def test_encode_gives_the_posterior_of_the_formulas(
     np.testing.assert_array_equal(
         answers[f"{kind}/encode_signature"], answers[f"{kind}/loc"]
     )
-    for part, differs in (("loc", True), ("scale", kind == "vib")):
-        gradient = answers[f"{kind}/{part}/gradient"]
-        assert (np.abs(gradient).max(axis=(1, 2, 3)) > 0).all() == differs
+    model = built[kind]
+    expected = ask(lambda x: model.posterior(x).mean(), images)
+    assert_same(answers, f"{kind}/loc", expected)
+    if kind == "vib":
+        expected = ask(lambda x: model.posterior(x).stddev(), images)
+        assert_same(answers, f"{kind}/scale", expected)
 
 
 @pytest.mark.parametrize("index", range(len(SEEDS)))
@@ -263,8 +268,20 @@ def test_the_number_of_samples_is_free(built, images, answers):
 
 
 def test_stochastic_mode_compiles_with_gradients(answers):
-    expected = (answers["stochastic/1"], answers["stochastic/1/gradient"])
-    assert_same(answers, "stochastic_jit", expected, scale=1e-5)
+    """XLA turns the bits of a seed into other normal numbers; so many draws."""
+    for part, tolerance in (("", 0.05), ("/gradient", 0.2)):
+        compiled = answers[f"stochastic_jit{part}"]
+        expected = answers[f"stochastic_many{part}"]
+        np.testing.assert_allclose(
+            compiled, expected, atol=tolerance * np.abs(expected).max()
+        )
+        again = answers[f"stochastic_jit_again{part}"]
+        np.testing.assert_array_equal(compiled, again)
+        other = answers[f"stochastic_jit_other{part}"]
+        assert np.abs(compiled - other).max() > 1e-5
+
+
+def test_the_signature_of_stochastic_mode_gives_its_logits(answers):
     np.testing.assert_array_equal(
         answers["stochastic_signature"], answers["stochastic/0"]
     )

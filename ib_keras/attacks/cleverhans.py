@@ -236,6 +236,7 @@ class CleverHans(base.GradientAttack):
     def __init__(self, method, arguments):
         _, self._run, defaults, count = _METHODS[method]
         self._arguments = {**defaults, **arguments}
+        self._is_random = method == "spsa" or bool(arguments.get("rand_init"))
         self.gradients_per_step = count(self._arguments)
         self._seed = tf.Variable([0, 0], dtype=tf.int32, trainable=False)
         self._model = (None, None)
@@ -256,8 +257,10 @@ class CleverHans(base.GradientAttack):
         """Runs the library's attack from the clean images."""
         seed = base.model_seed(state.seeds, iteration)
         self._seed.assign(seed)
-        # Their starts come from TensorFlow's global generator.
-        tf.random.set_seed(int(seeds_lib.fold(seed, 1)[0]) % 2**31)
+        if self._is_random:
+            # They draw from TensorFlow's global generator. Seeding it makes
+            # TensorFlow prepare every compiled function anew.
+            tf.random.set_seed(int(seeds_lib.fold(seed, 1)[0]) % 2**31)
         found = self._run(
             self._model_of(logits_fn), state.ball, state.labels, self._arguments
         )

@@ -6,7 +6,6 @@ claims to have broken are judged, and the batch shrinks to those still
 standing. Static batch sizes (halves of the largest) keep the traces few.
 """
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,8 +13,9 @@ import numpy as np
 import tensorflow as tf
 
 from ib_keras import seeds
-from ib_keras import strategy
+from ib_keras import strategy as strategies
 from ib_keras.attacks import base
+from ib_keras.attacks import devices
 from ib_keras.attacks import geometry
 from ib_keras.types import LogitsFn
 from ib_keras.types import ThreatModel
@@ -70,7 +70,7 @@ def _new_record(images: tf.Tensor) -> Record:
     )
 
 
-@strategy.fused
+@strategies.fused
 def _update(
     record: Record, evaluation: base.Evaluation, step: tf.Tensor
 ) -> Record:
@@ -97,32 +97,6 @@ def _update(
         num_zero=record.num_zero + tf.cast(norm == 0.0, tf.int32),
         num_nonfinite=record.num_nonfinite + tf.cast(~finite, tf.int32),
     )
-
-
-class _BySize:
-    """One compiled function for each static batch size, one trace for each."""
-
-    def __init__(self, function: Callable, jit_compile: bool | None):
-        self._function = function
-        self._jit_compile = jit_compile
-        self._compiled = {}
-
-    def __call__(self, size: int, *arguments):
-        if size not in self._compiled:
-            # A partial of its own: TensorFlow's warning of too many traces
-            # counts by the underlying function, and these are meant.
-            self._compiled[size] = tf.function(
-                functools.partial(self._function),
-                jit_compile=self._jit_compile,
-            )
-        return self._compiled[size](*arguments)
-
-    def num_traces(self) -> dict[int, int]:
-        """Batch size -> number of traces so far."""
-        return {
-            size: function.experimental_get_tracing_count()
-            for size, function in self._compiled.items()
-        }
 
 
 class Judgement(NamedTuple):
@@ -154,14 +128,22 @@ class Judge:
         norm: "linf" or "l2".
         num_judge_samples: Draws of the scored classifier per verdict. Exactly
             one is needed where the model has no noise.
+        strategy: Where to run; None for TensorFlow's default device.
         jit_compile: Whether to compile with XLA.
     """
 
-    def __init__(self, logits_fn, norm, num_judge_samples=1, jit_compile=None):
+    def __init__(
+        self,
+        logits_fn,
+        norm,
+        num_judge_samples=1,
+        strategy=None,
+        jit_compile=None,
+    ):
         self._logits_fn = logits_fn
         self._norm = norm
         self._num_samples = num_judge_samples
-        self._call = _BySize(self._judge, jit_compile)
+        self._call = devices.BySize(self._judge, strategy, jit_compile)
 
     def _judge(self, clean, candidates, labels, epsilon, seed) -> Judgement:
         ball = geometry.ball(clean, ThreatModel(self._norm, epsilon))
@@ -208,21 +190,26 @@ class Judge:
             padded = pad_rows(rows, sizes)
             result = self._call(
                 len(padded),
-                tf.constant(clean[padded]),
-                tf.constant(candidates[padded]),
-                tf.constant(labels[padded]),
-                tf.constant(epsilon, tf.float32),
-                seeds.fold(seed, index),
+                (
+                    tf.constant(clean[padded]),
+                    tf.constant(candidates[padded]),
+                    tf.constant(labels[padded]),
+                ),
+                (tf.constant(epsilon, tf.float32), seeds.fold(seed, index)),
             )
             parts.append([part.numpy()[: len(rows)] for part in result])
         return Judgement(*(np.concatenate(c) for c in zip(*parts, strict=True)))
 
 
-def batch_sizes(largest: int) -> tuple[int, ...]:
-    """The static batch sizes, ascending: `largest` and its halves."""
-    sizes = [int(largest)]
-    while sizes[-1] >= 2 * _SMALLEST_BATCH:
-        sizes.append((sizes[-1] + 1) // 2)
+def batch_sizes(largest: int, num_replicas: int = 1) -> tuple[int, ...]:
+    """The static batch sizes, ascending: `largest` and its halves.
+
+    Each is rounded up to a multiple of `num_replicas`.
+    """
+    sizes = [-(-int(largest) // num_replicas) * num_replicas]
+    while sizes[-1] >= 2 * max(_SMALLEST_BATCH, num_replicas):
+        half = (sizes[-1] + 1) // 2
+        sizes.append(-(-half // num_replicas) * num_replicas)
     return tuple(reversed(sizes))
 
 
@@ -277,6 +264,7 @@ class Engine:
         batch_size: The largest batch.
         chunk_steps: The longest chunk of steps without a look at the books.
         compact: Whether the batch shrinks between chunks.
+        strategy: Where to run; None for TensorFlow's default device.
         jit_compile: Whether to compile with XLA.
     """
 
@@ -289,6 +277,7 @@ class Engine:
         batch_size: int,
         chunk_steps: int = 16,
         compact: bool = True,
+        strategy: tf.distribute.Strategy | None = None,
         jit_compile: bool | None = None,
     ):
         self._logits_fn = logits_fn
@@ -297,12 +286,15 @@ class Engine:
         self._norm = norm
         self._chunk_steps = chunk_steps
         self._compact = compact
-        self.sizes = batch_sizes(batch_size)
+        replicas = strategy.num_replicas_in_sync if strategy else 1
+        self.sizes = batch_sizes(batch_size, replicas)
 
         def compiled(function: Callable) -> Callable:
             if attack.runs_eagerly:
-                return lambda size, *arguments: function(*arguments)
-            return _BySize(function, jit_compile)
+                return lambda size, batched, shared=(): function(
+                    *batched, *shared
+                )
+            return devices.BySize(function, strategy, jit_compile)
 
         self._start = compiled(self._start_traced)
         self._advance = compiled(self._advance_traced)
@@ -314,7 +306,7 @@ class Engine:
             return {}
         return self._advance.num_traces()
 
-    def _start_traced(self, images, labels, epsilon, example_seeds, targets):
+    def _start_traced(self, images, labels, example_seeds, targets, epsilon):
         threat_model = ThreatModel(self._norm, epsilon)
         more = {}
         if self._attack.num_targets is not None:
@@ -426,11 +418,13 @@ class _Run:
         self.device_seeds = tf.constant(example_seeds[padded])
         self.state, self.record = engine._start(
             len(padded),
-            tf.constant(images[padded]),
-            self.device_labels,
-            tf.constant(epsilon, tf.float32),
-            self.device_seeds,
-            tf.constant(targets[padded]),
+            (
+                tf.constant(images[padded]),
+                self.device_labels,
+                self.device_seeds,
+                tf.constant(targets[padded]),
+            ),
+            (tf.constant(epsilon, tf.float32),),
         )
         self._count(engine._attack.gradients_at_init)
 
@@ -442,10 +436,8 @@ class _Run:
         for first, last in self.engine._chunks():
             self.state, self.record = self.engine._advance(
                 self.device_labels.shape[0],
-                self.state,
-                self.record,
-                tf.constant(first),
-                tf.constant(last),
+                (self.state, self.record),
+                (tf.constant(first), tf.constant(last)),
             )
             self._count((last - first) * attack.gradients_per_step)
             self._judge_claims()
@@ -455,10 +447,12 @@ class _Run:
         if not (attack.evaluates_proposal or self.books.is_broken.all()):
             self.record = self.engine._finish(
                 self.device_labels.shape[0],
-                self.state,
-                self.record,
-                self.device_labels,
-                self.device_seeds,
+                (
+                    self.state,
+                    self.record,
+                    self.device_labels,
+                    self.device_seeds,
+                ),
             )
             self._judge_claims()
         self._store(np.ones(len(self.rows), bool))

@@ -26,7 +26,7 @@ from ib_keras.types import check_images
 from ib_keras.types import check_labels
 
 # Purposes that seeds are folded with, so that no two uses share randomness.
-_ATTACK, _JUDGE, _CLEAN = 1, 2, 3
+_ATTACK, _JUDGE, _CLEAN, _FINAL = 1, 2, 3, 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,9 +79,10 @@ class Ledger:
         margin: float32, largest other logit - logit of the label at
             `adversarial_images`: the judge's where broken, else the largest
             that an attack saw.
-        wrong_share: float32, share of the judge's draws on which the example
-            is wrong: at the clean image for clean errors, at the adversarial
-            image for what was claimed broken.
+        wrong_share: float32, share of fresh draws of the model's noise on
+            which `adversarial_images` is wrong, taken when all stages are
+            done; 0 or 1 where the model has no noise. Before that, the share
+            of the last verdict.
         broken_by_stage: int32, -1 where not broken by an attack.
         broken_by_restart: int32, -1 likewise.
         broken_by_target: int32, -1 likewise, and for untargeted attacks.
@@ -156,6 +157,11 @@ class Ledger:
         """Share of all examples that are right and not broken."""
         return float(np.mean(self.is_robust))
 
+    @property
+    def expected_accuracy(self) -> float:
+        """Mean share of fresh draws on which the final images are right."""
+        return float(np.mean(1.0 - self.wrong_share))
+
 
 @dataclasses.dataclass
 class StageBooks:
@@ -212,6 +218,7 @@ class Runner:
         num_judge_samples: Draws per verdict; 1 where the model has no noise.
         chunk_steps: Longest chunk of steps between looks at the books.
         compact: Whether a batch shrinks to what stands between chunks.
+        strategy: Where to run; None for TensorFlow's default device.
         jit_compile: Whether to compile with XLA; None leaves it to
             TensorFlow.
     """
@@ -227,17 +234,21 @@ class Runner:
         num_judge_samples: int = 1,
         chunk_steps: int = 16,
         compact: bool = True,
+        strategy: tf.distribute.Strategy | None = None,
         jit_compile: bool | None = None,
     ):
         self.stages = list(stages)
         self.threat_model = threat_model
         self.batch_size = base.check_count("batch_size", batch_size)
         self._seed = seeds.from_int(seed)
+        replicas = strategy.num_replicas_in_sync if strategy else 1
+        self._sizes = engine.batch_sizes(self.batch_size, replicas)
         logits_fn = _with_static_batch(logits_fn)
         self._judge = engine.Judge(
             logits_fn,
             threat_model.norm,
             base.check_count("num_judge_samples", num_judge_samples),
+            strategy,
             jit_compile,
         )
         self._engines = [
@@ -249,6 +260,7 @@ class Runner:
                 self.batch_size,
                 base.check_count("chunk_steps", chunk_steps),
                 compact,
+                strategy,
                 jit_compile,
             )
             for stage in self.stages
@@ -316,7 +328,26 @@ class Runner:
         targets = self._rank_targets(images, progress)
         while progress.position.stage < len(self.stages):
             self._run_pass(images, targets, progress, on_batch)
+        self._measure_luck(images, progress.ledger)
         return progress.ledger
+
+    def _measure_luck(self, images, ledger):
+        """Judges every final image once more, on noise of its own.
+
+        The draws that found an image wrong were chosen among many, so the
+        share of them that is wrong flatters the attack; this one is fair.
+        """
+        verdict = self._judge(
+            images,
+            ledger.adversarial_images,
+            ledger.label,
+            self.threat_model.epsilon,
+            seeds.fold(self._seed, _FINAL),
+            self._sizes,
+        )
+        ledger.wrong_share = np.where(
+            ledger.clean_prediction < 0, 1.0, verdict.wrong_share
+        ).astype(np.float32)
 
     def _judge_clean(self, images, labels):
         return self._judge(
@@ -325,7 +356,7 @@ class Runner:
             labels,
             self.threat_model.epsilon,
             seeds.fold(self._seed, _CLEAN),
-            engine.batch_sizes(self.batch_size),
+            self._sizes,
         )
 
     def _predict_clean(self, images, ledger):

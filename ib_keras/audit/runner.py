@@ -13,12 +13,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from ib_keras import export
 from ib_keras import files
 from ib_keras import strategy as strategies
 from ib_keras import workdirs
 from ib_keras.attacks import base
+from ib_keras.attacks import losses
 from ib_keras.attacks import runner
 from ib_keras.audit import examples
 from ib_keras.audit import target as targets
@@ -47,6 +49,7 @@ _FIELDS = {
     "num_examples": None,
     "batch_size": None,
     "chunk_steps": None,
+    "compact": None,
     "dataset": ...,
     "threat_model": {"norm": None, "epsilon": None},
     "epsilon_curve": None,
@@ -82,12 +85,17 @@ class Subject:
     dataset: dict[str, str]
 
 
-def load_subject(config: Mapping[str, Any], saved_model: str) -> Subject:
+def load_subject(
+    config: Mapping[str, Any],
+    saved_model: str,
+    strategy: tf.distribute.Strategy | None = None,
+) -> Subject:
     """Loads the model and the examples that a config asks for.
 
     Args:
         config: An audit config.
         saved_model: Folder of the SavedModel.
+        strategy: Whose devices get the model's variables.
 
     Returns:
         A `Subject`.
@@ -95,7 +103,7 @@ def load_subject(config: Mapping[str, Any], saved_model: str) -> Subject:
     Raises:
         UserError: If the model, its endpoint or the data cannot be used.
     """
-    target = targets.load(saved_model)
+    target = targets.load(saved_model, strategy)
     mode = config["mode"]
     is_stochastic = mode == "stochastic"
     num_samples = None
@@ -150,7 +158,7 @@ def build_stages(config: Mapping[str, Any]) -> list[runner.Stage]:
     return stages
 
 
-def build_runner(config, subject, stages) -> runner.Runner:
+def build_runner(config, subject, stages, strategy=None) -> runner.Runner:
     """Builds the runner of a protocol at the config's own radius."""
     threat_model = config["threat_model"]
     batch_size = base.check_count("batch_size", config["batch_size"])
@@ -162,6 +170,8 @@ def build_runner(config, subject, stages) -> runner.Runner:
         seed=config["seed"],
         num_judge_samples=subject.num_judge_samples,
         chunk_steps=config["chunk_steps"],
+        compact=config["compact"],
+        strategy=strategy,
         jit_compile=strategies.jit_compile(),
     )
 
@@ -348,6 +358,7 @@ class Audit:
             "clean_accuracy": ledger.clean_accuracy,
             "robust_accuracy": ledger.robust_accuracy,
             "robust_accuracy_ci95": list(wilson_interval(robust, count)),
+            "expected_accuracy": ledger.expected_accuracy,
             "stages": stages,
             "gradient_evaluations": int(ledger.gradient_evaluations.sum()),
             "num_nonfinite_examples": int((ledger.num_nonfinite > 0).sum()),
@@ -401,11 +412,71 @@ class Audit:
         }
 
 
+def plan(config: Mapping[str, Any], saved_model: str) -> list[dict[str, Any]]:
+    """What a protocol can cost at most, by a measured gradient.
+
+    Args:
+        config: An audit config.
+        saved_model: Folder of the SavedModel.
+
+    Returns:
+        One row a stage and radius: `epsilon`, `stage`, `gradients` (if every
+        example stood to the end) and `seconds` for them at the measured pace.
+
+    Raises:
+        UserError: As `audit`.
+    """
+    subject = load_subject(config, saved_model)
+    stages = build_stages(config)
+    first = build_runner(config, subject, stages)
+    pace = _seconds_per_gradient(subject, first.batch_size)
+    main = float(config["threat_model"]["epsilon"])
+    radii = sorted({float(e) for e in config["epsilon_curve"]} | {main})
+    rows = []
+    for epsilon in radii:
+        for stage in stages:
+            each = first.most_gradients(stage, subject.target.num_classes)
+            count = each * len(subject.labels)
+            rows.append(
+                {
+                    "epsilon": epsilon,
+                    "stage": stage.name,
+                    "gradients": count,
+                    "seconds": count * pace,
+                }
+            )
+    return rows
+
+
+def _seconds_per_gradient(subject, batch_size, repeats=5) -> float:
+    """The median time of one example's gradient in a full batch."""
+    images = tf.constant(subject.images[:batch_size])
+    labels = tf.constant(subject.labels[:batch_size])
+
+    @tf.function(jit_compile=strategies.jit_compile())
+    def gradient(images, seed):
+        return base.evaluate_gradient(
+            subject.logits_fn,
+            lambda logits: losses.cross_entropy(logits, labels),
+            images,
+            labels,
+            seed,
+        )[1]
+
+    times = []
+    for repeat in range(repeats + 1):
+        began = time.monotonic()
+        gradient(images, tf.constant([0, repeat])).numpy()
+        times.append(time.monotonic() - began)
+    return float(np.median(times[1:])) / len(images)
+
+
 def audit(
     config: Mapping[str, Any],
     saved_model: str,
     workdir: str,
     *,
+    strategy: tf.distribute.Strategy | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     command: str = "",
     quiet: bool = False,
@@ -416,6 +487,7 @@ def audit(
         config: Nested JSON values, as `configs/audits/` makes them.
         saved_model: Folder of the SavedModel.
         workdir: The audit folder; the same call resumes.
+        strategy: Where to run; None for TensorFlow's default device.
         should_stop: Asked after every batch; true saves and stops.
         command: For the summary, how this was started.
         quiet: Prints nothing.
@@ -428,12 +500,12 @@ def audit(
         Interrupted: If it was stopped; the books are saved.
     """
     workdirs.check_fields(config, _FIELDS)
-    subject = load_subject(config, saved_model)
+    subject = load_subject(config, saved_model, strategy)
     stages = build_stages(config)
     main = float(config["threat_model"]["epsilon"])
     curve = sorted({float(e) for e in config["epsilon_curve"]} - {main})
     # Checked before anything is written; the radii share compiled functions.
-    first = build_runner(config, subject, stages)
+    first = build_runner(config, subject, stages, strategy)
     runners = {epsilon: first.with_epsilon(epsilon) for epsilon in curve}
     workdirs.claim(
         workdir,

@@ -1,5 +1,6 @@
 """The audited model: a SavedModel folder made into functions to logits."""
 
+import contextlib
 import dataclasses
 import hashlib
 from typing import Any
@@ -95,11 +96,12 @@ def hash_folder(path: str) -> str:
     return total.hexdigest()
 
 
-def load(path: str) -> Target:
+def load(path: str, strategy: tf.distribute.Strategy | None = None) -> Target:
     """Loads a SavedModel that `ib_keras.export` wrote.
 
     Args:
         path: Its folder.
+        strategy: Whose devices get the variables.
 
     Returns:
         A `Target`.
@@ -135,7 +137,8 @@ def load(path: str) -> Target:
             fix="Export the model with ib_keras.export.save.",
         )
     try:
-        loaded = tf.saved_model.load(path)
+        with strategy.scope() if strategy else contextlib.nullcontext():
+            loaded = tf.saved_model.load(path)
     except Exception as error:  # TensorFlow has seven kinds for one fault.
         reason = " ".join(str(error).split())[:200]
         raise UserError(

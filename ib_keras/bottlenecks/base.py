@@ -73,8 +73,8 @@ class Bottleneck(keras.layers.Layer):
             seed: int32 `[2]`.
 
         Returns:
-            Latents, float32 `[samples, batch, latent_dim]`. The noise comes
-            from a named algorithm, so it is the same on every device.
+            Latents, float32 `[samples, batch, latent_dim]`. The noise is that
+            of `seeds.noise`.
         """
         loc = posterior.mean()
         shape = tf.concat([[num_samples], tf.shape(loc)], axis=0)

@@ -223,3 +223,68 @@ class Clock:
     def __call__(self):
         self.asked += 1
         return self.asked == self.at
+
+
+class Killed(BaseException):
+    """The end of a process, as the code that it hits sees it."""
+
+
+class DyingDisk:
+    """`tf.io.gfile`, until the process dies at its n-th change of the disk.
+
+    After that nothing reaches the disk any more, so no clean-up does either.
+
+    Args:
+        real: `tf.io.gfile`.
+        at: Which change is never made, from 1; 0 for none.
+        half: Whether half of the bytes arrive if it is a write.
+        error: What is raised instead, once, where the process lives on.
+    """
+
+    def __init__(self, real, at, half=False, error=None):
+        self.real = real
+        self.at = at
+        self.half = half
+        self.error = error
+        self.num_changes = 0
+        self.is_dead = False
+
+    def die(self):
+        if self.error is not None:
+            raise self.error
+        self.is_dead = True
+        raise Killed
+
+    def __getattr__(self, name):
+        function = getattr(self.real, name)
+
+        def call(*arguments, **more):
+            if self.is_dead:
+                raise Killed
+            changes = name in ("rename", "makedirs", "remove", "rmtree")
+            writes = name == "GFile" and "w" in arguments[1]
+            if changes or writes:
+                self.num_changes += 1
+                if self.num_changes == self.at:
+                    if writes and self.half:
+                        return _HalfFile(self, function(*arguments, **more))
+                    self.die()
+            return function(*arguments, **more)
+
+        return call
+
+
+class _HalfFile:
+    def __init__(self, disk, file):
+        self.disk, self.file = disk, file
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *unused):
+        self.file.close()
+
+    def write(self, data):
+        self.file.write(data[: len(data) // 2])
+        self.file.close()
+        self.disk.die()
