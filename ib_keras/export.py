@@ -47,6 +47,7 @@ class _Endpoints(tf.Module):
 
         self.mean = mean
         self.encode = encode
+        sampling = stochastic_sampling(model)
         if model.is_stochastic:
 
             @tf.function(
@@ -63,6 +64,7 @@ class _Endpoints(tf.Module):
                     mode="stochastic",
                     noise_seed=seed,
                     num_samples=num_samples,
+                    sampling=sampling,
                 )
 
             self.stochastic = stochastic
@@ -81,6 +83,12 @@ def _named(function):
         lambda *arguments: {"logits": function(*arguments)},
         input_signature=function.input_signature,
     )
+
+
+def stochastic_sampling(model: IBClassifier) -> str:
+    """How the stochastic endpoint draws: "logits" where that is less."""
+    fewer = model.num_classes - 1 < model.bottleneck.latent_dim
+    return "logits" if fewer else "latents"
 
 
 def save(
@@ -115,6 +123,9 @@ def save(
         "num_samples": model.num_samples if model.is_stochastic else None,
         "is_stochastic": model.is_stochastic,
         "latent_dim": model.bottleneck.latent_dim,
+        "stochastic_sampling": stochastic_sampling(model)
+        if model.is_stochastic
+        else None,
         **metadata,
     }
 

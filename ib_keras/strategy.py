@@ -34,7 +34,14 @@ def get(name: str = "one_device") -> tf.distribute.Strategy:
     devices = devices or tf.config.list_logical_devices("CPU")
     if name == "one_device":
         return tf.distribute.OneDeviceStrategy(devices[0].name)
-    return tf.distribute.MirroredStrategy([device.name for device in devices])
+    return _mirrored(tuple(device.name for device in devices))
+
+
+@functools.cache
+def _mirrored(names: tuple[str, ...]) -> tf.distribute.Strategy:
+    # One a process: TensorFlow numbers the sums of each from the same start,
+    # and takes those of a second one for the first one's.
+    return tf.distribute.MirroredStrategy(names)
 
 
 def jit_compile(strategy: tf.distribute.Strategy | None = None) -> bool:

@@ -92,20 +92,25 @@ def _spsa(model, ball, labels, arguments):
             expected="norm linf",
             fix="Set threat_model.norm=linf or leave the stage out.",
         )
-    found = [
-        # The library takes one image a call.
-        attack(
-            model,
-            ball.clean[i : i + 1],
-            labels[i : i + 1],
-            eps=_epsilon(ball),
-            clip_min=0.0,
-            clip_max=1.0,
-            **arguments,
-        )
-        for i in range(ball.clean.shape[0])
-    ]
-    return tf.concat(found, axis=0)
+    found = []
+    # The library takes one image a call.
+    for image, label in zip(ball.clean, labels, strict=True):
+        try:
+            image = attack(
+                model,
+                image[None],
+                label[None],
+                eps=_epsilon(ball),
+                clip_min=0.0,
+                clip_max=1.0,
+                **arguments,
+            )[0]
+        except tf.errors.InvalidArgumentError:
+            # It asserts that its result is in the ball, which NaN never is:
+            # nothing was found for this image.
+            pass
+        found.append(image)
+    return tf.stack(found)
 
 
 def _carlini_wagner_l2(model, ball, labels, arguments):

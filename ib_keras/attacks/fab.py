@@ -28,9 +28,14 @@ _BISECTIONS = 24  # 24 bits of a float32 radius.
 
 
 class State(NamedTuple):
-    """See `base.Attack`; `best` is the nearest adversarial image so far."""
+    """See `base.Attack`.
+
+    `iterate` goes where it must; `images` is its projection on the ball.
+    `best_distance` is that of the nearest adversarial iterate so far.
+    """
 
     images: tf.Tensor
+    iterate: tf.Tensor
     evaluated: base.Evaluation
     ball: geometry.Ball
     labels: tf.Tensor
@@ -64,6 +69,7 @@ class FAB(base.GradientAttack):
         far = tf.fill([tf.shape(images)[0]], float("inf"))
         return State(
             images=start,
+            iterate=start,
             evaluated=base.not_evaluated(start),
             ball=ball,
             labels=labels,
@@ -79,13 +85,13 @@ class FAB(base.GradientAttack):
             lambda logits: losses.targeted_margin(
                 logits, state.labels, state.targets
             ),
-            state.images,
+            state.iterate,
             state.labels,
             base.model_seed(state.seeds, iteration),
         )
-        images, distance = _advance(
+        iterate, distance = _advance(
             state.ball,
-            state.images,
+            state.iterate,
             gradient,
             evaluation.loss,
             evaluation.is_wrong,
@@ -94,7 +100,7 @@ class FAB(base.GradientAttack):
             & tf.math.is_finite(evaluation.loss),
         )
         # What lies outside of the ball is no proposal.
-        here = state.ball.distance(state.images)
+        here = state.ball.distance(state.iterate)
         is_inside = here <= state.ball.epsilon * (1.0 + 1e-6)
         evaluation = evaluation._replace(
             margin=tf.where(
@@ -105,7 +111,10 @@ class FAB(base.GradientAttack):
             is_wrong=evaluation.is_wrong & is_inside,
         )
         return state._replace(
-            images=images, evaluated=evaluation, best_distance=distance
+            images=state.ball.project(iterate),
+            iterate=iterate,
+            evaluated=evaluation,
+            best_distance=distance,
         )
 
 

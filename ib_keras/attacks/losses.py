@@ -22,6 +22,7 @@ def _of(logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
 
 
 def _largest_other(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    logits = tf.convert_to_tensor(logits)
     is_label = tf.one_hot(
         labels, logits.shape[1], on_value=True, off_value=False
     )

@@ -156,9 +156,10 @@ def build_optimizer(
         )
         return makers[name](learning_rate=learning_rate, **own, **averaging)
     except (KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split()).partition(" Received")[0]
         raise UserError(
             "The optimizer cannot be built",
-            received=f"{' '.join(str(error).split())} ({type(error).__name__})",
+            received=f"{config}, averaging.decay={averaging_decay} ({reason})",
             expected=f"name, {', '.join(_SCHEDULE)} and arguments of "
             f"keras.optimizers.{documented.__name__}",
             fix="Correct the sections optim and averaging.",

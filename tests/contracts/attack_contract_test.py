@@ -4,6 +4,7 @@ A new attack is tested by being there. One that needs arguments, or would be
 slow with its own, gets a line in `ARGUMENTS`.
 """
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -18,6 +19,7 @@ import tensorflow as tf
 from ib_keras import plugins
 from ib_keras import seeds
 from ib_keras.attacks import base
+from ib_keras.attacks import losses
 from ib_keras.attacks import runner
 from ib_keras.types import NORMS
 from ib_keras.types import ThreatModel
@@ -25,6 +27,11 @@ from ib_keras.types import ThreatModel
 # Part -> (constructor arguments, norms) of each case; without a line: the
 # defaults in all norms.
 ARGUMENTS = {
+    "apgd": (({"num_steps": 10}, NORMS),),
+    "fab": (({"num_steps": 5, "num_targets": 0}, NORMS),),
+    "multi_targeted": (({"num_steps": 10}, NORMS),),
+    "square": (({"num_steps": 60}, NORMS),),
+    "uniform_noise": (({"num_steps": 60}, NORMS),),
     "pgd": (
         ({"num_steps": 6, "step_size": 0.05}, NORMS),
         (
@@ -129,7 +136,7 @@ class Model:
         size = int(np.prod(SHAPE))
         self.hidden = tf.constant(rng.normal(size=[size, 16]) / 2, tf.float32)
         self.out = tf.constant(rng.normal(size=[16, NUM_CLASSES]), tf.float32)
-        self.home = float(first_image.sum())
+        self.home = tf.constant(first_image.reshape(-1))
         self.noise = tf.Variable(0.0, trainable=False)
         self.slope = tf.Variable(1.0, trainable=False)
         self.has_nan = tf.Variable(False, trainable=False)
@@ -147,7 +154,7 @@ class Model:
         # Only the first image's first pixel is above 0.6, at any epsilon of
         # the test that switches this on.
         is_first = flat[:, 0] > 0.6
-        is_away = tf.abs(tf.reduce_sum(flat, axis=1) - self.home) > 1e-4
+        is_away = tf.reduce_any(tf.abs(flat - self.home) > 1e-5, axis=1)
         bad = self.has_nan & is_first & is_away
         return tf.where(bad[:, None], float("nan"), logits)
 
@@ -189,7 +196,7 @@ def distance(norm, images, clean):
 def check_admissible(norm, images, clean, epsilon):
     images = np.asarray(images)
     assert images.dtype == np.float32 and images.shape == clean.shape
-    assert images.min() >= -1e-6 and images.max() <= 1 + 1e-6
+    assert ((images >= -1e-6) & (images <= 1 + 1e-6)).all()
     assert (distance(norm, images, clean) <= epsilon + 1e-6).all()
 
 
@@ -255,10 +262,19 @@ def runner_of(case):
         MODEL,
         [runner.Stage(case.id, case.build())],
         ThreatModel(case.norm, EPSILON[case.norm]),
-        # In one norm the batch can shrink, in the other it cannot.
-        batch_size={"linf": 16, "l2": 8}[case.norm],
+        batch_size=8,
         seed=3,
     )
+
+
+@contextlib.contextmanager
+def eagerly_in_l2(case):
+    """Spares the tracing: compiled steps are compared with eager ones."""
+    tf.config.run_functions_eagerly(case.norm == "l2")
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(False)
 
 
 def run(case, epsilon=None, num_restarts=1, batch_size=None, labels=LABELS):
@@ -275,7 +291,9 @@ def run(case, epsilon=None, num_restarts=1, batch_size=None, labels=LABELS):
     # Foreign code is slow: some go through it image by image.
     count = 8 if attack_of(case).runs_eagerly else NUM_EXAMPLES
     images, labels = IMAGES[:count], labels[:count]
-    return attack_runner.run(images, attack_runner.start(images, labels))
+    with eagerly_in_l2(case):
+        progress = attack_runner.start(images, labels)
+        return attack_runner.run(images, progress)
 
 
 @functools.cache
@@ -292,18 +310,36 @@ def test_it_fulfils_the_protocol(case):
 
 
 @contract
-def test_proposals_are_in_the_ball_and_in_the_box(case):
-    epsilon = LARGE_EPSILON[case.norm]
-    far = begin(case, epsilon)
+def test_what_it_claims_is_in_the_ball_and_in_the_box(case):
+    """Whatever may be booked; a search may pass outside of the ball."""
+    far = begin(case, LARGE_EPSILON[case.norm])
     for states, radius in (
         (trajectory(case), EPSILON[case.norm]),
-        ([far, advance(case, far, 0, 1)], epsilon),
+        ([far, advance(case, far)], LARGE_EPSILON[case.norm]),
     ):
         for state in states:
-            for images in (state.images, state.evaluated.images):
-                check_admissible(case.norm, images, IMAGES, radius)
+            claims = state.evaluated.margin.numpy() > -np.inf
+            images = state.evaluated.images.numpy()
+            check_admissible(case.norm, images[claims], IMAGES[claims], radius)
+            assert not state.evaluated.is_wrong.numpy()[~claims].any()
+            check_admissible("linf", state.images, IMAGES, 1.0)
         moved = distance(case.norm, state.images, IMAGES)
         assert moved.max() > 1e-3
+
+
+@contract
+def test_what_is_booked_is_in_the_ball_and_in_the_box(case):
+    ledger = healthy_run(case)
+    images = ledger.adversarial_images
+    clean = IMAGES[: len(images)]
+    check_admissible(case.norm, images, clean, EPSILON[case.norm])
+    assert ledger.clean_accuracy == 1.0
+    # What stands keeps the nearest miss, and its margin.
+    stood = ledger.is_robust & (ledger.margin > -np.inf)
+    margin = losses.margin(MODEL(tf.constant(images), SEED), ledger.label)
+    np.testing.assert_allclose(
+        ledger.margin[stood], margin.numpy()[stood], rtol=0, atol=1e-4
+    )
 
 
 @contract
@@ -372,27 +408,25 @@ def test_a_start_belongs_to_its_example(case):
     )
 
 
+def last_step(case, jit_compile):
+    """The last step of the trajectory, compiled, and its state."""
+    attack = attack_of(case)
+
+    @tf.function(jit_compile=jit_compile)
+    def step(state, iteration):
+        return attack.step(MODEL, state, iteration)
+
+    *_, before, after = trajectory(case)
+    return step(before, tf.constant(len(trajectory(case)) - 2)), after
+
+
 @contract
 def test_compiled_and_eager_steps_agree(case):
-    """The compiled ones are those that the engine runs."""
     if attack_of(case).runs_eagerly:
         pytest.skip("cannot be compiled, and says so")
-    (engine,) = runner_of(case)._engines
-    rows = np.arange(engine.sizes[-1])
-    state, record = engine._start(
-        len(rows),
-        tf.constant(IMAGES[rows]),
-        tf.constant(LABELS[rows]),
-        tf.constant(EPSILON[case.norm]),
-        seeds.fold(SEED, tf.constant(rows, tf.int32)),
-        tf.constant((LABELS[rows] + 1) % NUM_CLASSES, tf.int32),
-    )
-    eager = trajectory(case)
-    check_equal([state, take(eager[0], rows)], atol=1e-7)
-    state, record = engine._advance(
-        len(rows), state, record, tf.constant(0), tf.constant(len(eager) - 1)
-    )
-    check_equal([state, take(eager[-1], rows)], atol=5e-6)
+    check_equal(last_step(case, None), atol=2e-6)
+    start = tf.function(functools.partial(begin, case))()
+    check_equal([start, trajectory(case)[0]], atol=1e-6)
 
 
 @contract
@@ -402,14 +436,7 @@ def test_xla_agrees(case):
         pytest.skip("not a gradient attack that can be compiled")
     if case != cases_of(case.name)[0]:
         pytest.skip("one case of each attack: XLA is slow to start")
-
-    @tf.function(jit_compile=True)
-    def step(state, iteration):
-        return attack.step(MODEL, state, iteration)
-
-    *_, before, after = trajectory(case)
-    last = tf.constant(len(trajectory(case)) - 2)
-    check_equal([step(before, last), after], atol=1e-5)
+    check_equal(last_step(case, True), atol=1e-5)
 
 
 @contract
@@ -463,6 +490,8 @@ def test_two_radii_share_one_trace(case):
     if attack_of(case).runs_eagerly:
         assert engine.num_traces() == {}
         return
+    if case.norm == "l2":
+        pytest.skip("run eagerly here")
     for epsilon in (EPSILON[case.norm], 0.0):
         run(case, epsilon)
     assert set(engine.num_traces().values()) == {1}
@@ -655,7 +684,7 @@ def test_a_file_dropped_into_the_room_is_found_and_passes(drop):
 def test_the_contract_catches_a_part_that_breaks_it(drop):
     cases = drop("dropped_but_unsound", CHEAT)
     broken_promises = (
-        test_proposals_are_in_the_ball_and_in_the_box,
+        test_what_it_claims_is_in_the_ball_and_in_the_box,
         test_examples_that_leave_do_not_change_those_that_stay,
     )
     names = {promise.__name__ for promise in broken_promises}

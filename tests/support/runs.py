@@ -237,7 +237,7 @@ class DyingDisk:
     Args:
         real: `tf.io.gfile`.
         at: Which change is never made, from 1; 0 for none.
-        half: Whether half of the bytes arrive if it is a write.
+        half: Whether only writes count, and half of the bytes arrive.
         error: What is raised instead, once, where the process lives on.
     """
 
@@ -261,9 +261,9 @@ class DyingDisk:
         def call(*arguments, **more):
             if self.is_dead:
                 raise Killed
-            changes = name in ("rename", "makedirs", "remove", "rmtree")
             writes = name == "GFile" and "w" in arguments[1]
-            if changes or writes:
+            moves = name in ("rename", "makedirs", "remove", "rmtree")
+            if writes or (moves and not self.half):
                 self.num_changes += 1
                 if self.num_changes == self.at:
                     if writes and self.half:

@@ -1,7 +1,6 @@
 """Training learns, resumes bit for bit, and refuses what it cannot use."""
 
 import errno
-import math
 import os
 import signal
 import subprocess
@@ -114,6 +113,7 @@ CLOSE = {
     "optim.decay_every_epochs": 1,
     "steps_per_call": 1,
     "train.log_every_steps": 1,
+    "eval.every_epochs": 0.25,
     "checkpoint.every_steps": 1,
     "checkpoint.keep": 100,
 }
@@ -147,21 +147,11 @@ def test_the_loss_weighs_the_rate_by_the_annealed_beta(close):
         before = row["beta"]
 
 
-def test_rho_follows_its_schedule(tmp_path):
-    changes = {
-        "bottleneck.anneal_epochs": 1.0,
-        "train.log_every_steps": 1,
-        "num_epochs": 1.5,
-    }
-    train(runs.smoke_config("ceb", **changes), tmp_path)
-    before = 100.0
-    for row in rows_of(tmp_path, "train"):
-        rho = 100.0 + (3.0 - 100.0) * min(row["step"] / 4, 1.0)
-        assert row["rho"] == pytest.approx(rho, rel=1e-6)
-        expected = row["cross_entropy"] + math.exp(-before) * row["rate"]
-        assert row["loss"] == pytest.approx(expected, rel=1e-5)
-        before = rho
-    assert len(rows_of(tmp_path, "train")) == 6
+def test_rho_is_logged_by_its_schedule(tmp_path):
+    config = runs.smoke_config("ceb", **{"bottleneck.anneal_epochs": 1.0})
+    run = loop._Run(config, str(tmp_path), strategies.get(), quiet=True)
+    for step, rho in ((0, 100.0), (1, 75.75), (3, 27.25), (4, 3.0), (9, 3.0)):
+        assert run.controls(step)["rho"] == pytest.approx(rho, rel=1e-6)
 
 
 def raw_and_averages(checkpoint):
@@ -223,18 +213,8 @@ def test_the_averages_are_evaluated(close):
         step = row["step"]
         raw, averages = raw_and_averages(runs.checkpoint(close, step))
         assert row["accuracy"] == pytest.approx(accuracy(averages), abs=1e-6)
-    assert [row["step"] for row in rows_of(close, "eval")] == [4, 8]
-
-
-def test_evaluation_does_not_touch_the_training(close, tmp_path):
-    """Never evaluated but in the end, and in longer calls: the same weights."""
-    changes = CLOSE | {"eval.every_epochs": 100.0, "steps_per_call": 5}
-    train(runs.smoke_config("vib", **changes), tmp_path)
-    for step in (4, 5, 8):
-        runs.assert_equal_arrays(
-            runs.checkpoint(tmp_path, step), runs.checkpoint(close, step)
-        )
-    assert len(rows_of(tmp_path, "eval")) == 1
+    steps = [row["step"] for row in rows_of(close, "eval")]
+    assert steps == list(range(1, NUM_STEPS + 1))
 
 
 def built(averaging_decay):
@@ -306,12 +286,14 @@ def test_a_model_broken_by_its_last_step_is_not_exported(tmp_path):
 
 # Resuming.
 
-# Calls end at 2, 3, 4, 5, 6 and 8, and most of them inside a row of the log.
-UNEVEN = {
+# The same training as the CLOSE one. Calls end at 2, 3, 4, 5, 6 and 8, most of
+# them inside a row of the log.
+UNEVEN = CLOSE | {
     "steps_per_call": 2,
     "train.log_every_steps": 3,
+    "eval.every_epochs": 1.0,
     "checkpoint.every_steps": 5,
-    "bottleneck.anneal_epochs": 1.5,
+    "checkpoint.keep": 2,
 }
 
 
@@ -356,6 +338,14 @@ def test_each_function_is_traced_once_in_a_run(undisturbed):
     assert [row["step"] for row in rows_of(workdir, "eval")] == [4, 8]
 
 
+def test_looking_often_does_not_touch_the_training(close, undisturbed):
+    """Evaluated, logged and saved at every step: the same weights."""
+    for step in (5, 8):
+        runs.assert_equal_arrays(
+            runs.checkpoint(undisturbed[0], step), runs.checkpoint(close, step)
+        )
+
+
 @pytest.mark.parametrize("stops", [(4,), (1, 2, 1)], ids=str)
 def test_a_run_that_was_stopped_ends_like_one_that_was_not(
     tmp_path, undisturbed, stops
@@ -372,23 +362,6 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(
         assert runs.checkpoint(tmp_path, step)
         assert not (tmp_path / "result.json").exists()
     train(config, tmp_path)
-    assert_same_run(tmp_path, undisturbed[0])
-
-
-def test_a_newest_checkpoint_cut_short_is_passed_over_and_said(
-    tmp_path, undisturbed, capsys
-):
-    config = runs.smoke_config("vib", **UNEVEN)
-    for stop in (1, 1):
-        with pytest.raises(Interrupted):
-            train(config, tmp_path, should_stop=runs.Clock(stop))
-    newest = tmp_path / "checkpoints" / "step-0000000003.npz"
-    newest.write_bytes(newest.read_bytes()[:-100])
-    capsys.readouterr()
-    loop.train(config, str(tmp_path))
-    said = capsys.readouterr().out
-    assert "Checkpoint of step 3 is passed over: A file is damaged" in said
-    assert "Resuming at step 2" in said
     assert_same_run(tmp_path, undisturbed[0])
 
 
@@ -439,7 +412,9 @@ def outcome(workdir):
             name: array.tobytes()
             for name, array in runs.checkpoint(workdir).items()
         },
-        "checkpoints": sorted(os.listdir(workdir / "checkpoints")),
+        "checkpoints": sorted(
+            path.name for path in workdir.glob("checkpoints/step-*")
+        ),
         **{
             name: (workdir / name).read_bytes()
             for name in (
@@ -449,6 +424,39 @@ def outcome(workdir):
             )
         },
     }
+
+
+def test_a_newest_checkpoint_cut_short_is_passed_over_and_said(
+    fast, tmp_path, capsys
+):
+    config = runs.smoke_config("vib", **UNEVEN)
+    train(config, tmp_path / "reference")
+    workdir = tmp_path / "run"
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            train(config, workdir, should_stop=runs.Clock(1))
+    newest = workdir / "checkpoints" / "step-0000000003.npz"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    capsys.readouterr()
+    loop.train(config, str(workdir))
+    said = capsys.readouterr().out
+    assert "Checkpoint of step 3 is passed over: A file is damaged" in said
+    assert "Resuming at step 2" in said
+    assert outcome(workdir) == outcome(tmp_path / "reference")
+
+
+def test_a_run_without_a_good_checkpoint_is_not_begun_again(fast, tmp_path):
+    config = runs.smoke_config("vib", **UNEVEN)
+    with pytest.raises(Interrupted):
+        train(config, tmp_path, should_stop=runs.Clock(4))
+    folder = tmp_path / "checkpoints"
+    assert len(os.listdir(folder)) == 1
+    for name in os.listdir(folder):
+        (folder / name).write_bytes(b"PK")
+    before = runs.snapshot(tmp_path)
+    error = runs.refused(train, config, tmp_path)
+    assert error.what == "No checkpoint can be restored"
+    assert runs.snapshot(tmp_path) == before
 
 
 @pytest.mark.parametrize("half", [False, True], ids=["nothing", "half"])
@@ -472,7 +480,7 @@ def test_a_kill_at_any_change_of_the_disk_loses_nothing(
             break
         train(config, workdir)
         assert outcome(workdir) == expected, f"killed at change {at}"
-    assert at > 20
+    assert at >= (8 if half else 20)
     assert disk.num_changes == at - 1
 
 
@@ -480,8 +488,6 @@ def test_a_kill_at_any_change_of_the_disk_loses_nothing(
     "fault",
     [
         OSError(errno.ENOSPC, "No space left on device"),
-        tf.errors.ResourceExhaustedError(None, None, "No space left"),
-        OSError(errno.EROFS, "Read-only file system"),
         tf.errors.PermissionDeniedError(None, None, "Read-only file system"),
     ],
     ids=lambda fault: type(fault).__name__,
@@ -489,12 +495,12 @@ def test_a_kill_at_any_change_of_the_disk_loses_nothing(
 def test_a_full_or_read_only_disk_is_one_clear_error(
     fast, tmp_path, monkeypatch, fault
 ):
-    """Every seventh change of the disk fails, each in a run of its own."""
+    """Every fifth change of the disk fails, each in a run of its own."""
     config = runs.smoke_config("vib", **UNEVEN)
     train(config, tmp_path / "reference")
     expected = outcome(tmp_path / "reference")
     num_faults = 0
-    for at in range(1, 200, 7):
+    for at in range(1, 200, 5):
         workdir = tmp_path / str(at)
         disk = runs.DyingDisk(tf.io.gfile, at, error=fault)
         monkeypatch.setattr(files, "gfile", disk)
@@ -521,8 +527,8 @@ def assert_clear_about_the_disk(error):
 def test_a_real_run_survives_sigterm_and_sigkill(tmp_path):
     """Through the command itself; the end is that of a run without signals."""
     changes = {
-        "num_epochs": 120,
-        "num_samples": 4,
+        "num_epochs": 90,
+        "num_samples": 1,
         "bottleneck.latent_dim": 8,
         "steps_per_call": 10,
         "checkpoint.every_steps": 50,
@@ -565,14 +571,14 @@ def test_a_real_run_survives_sigterm_and_sigkill(tmp_path):
     _, errors = end(first, 75)
     stopped = newest()
     assert stopped % 10 == 0
-    assert f"Stopped at step {stopped} of 2640; the same command" in errors
+    assert f"Stopped at step {stopped} of 1980; the same command" in errors
     second = start()
     wait_for_a_checkpoint_after(stopped, second)
     second.kill()
     end(second, -signal.SIGKILL)
     assert not (workdir / "result.json").exists()
     output, _ = end(start(), 0)
-    assert "Step 2640: accuracy 0." in output
+    assert "Step 1980: accuracy 0." in output
     reference = tmp_path / "reference"
     config = runs.plain(runs.digits_vib.get_config(), changes)
     train(config, reference)
@@ -583,8 +589,7 @@ def test_a_real_run_survives_sigterm_and_sigkill(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["one_device", "mirrored"])
-@pytest.mark.parametrize("batch_size", [8, 13, 32, 50])
-def test_every_example_is_evaluated_once(name, batch_size):
+def test_every_example_is_evaluated_once(name):
     """Means over 32 examples, by NumPy, whatever the batches."""
     config = runs.smoke_config()
     source = plugins.build("data", config["data"])
@@ -600,20 +605,21 @@ def test_every_example_is_evaluated_once(name, batch_size):
         )
         optimizer = loop.build_optimizer(config["optim"], 0.0, 4)
         optimizer.build(model.trainable_variables)
-    steps = RecordedSteps(model, optimizer, strategy, seeds.from_int(0), 16)
-    values = steps.evaluate(images, labels, batch_size)
     kernel, bias, decoder, decoder_bias = (
         np.float64(w.numpy()) for w in model.trainable_variables
     )
     inputs = (np.float64(images) / 255 - 0.5) / 0.5
     logits = (inputs.reshape(32, -1) @ kernel + bias) @ decoder + decoder_bias
     losses = -models.log_softmax(logits)[np.arange(32), labels]
-    assert values["loss"] == pytest.approx(losses.mean(), rel=1e-5)
     accuracy = (logits.argmax(-1) == labels).mean()
-    assert values["accuracy"] == pytest.approx(accuracy, abs=1e-6)
-    assert values["rate"] == 0
-    steps.evaluate(images, labels, batch_size)
-    assert steps.num_traces()["evaluate_batch"] == 1
+    steps = RecordedSteps(model, optimizer, strategy, seeds.from_int(0), 16)
+    for count, batch_size in enumerate((8, 13, 50), start=1):
+        for _ in range(2):
+            values = steps.evaluate(images, labels, batch_size)
+        assert values["loss"] == pytest.approx(losses.mean(), rel=1e-5)
+        assert values["accuracy"] == pytest.approx(accuracy, abs=1e-6)
+        assert values["rate"] == 0
+        assert steps.num_traces()["evaluate_batch"] == count
 
 
 def test_two_devices_train_like_one(tmp_path, monkeypatch):
@@ -726,10 +732,10 @@ CHANGES = {
         "65",
         "Set batch_size to 64",
     ),
-    "a decay that is none": ({"averaging.decay": 1.5}, "ema", "averaging"),
+    "a decay that is none": ({"averaging.decay": 1.5}, "=1.5", "averaging"),
     "a decay after no epoch": (
         {"optim.decay_every_epochs": 0},
-        "decay_steps",
+        "'decay_every_epochs': 0",
         "optim",
     ),
     "a split that is none": ({"train.split": "tran"}, '"tran"', "train"),

@@ -1,0 +1,244 @@
+"""AutoPGD against the authors' numbers and a plain NumPy loop."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ib_keras import seeds
+from ib_keras.attacks import apgd
+from ib_keras.attacks import losses
+from ib_keras.errors import UserError
+from ib_keras.types import ThreatModel
+
+SHAPE = (3, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "expected"),
+    [
+        (100, [22, 41, 57, 70, 80, 87, 93, 99]),
+        (200, [44, 82, 114, 140, 160, 174, 186, 198]),
+        (50, [11, 21, 30, 38, 45]),
+        (40, [8, 15, 21, 26, 30, 33, 35, 37, 39]),
+        (20, [4, 7, 9, *range(10, 21)]),
+        (1, [1]),
+    ],
+)
+def test_checkpoints_are_those_of_the_authors_code(num_steps, expected):
+    assert list(apgd.checkpoints(num_steps)) == expected
+
+
+def quadratic(num_classes=4, seed=0):
+    """A smooth function with bends, and its NumPy twin with a gradient."""
+    rng = np.random.default_rng(seed)
+    size = int(np.prod(SHAPE))
+    linear = rng.normal(size=(size, num_classes))
+    bend = 4.0 * rng.normal(size=(size, num_classes))
+
+    def logits_fn(images, seed):
+        x = tf.reshape(tf.cast(images, tf.float64), [-1, size])
+        value = x @ linear + tf.sin(7.0 * x) @ bend
+        return tf.cast(value, tf.float32)
+
+    def loss_and_gradient(x, label):
+        z = x @ linear + np.sin(7.0 * x) @ bend
+        p = np.exp(z - z.max())
+        p /= p.sum()
+        upstream = p.copy()
+        upstream[label] -= 1.0
+        slope = linear + (7.0 * np.cos(7.0 * x))[:, None] * bend
+        return -np.log(p[label]), slope @ upstream
+
+    return logits_fn, loss_and_gradient
+
+
+def plain_loop(loss_and_gradient, clean, label, start, epsilon, num_steps):
+    """Algorithm 1 of the paper for one example and l_inf, step by step."""
+
+    def project(x):
+        return np.clip(
+            x, np.maximum(clean - epsilon, 0), np.minimum(clean + epsilon, 1)
+        )
+
+    x = start
+    loss, gradient = loss_and_gradient(x, label)
+    best, best_gradient, best_loss = x, gradient, loss
+    before = x
+    step, increases = 2.0 * epsilon, 0
+    best_at_checkpoint, was_halved = loss, True
+    ends = apgd.checkpoints(num_steps)
+    last_end = 0
+    trace = []
+    for k in range(num_steps):
+        momentum = 1.0 if k == 0 else 0.75
+        target = project(x + step * np.sign(gradient))
+        new = project(
+            x + momentum * (target - x) + (1 - momentum) * (x - before)
+        )
+        before = x
+        x = new
+        new_loss, gradient = loss_and_gradient(x, label)
+        increases += new_loss > loss
+        loss = new_loss
+        if loss > best_loss:
+            best, best_gradient, best_loss = x, gradient, loss
+        if k + 1 in ends:
+            halve = increases <= 0.75 * (k + 1 - last_end)
+            halve = halve or (
+                not was_halved and best_loss <= best_at_checkpoint
+            )
+            last_end, increases = k + 1, 0
+            was_halved, best_at_checkpoint = halve, best_loss
+            if halve:
+                step /= 2
+                x, gradient, loss = best, best_gradient, best_loss
+        trace.append((loss, best_loss, step))
+    return best, np.array(trace)
+
+
+def run(attack, logits_fn, images, labels, epsilon, targets=None):
+    example_seeds = seeds.fold(seeds.from_int(3), tf.range(len(labels)))
+    more = {} if targets is None else {"targets": tf.constant(targets)}
+    state = attack.init(
+        logits_fn,
+        tf.constant(images),
+        tf.constant(labels),
+        ThreatModel("linf", epsilon),
+        example_seeds,
+        **more,
+    )
+    states = [state]
+    for iteration in range(attack.num_steps):
+        state = attack.step(logits_fn, state, tf.constant(iteration))
+        states.append(state)
+    return states
+
+
+def test_the_trajectory_is_that_of_a_plain_loop():
+    logits_fn, loss_and_gradient = quadratic()
+    rng = np.random.default_rng(1)
+    images = rng.random((5, *SHAPE)).astype(np.float32)
+    labels = rng.integers(0, 4, 5).astype(np.int32)
+    attack = apgd.build(num_steps=30)
+    states = run(attack, logits_fn, images, labels, 0.3)
+    num_halved = 0
+    for i in range(5):
+        start = states[0].images[i].numpy().reshape(-1).astype(np.float64)
+        best, trace = plain_loop(
+            loss_and_gradient,
+            images[i].reshape(-1).astype(np.float64),
+            labels[i],
+            start,
+            0.3,
+            30,
+        )
+        ours = np.array(
+            [(s.loss[i], s.best_loss[i], s.step_size[i]) for s in states[1:]]
+        )
+        np.testing.assert_allclose(ours, trace, rtol=2e-4, atol=2e-4)
+        np.testing.assert_allclose(
+            states[-1].best_images[i].numpy().reshape(-1), best, atol=1e-4
+        )
+        num_halved += trace[-1, 2] < 0.6
+    assert num_halved >= 3, "the case must exercise the halving"
+
+
+def test_every_start_touches_the_surface_of_the_ball():
+    logits_fn, _ = quadratic()
+    images = np.full((6, *SHAPE), 0.5, np.float32)
+    (state, *_) = run(
+        apgd.build(num_steps=1), logits_fn, images, np.zeros(6, np.int32), 0.1
+    )
+    largest = np.abs(state.images.numpy() - images).max(axis=(1, 2, 3))
+    np.testing.assert_allclose(largest, 0.1, rtol=1e-5)
+    np.testing.assert_allclose(state.step_size, 0.2, rtol=1e-6)
+
+
+def test_losses_carried_over_a_checkpoint_are_taken_again_on_its_draw():
+    images = np.full((4, *SHAPE), 0.5, np.float32)
+    seen = []
+
+    def noisy(x, seed):
+        seen.append(tuple(np.array(seed)))
+        noise = tf.random.stateless_normal([2], seed)
+        value = tf.reduce_sum(x, axis=[1, 2, 3]) + 3.0 * noise[0]
+        return tf.stack([value, -value], axis=1)
+
+    attack = apgd.build(num_steps=20)
+    labels = np.zeros(4, np.int32)
+    states = run(attack, noisy, images, labels, 0.1)
+    assert states[0].has_noise.numpy().all()
+    # Intervals end at 4, 7, 9, 10, ...: a draw for each, and the probe's.
+    assert len(set(seen)) == len(apgd.checkpoints(20))
+    # Within an interval losses differ by the images alone.
+    first = states[1].loss - states[0].loss
+    assert np.abs(first).max() < 2 * 0.1 * 6 + 1e-3
+
+
+def test_no_draw_is_taken_again_without_noise():
+    logits_fn, _ = quadratic()
+    calls = []
+
+    def counted(x, seed):
+        calls.append(1)
+        return logits_fn(x, seed)
+
+    images = np.full((2, *SHAPE), 0.5, np.float32)
+    run(apgd.build(num_steps=20), counted, images, np.zeros(2, np.int32), 0.1)
+    assert len(calls) == 20 + 1 + 2  # Steps, start, and the probe for noise.
+
+
+def reference_dlr(z, y):
+    ordered = np.sort(z)[::-1]
+    other = np.delete(z, y).max()
+    return (other - z[y]) / (ordered[0] - ordered[2] + 1e-12)
+
+
+def test_dlr_is_the_formula():
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(50, 6)).astype(np.float32) * 10
+    y = rng.integers(0, 6, 50).astype(np.int32)
+    expected = [reference_dlr(a, b) for a, b in zip(z, y, strict=True)]
+    np.testing.assert_allclose(losses.dlr(z, y), expected, rtol=1e-5)
+    scaled = losses.dlr(1000.0 * z + 7.0, y)
+    np.testing.assert_allclose(scaled, expected, rtol=2e-3, atol=1e-3)
+    right = z.argmax(1) == y
+    values = losses.dlr(z, y).numpy()
+    assert (values[right] <= 0).all() and (values[right] >= -1 - 1e-6).all()
+    assert (values[~right] > 0).all()
+
+
+def test_targeted_dlr_is_the_formula():
+    z = np.array([[4.0, 1.0, 3.0, -2.0, 0.5]], np.float32)
+    value = losses.targeted_dlr(z, np.array([0]), np.array([2]))
+    np.testing.assert_allclose(value, [(3 - 4) / (4 - (1 + 0.5) / 2)])
+
+
+@pytest.mark.parametrize(
+    ("logits", "dlr", "targeted"),
+    [
+        ([2.0, -1.0], -3.0, -3.0),  # Two classes: the margin.
+        ([5.0, 2.0, 1.0], -3.0 / 4.0, -3.0 / 4.0),  # Three: z_(3) alone.
+    ],
+)
+def test_few_classes_are_defined(logits, dlr, targeted):
+    z, y, t = np.array([logits], np.float32), np.array([0]), np.array([1])
+    np.testing.assert_allclose(losses.dlr(z, y), [dlr], rtol=1e-6)
+    np.testing.assert_allclose(
+        losses.targeted_dlr(z, y, t), [targeted], rtol=1e-6
+    )
+
+
+def test_ties_and_extremes_are_finite():
+    z = np.array([[0.0] * 4, [1e30, -1e30, 0, 0], [500, 500, 500, -200]])
+    z, y = z.astype(np.float32), np.array([0, 0, 1])
+    for loss in (losses.dlr, losses.margin, losses.cross_entropy):
+        assert np.isfinite(loss(z, y)).all()
+    assert np.isfinite(losses.targeted_dlr(z, y, np.array([1, 1, 0]))).all()
+
+
+def test_unknown_loss_names_the_known_ones():
+    with pytest.raises(UserError, match="targeted_dlr"):
+        apgd.build(loss="cross_entrpy")
+    with pytest.raises(UserError, match="count"):
+        apgd.build(num_steps=0)

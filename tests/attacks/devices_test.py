@@ -1,0 +1,76 @@
+"""One device and two: the same starts, the same examples, the same numbers."""
+
+import numpy as np
+import tensorflow as tf
+from sklearn.datasets import load_digits
+
+from ib_keras.attacks import devices
+from ib_keras.attacks import engine
+from ib_keras.attacks import runner
+from ib_keras.types import ThreatModel
+from tests.support import models
+
+
+def test_parts_are_put_together_in_order():
+    strategy = models.two_devices()
+    sized = devices.BySize(lambda x, y, a: (x * a, y), strategy)
+    x, y = tf.reshape(tf.range(12.0), [6, 2]), tf.range(6)
+    first, second = sized(6, (x, y), (tf.constant(3.0),))
+    np.testing.assert_array_equal(first, 3.0 * x)
+    np.testing.assert_array_equal(second, y)
+    sized(6, (x, y), (tf.constant(4.0),))
+    assert sized.num_traces() == {6: 1}
+
+
+def test_batch_sizes_are_multiples_of_the_replicas():
+    assert engine.batch_sizes(64) == (8, 16, 32, 64)
+    assert engine.batch_sizes(50, num_replicas=4) == (8, 16, 28, 52)
+    assert all(s % 3 == 0 for s in engine.batch_sizes(100, 3))
+    assert engine.batch_sizes(1) == (1,)
+
+
+def audit(strategy, batch_size):
+    digits = load_digits()
+    images = (digits.images[:120] / 16.0)[..., None].astype(np.float32)
+    labels = digits.target[:120].astype(np.int32)
+    # A linear model by least squares: exact, and no training.
+    all_images = digits.images.reshape(-1, 64) / 16.0
+    targets = np.eye(10)[digits.target]
+    weights = np.linalg.lstsq(all_images, targets, rcond=None)[0]
+    weights = tf.constant(weights, tf.float32)
+
+    def logits_fn(x, seed):
+        return 10.0 * tf.reshape(x, [-1, 64]) @ weights
+
+    stages = [
+        runner.Stage.build({"attack": {"name": "apgd", "num_steps": 10}}),
+        runner.Stage.build(
+            {"attack": {"name": "pgd", "num_steps": 10}, "num_restarts": 2}
+        ),
+    ]
+    attack = runner.Runner(
+        logits_fn,
+        stages,
+        ThreatModel("linf", 0.03),
+        batch_size=batch_size,
+        strategy=strategy,
+    )
+    return attack.run(images, attack.start(images, labels))
+
+
+def test_two_devices_and_other_batches_differ_by_rounding_alone():
+    one = audit(None, 120)
+    assert 0.1 < one.robust_accuracy < 0.9
+    for strategy, batch_size in [(models.two_devices(), 120), (None, 37)]:
+        other = audit(strategy, batch_size)
+        np.testing.assert_array_equal(
+            one.clean_prediction, other.clean_prediction
+        )
+        differ = one.is_robust != other.is_robust
+        assert differ.mean() <= 0.005
+        # What differs is within rounding of the boundary.
+        assert np.abs(one.margin[differ]).max(initial=0.0) < 1e-4
+        same = ~differ
+        np.testing.assert_allclose(
+            one.margin[same], other.margin[same], atol=1e-3
+        )

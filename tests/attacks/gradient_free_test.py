@@ -1,0 +1,159 @@
+"""Square and noise search: no gradient is taken, and none is needed."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ib_keras import attacks
+from ib_keras import seeds
+from ib_keras.attacks import square
+from ib_keras.attacks import uniform_noise
+from ib_keras.errors import UserError
+from ib_keras.types import ThreatModel
+
+
+def quantised(images):
+    """Planted model (b): a linear model behind steps without gradient."""
+    x = tf.round(tf.reshape(images, [-1, 16]) * 8.0) / 8.0
+    z = tf.reduce_sum(x, axis=1) - 8.0
+    return tf.stack([z, -z], axis=1)
+
+
+def half_grey(count):
+    rng = np.random.default_rng(0)
+    images = 0.5 + 0.1 * rng.random((count, 4, 4, 1))
+    return images.astype(np.float32)
+
+
+def test_a_quantised_model_falls_to_square_and_not_to_gradients():
+    images, labels = half_grey(8), np.zeros(8, np.int32)
+
+    def flat(x):  # Autodiff's gradient of round is 0 and not None.
+        return quantised(x) + 0.0 * tf.reduce_sum(x)
+
+    for name in ("pgd", "apgd"):
+        found = attacks.run(
+            flat, images, labels, name, epsilon=0.3, num_steps=10
+        )
+        # A random start may do; what matters is that no gradient helped.
+        assert (found.num_zero_gradients[found.is_robust] > 0).all()
+    found = attacks.run(
+        flat, images, labels, "square", epsilon=0.3, num_steps=300
+    )
+    assert found.robust_accuracy == 0.0
+    assert found.gradient_evaluations.sum() == 0
+
+
+def test_windows_shrink_by_the_authors_schedule():
+    queries = [0, 11, 51, 201, 501, 1001, 2001, 4001, 6001, 8001]
+    shares = [square.changed_share(q, 10000, 0.8) for q in queries]
+    np.testing.assert_allclose(shares, 0.8 / 2.0 ** np.arange(10))
+    # The schedule is rescaled to the budget.
+    assert square.changed_share(3000, 5000, 0.8) == 0.8 / 128
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_proposal_of_square_stays_in_the_ball_and_changes_a_window(norm):
+    images = tf.constant(np.full((5, 9, 9, 2), 0.5, np.float32))
+    labels = tf.zeros([5], tf.int32)
+    attack = square.build(num_steps=50)
+    example_seeds = seeds.fold(seeds.from_int(0), tf.range(5))
+
+    def logits_fn(x, seed):
+        z = tf.reduce_sum(x[:, :4], axis=[1, 2, 3])
+        return tf.stack([-z, z], axis=1)
+
+    state = attack.init(
+        logits_fn, images, labels, ThreatModel(norm, 0.3), example_seeds
+    )
+    margins = []
+    for i in range(50):
+        state = attack.step(logits_fn, state, tf.constant(i))
+        assert (state.ball.distance(state.images) <= 0.3 + 1e-5).numpy().all()
+        margins.append(state.margin.numpy())
+        changed = np.any(state.images != state.best, axis=(1, 2, 3))
+        assert changed.any()
+    assert (np.diff(margins, axis=0) >= 0).all(), "the margin never falls"
+    assert (margins[-1] > margins[0]).all()
+
+
+def test_square_in_l_inf_moves_whole_windows_to_the_faces():
+    images = tf.constant(np.full((3, 10, 10, 1), 0.5, np.float32))
+    attack = square.build(num_steps=100)
+    example_seeds = seeds.fold(seeds.from_int(0), tf.range(3))
+
+    def never(x, seed):  # Better at every query: every proposal is kept.
+        value = tf.reduce_sum(x, axis=[1, 2, 3]) * 0.0
+        return tf.stack([value, value - 1.0], axis=1)
+
+    state = attack.init(
+        never,
+        images,
+        tf.zeros([3], tf.int32),
+        ThreatModel("linf", 0.2),
+        example_seeds,
+    )
+    np.testing.assert_allclose(np.abs(state.images - 0.5), 0.2, atol=1e-6)
+    columns = state.images.numpy()[:, :, :, 0]
+    assert (columns == columns[:, :1]).all(), "the start is vertical stripes"
+
+
+def test_noise_draws_a_new_point_each_step_and_counts_no_gradient():
+    points = []
+
+    def spy(x, seed):
+        points.append(np.array(x))
+        return tf.stack([tf.ones([len(x)]), tf.zeros([len(x)])], axis=1)
+
+    attack = uniform_noise.build(num_steps=5)
+    images = tf.fill([2, 3, 3, 1], 0.5)
+    example_seeds = seeds.fold(seeds.from_int(0), tf.range(2))
+    state = attack.init(
+        spy,
+        images,
+        tf.zeros([2], tf.int32),
+        ThreatModel("linf", 0.1),
+        example_seeds,
+    )
+    for i in range(5):
+        state = attack.step(spy, state, tf.constant(i))
+    stacked = np.stack(points)
+    assert len(np.unique(stacked.reshape(10, -1), axis=0)) == 10
+    assert np.abs(stacked - 0.5).max() <= 0.1 + 1e-6
+    assert np.abs(stacked - 0.5).max() > 0.09
+
+
+def test_corners_move_every_pixel_by_epsilon():
+    attack = uniform_noise.build(num_steps=1, corners=True)
+    images = tf.fill([2, 3, 3, 1], 0.5)
+    state = attack.init(
+        None,
+        images,
+        tf.zeros([2], tf.int32),
+        ThreatModel("linf", 0.1),
+        seeds.fold(seeds.from_int(0), tf.range(2)),
+    )
+    np.testing.assert_allclose(np.abs(state.images - 0.5), 0.1, rtol=1e-5)
+
+
+def test_noise_breaks_what_only_luck_can_break():
+    # Wrong on a thin set that no gradient points to.
+    def needle(x):
+        value = tf.reshape(x, [-1, 1])
+        hit = tf.cast(tf.abs(value - 0.62) < 0.01, tf.float32)
+        return tf.concat([1.0 - 2.0 * hit, 0.0 * value], axis=1)
+
+    images = np.full((4, 1, 1, 1), 0.5, np.float32)
+    found = attacks.run(
+        needle, images, [0] * 4, "uniform_noise", epsilon=0.2, num_steps=400
+    )
+    assert found.robust_accuracy == 0.0
+    # A share of 0.02 / 0.4 of the points: each is found at about the 20th.
+    assert 0 <= np.median(found.broken_at_step) < 100
+
+
+def test_bad_arguments_are_named():
+    with pytest.raises(UserError, match="initial_share"):
+        square.build(initial_share=1.5)
+    with pytest.raises(UserError, match="num_steps"):
+        uniform_noise.build(num_steps=0)

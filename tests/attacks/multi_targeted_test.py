@@ -1,0 +1,112 @@
+"""MultiTargeted: its schedule, its Adam and its targets."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ib_keras import attacks
+from ib_keras import seeds
+from ib_keras.attacks import multi_targeted
+from ib_keras.errors import UserError
+from ib_keras.types import ThreatModel
+
+
+def test_the_default_schedule_falls_by_ten_at_half_and_three_quarters():
+    rates = multi_targeted.build(num_steps=200).learning_rates
+    np.testing.assert_allclose(rates[:100], 0.1)
+    np.testing.assert_allclose(rates[100:150], 0.01)
+    np.testing.assert_allclose(rates[150:], 0.001)
+
+
+def test_dm40_is_the_public_schedule_whose_factors_multiply():
+    rates = multi_targeted.build(num_steps=40, schedule="dm40").learning_rates
+    np.testing.assert_allclose(rates[:20], 0.1)
+    np.testing.assert_allclose(rates[20:30], 0.01)
+    np.testing.assert_allclose(rates[30:], 1e-4)
+
+
+def linear(weights):
+    def logits_fn(images, seed):
+        return tf.reshape(images, [images.shape[0], -1]) @ weights
+
+    return logits_fn
+
+
+def test_adam_makes_the_steps_of_keras_adam_inside_a_large_ball():
+    rng = np.random.default_rng(0)
+    weights = tf.constant(rng.normal(size=(4, 3)) * 1e-6, tf.float32)
+    images = tf.fill([2, 2, 2, 1], 0.5)
+    labels, targets = tf.constant([0, 1]), tf.constant([2, 0])
+    attack = multi_targeted.build(
+        num_steps=8, learning_rate=0.01, schedule="constant"
+    )
+    example_seeds = seeds.fold(seeds.from_int(0), tf.range(2))
+    logits_fn = linear(weights)
+    state = attack.init(
+        logits_fn,
+        images,
+        labels,
+        ThreatModel("linf", 1.0),
+        example_seeds,
+        targets,
+    )
+    state = state._replace(images=images)
+    variable = tf.Variable(images)
+    optimizer = keras.optimizers.Adam(0.01, epsilon=1e-9)
+    for step in range(8):
+        state = attack.step(logits_fn, state, tf.constant(step))
+        with tf.GradientTape() as tape:
+            logits = logits_fn(variable, None)
+            margin = tf.gather(logits, targets, axis=1, batch_dims=1)
+            margin -= tf.gather(logits, labels, axis=1, batch_dims=1)
+        gradient = tape.gradient(margin, variable)
+        optimizer.apply([-gradient], [variable])
+    np.testing.assert_allclose(state.images, variable, atol=1e-6)
+    # Gradients of 1e-6 do move it: Keras' own epsilon would hold it back.
+    assert np.abs(state.images - 0.5).max() > 0.05
+
+
+def test_every_other_class_is_a_target_by_falling_clean_logit():
+    # Class 0 is predicted; 3 is the runner-up but can never win, 1 can.
+    weights = tf.constant([[0.0, 5.2, -5.2, 0.0]])
+
+    def model(images):
+        x = tf.reshape(images, [-1, 1]) - 0.5
+        return x @ weights + tf.constant([2.0, 1.0, 0.0, 1.5])
+
+    images = np.full((1, 1, 1, 1), 0.5, np.float32)
+    found = attacks.run(
+        model, images, [0], "multi_targeted", epsilon=0.2, num_steps=20, batch_size=8
+    )
+    # Order 3, 1, 2: the target with number 1 is class 1.
+    assert not found.is_robust[0]
+    assert found.adversarial_prediction[0] == 1
+    assert found.broken_by_target[0] == 1
+
+
+@pytest.mark.parametrize("optimizer", multi_targeted.OPTIMIZERS)
+def test_both_optimizers_reach_the_corner_of_a_linear_model(optimizer):
+    weights = tf.constant([[1.0, -1.0], [-2.0, 2.0]])
+    images = np.full((1, 1, 2, 1), 0.5, np.float32)
+    found = attacks.run(
+        lambda x: tf.reshape(x, [-1, 2]) @ weights + [0.0, -2.6],
+        images,
+        [0],
+        "multi_targeted",
+        epsilon=0.25,
+        num_steps=50,
+        optimizer=optimizer,
+    )
+    np.testing.assert_allclose(
+        found.adversarial_images[0, 0, :, 0], [0.25, 0.75], atol=1e-6
+    )
+
+
+def test_bad_arguments_are_named():
+    with pytest.raises(UserError, match="decade"):
+        multi_targeted.build(schedule="decades")
+    with pytest.raises(UserError, match="adam"):
+        multi_targeted.build(optimizer="adams")
+    with pytest.raises(UserError, match="learning_rate"):
+        multi_targeted.build(learning_rate=0)
