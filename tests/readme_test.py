@@ -33,10 +33,10 @@ def test_shell_blocks_run(checkout):
             lines.append(line)
             line = []
         line.append(word)
-    for line in [*lines, line]:
-        assert line[0] == "python"
+    for command in [*lines, line]:
+        assert command[0] == "python"
         done = subprocess.run(
-            [sys.executable, *line[1:]],
+            [sys.executable, *command[1:]],
             cwd=checkout,
             capture_output=True,
             text=True,

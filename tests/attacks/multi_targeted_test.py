@@ -33,9 +33,10 @@ def linear(weights):
     return logits_fn
 
 
-def test_adam_makes_the_steps_of_keras_adam_inside_a_large_ball():
+@pytest.mark.parametrize("scale", [1e-2, 1e-6])
+def test_adam_makes_the_steps_of_keras_adam_inside_a_large_ball(scale):
     rng = np.random.default_rng(0)
-    weights = tf.constant(rng.normal(size=(4, 3)) * 1e-6, tf.float32)
+    weights = tf.constant(rng.normal(size=(4, 3)) * scale, tf.float32)
     images = tf.fill([2, 2, 2, 1], 0.5)
     labels, targets = tf.constant([0, 1]), tf.constant([2, 0])
     attack = multi_targeted.build(
@@ -62,7 +63,9 @@ def test_adam_makes_the_steps_of_keras_adam_inside_a_large_ball():
             margin -= tf.gather(logits, labels, axis=1, batch_dims=1)
         gradient = tape.gradient(margin, variable)
         optimizer.apply([-gradient], [variable])
-    np.testing.assert_allclose(state.images, variable, atol=1e-6)
+    # Keras adds epsilon before it corrects the bias: 3% of a gradient of 1e-6.
+    tolerance = 1e-5 if scale == 1e-2 else 0.005
+    np.testing.assert_allclose(state.images, variable, atol=tolerance)
     # Gradients of 1e-6 do move it: Keras' own epsilon would hold it back.
     assert np.abs(state.images - 0.5).max() > 0.05
 
@@ -77,7 +80,13 @@ def test_every_other_class_is_a_target_by_falling_clean_logit():
 
     images = np.full((1, 1, 1, 1), 0.5, np.float32)
     found = attacks.run(
-        model, images, [0], "multi_targeted", epsilon=0.2, num_steps=20, batch_size=8
+        model,
+        images,
+        [0],
+        "multi_targeted",
+        epsilon=0.2,
+        num_steps=20,
+        batch_size=8,
     )
     # Order 3, 1, 2: the target with number 1 is class 1.
     assert not found.is_robust[0]

@@ -623,7 +623,10 @@ def test_every_example_is_evaluated_once(name):
 
 
 def test_two_devices_train_like_one(tmp_path, monkeypatch):
-    """20 steps of the deterministic model: the same losses to 1e-5."""
+    """20 steps of the deterministic model: the same losses to 1e-5.
+
+    The run on two devices is stopped after 11 of them, and goes on.
+    """
     monkeypatch.setattr(loop, "Steps", RecordedSteps)
     changes = {
         "num_epochs": 20 / 22,
@@ -632,42 +635,28 @@ def test_two_devices_train_like_one(tmp_path, monkeypatch):
         "eval.every_epochs": 0.5,
     }
     config = runs.train_config("deterministic", **changes)
-    losses = {}
-    for name in strategies.NAMES:
-        workdir = tmp_path / name
-        train(config, workdir, strategy=strategies.get(name))
-        rows = rows_of(workdir, "train")
-        assert [row["step"] for row in rows] == list(range(1, 21))
-        losses[name] = [row["loss"] for row in rows]
-        assert RecordedSteps.last.num_traces()["train"] == 1
-        assert RecordedSteps.last.num_traces()["evaluate_batch"] == 1
-    np.testing.assert_allclose(
-        losses["mirrored"], losses["one_device"], rtol=0, atol=1e-5
-    )
-    assert losses["one_device"][-1] < losses["one_device"][0] - 0.1
-    one, two = (saved_variables(tmp_path / name) for name in strategies.NAMES)
-    for ours, theirs in zip(one, two, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-4)
-    results = [
-        files.read_json(tmp_path / name / "result.json")
-        for name in strategies.NAMES
-    ]
-    assert results[0]["loss"] == pytest.approx(results[1]["loss"], abs=1e-5)
-
-
-def test_two_devices_resume_what_they_saved(tmp_path):
-    config = runs.smoke_config("vib", **UNEVEN)
+    one, two = tmp_path / "one_device", tmp_path / "mirrored"
+    train(config, one, strategy=strategies.get("one_device"))
     strategy = strategies.get("mirrored")
-    train(config, tmp_path / "whole", strategy=strategy)
-    with pytest.raises(Interrupted):
-        train(
-            config,
-            tmp_path / "parts",
-            strategy=strategy,
-            should_stop=runs.Clock(2),
-        )
-    train(config, tmp_path / "parts", strategy=strategy)
-    assert_same_run(tmp_path / "parts", tmp_path / "whole")
+    with pytest.raises(Interrupted, match="step 11 of 20"):
+        train(config, two, strategy=strategy, should_stop=runs.Clock(11))
+    assert RecordedSteps.last.num_traces()["train"] == 1
+    assert RecordedSteps.last.num_traces()["evaluate_batch"] == 1
+    train(config, two, strategy=strategy)
+    rows = {path: rows_of(path, "train") for path in (one, two)}
+    for path in (one, two):
+        assert [row["step"] for row in rows[path]] == list(range(1, 21))
+    losses, others = (
+        [row["loss"] for row in rows[path]] for path in (one, two)
+    )
+    np.testing.assert_allclose(others, losses, rtol=0, atol=1e-5)
+    assert losses[-1] < losses[0] - 0.1
+    for ours, theirs in zip(
+        saved_variables(one), saved_variables(two), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    results = [files.read_json(path / "result.json") for path in (one, two)]
+    assert results[0]["loss"] == pytest.approx(results[1]["loss"], abs=1e-5)
 
 
 # What is refused, before anything is written.
