@@ -1,0 +1,122 @@
+"""Planted models whose robustness is known: what must fall, and to what."""
+
+import numpy as np
+import tensorflow as tf
+
+from ib_keras.attacks import runner
+from ib_keras.types import ThreatModel
+
+EPSILON = 0.2
+
+
+def protocol(*attacks):
+    return [runner.Stage.build({"attack": attack}) for attack in attacks]
+
+
+ENSEMBLE = (
+    {"name": "fgs"},
+    {"name": "pgd", "num_steps": 10, "step_size": 0.05},
+    {"name": "apgd", "num_steps": 15},
+    {"name": "apgd", "num_steps": 15, "loss": "dlr"},
+    {"name": "multi_targeted", "num_steps": 15},
+    {"name": "fab", "num_steps": 10, "num_targets": 2},
+    {"name": "square", "num_steps": 60},
+    {"name": "uniform_noise", "num_steps": 30},
+)
+
+
+def run(logits_fn, images, labels, *attacks, **arguments):
+    attack = runner.Runner(
+        logits_fn,
+        protocol(*attacks),
+        ThreatModel("linf", EPSILON),
+        batch_size=len(labels),
+        **arguments,
+    )
+    return attack.run(images, attack.start(images, labels))
+
+
+def grey(count=12):
+    rng = np.random.default_rng(0)
+    return (0.45 + 0.1 * rng.random((count, 3, 3, 1))).astype(np.float32)
+
+
+def test_a_provably_robust_model_stands_against_everything():
+    # The classes are two halves of the mean, further apart than epsilon.
+    def logits_fn(x, seed):
+        mean = tf.reduce_mean(x, axis=[1, 2, 3])
+        return tf.stack([0.3 - mean, mean - 0.7, mean * 0.0 - 1.0], axis=1)
+
+    images = grey()
+    images[:6] = 0.1
+    images[6:] = 0.9
+    labels = np.repeat([0, 1], 6).astype(np.int32)
+    ledger = run(logits_fn, images, labels, *ENSEMBLE)
+    assert ledger.robust_accuracy == 1.0
+    assert (ledger.num_nonfinite == 0).all()
+
+
+def linear(scale):
+    # A margin of 4.5 that 8 x 0.2 x 9 pixels can beat by far; a linear map,
+    # so that the gradient of the margin is the same everywhere.
+    def logits_fn(x, seed):
+        value = tf.reduce_sum(x, axis=[1, 2, 3]) - 4.5 + 1.0
+        return scale * tf.stack([value, -value, -2.0 + 0.0 * value], axis=1)
+
+    return logits_fn
+
+
+def test_logits_times_1000_blind_cross_entropy_and_not_dlr():
+    images, labels = grey(), np.zeros(12, np.int32)
+    apgd = {"name": "apgd", "num_steps": 20}
+    saturated = run(linear(1000.0), images, labels, apgd)
+    assert saturated.robust_accuracy == 1.0, "the case must be a hard one"
+    # A random start can be all an attack without gradient has.
+    assert (saturated.num_zero_gradients > 0).all()
+    for attack in (
+        {**apgd, "loss": "dlr"},
+        {**apgd, "loss": "margin"},
+        {"name": "multi_targeted", "num_steps": 20},
+    ):
+        found = run(linear(1000.0), images, labels, attack)
+        assert found.robust_accuracy == 0.0, attack
+    plain = run(linear(1.0), images, labels, apgd)
+    assert plain.robust_accuracy == 0.0
+
+
+def test_a_quantised_model_gives_gradients_nothing_and_falls_without_them():
+    def logits_fn(x, seed):
+        return linear(1.0)(tf.round(4.0 * x) / 4.0 + 0.0 * x, seed)
+
+    images, labels = grey(), np.zeros(12, np.int32)
+    gradient_attacks = [
+        {"name": "fgs"},
+        {"name": "pgd", "num_steps": 10, "random_start": False},
+    ]
+    ledger = run(logits_fn, images, labels, *gradient_attacks)
+    assert ledger.robust_accuracy == 1.0
+    np.testing.assert_array_equal(ledger.num_zero_gradients, 1 + 10)
+    found = run(logits_fn, images, labels, {"name": "square", "num_steps": 200})
+    assert found.robust_accuracy == 0.0
+
+
+def test_a_model_that_is_wrong_by_chance_is_not_broken_by_luck():
+    # Planted model (i): wrong on 5% of all draws, wherever the image is.
+    def logits_fn(x, seed):
+        unit = tf.random.stateless_uniform([x.shape[0]], seed)
+        sign = tf.where(unit < 0.05, -1.0, 1.0)
+        value = sign + 0.0 * tf.reduce_sum(x, axis=[1, 2, 3])
+        return tf.stack([value, -value], axis=1)
+
+    images, labels = grey(40), np.zeros(40, np.int32)
+    attack = {"name": "pgd", "num_steps": 40}
+    lucky = run(logits_fn, images, labels, attack, num_judge_samples=1)
+    judged = run(logits_fn, images, labels, attack, num_judge_samples=9)
+    # Nearly every example is seen wrong at one of 40 iterates; one draw of
+    # the judge turns most such claims down, a majority of nine all of them.
+    assert judged.robust_accuracy == 1.0
+    assert lucky.robust_accuracy > 0.6
+    share = judged.wrong_share.mean()
+    error = np.sqrt(0.05 * 0.95 / (40 * 9))
+    assert abs(share - 0.05) < 4 * error
+    assert abs(judged.expected_accuracy - (1 - share)) < 1e-6
