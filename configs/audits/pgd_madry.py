@@ -3,7 +3,8 @@ r"""PGD with Madry et al.'s parameters on CIFAR-10 (figures 3a and 9a).
 python -m launch.audit --config=configs/audits/pgd_madry.py \
     --saved_model=runs/cifar10_ceb/saved_model --workdir=audits/pgd_madry
 
-@@RESULT@@
+Costs 20 gradients an example. Its paper reports 45.8% for an adversarially
+trained network.
 
 One restart: the paper shows why its number should not be believed alone. For
 figures 3b and 9b raise --config.stages.pgd.num_restarts.
