@@ -66,7 +66,7 @@ def ask(name, function, x):
     results[name] = y.numpy()
     results[name + "/gradient"] = tape.gradient(total, x).numpy()
 
-for kind in ("vib", "deterministic"):
+for kind in ("vib", "narrow", "deterministic"):
     model = tf.saved_model.load(kind)
     serve = model.signatures
     results[kind + "/endpoints"] = np.array(sorted(serve))
@@ -85,41 +85,55 @@ for kind in ("vib", "deterministic"):
         serve["encode"](images=tf.constant(images))["loc"].numpy())
     ask(f"{kind}/jit", tf.function(model.mean, jit_compile=True), images)
 
-model = tf.saved_model.load("vib")
-draw = model.stochastic
-for index in range(len(seed)):
-    ask(f"stochastic/{index}", lambda x: draw(x, seed[index], 4), images)
-    ask(f"stochastic/{index}/again", lambda x: draw(x, seed[index], 4), images)
-for count in given["counts"]:
-    ask(f"samples/{count}", lambda x: draw(x, seed[0], count), images[:3])
-results["stochastic_signature"] = model.signatures["stochastic"](
-    images=tf.constant(images), seed=tf.constant(seed[0]),
-    num_samples=tf.constant(4))["logits"].numpy()
+for kind in ("vib", "narrow"):
+    model = tf.saved_model.load(kind)
+    draw = model.stochastic
+    for index in range(len(seed)):
+        for name in ("", "/again"):
+            ask(f"{kind}/stochastic/{index}{name}",
+                lambda x: draw(x, seed[index], 4), images)
+    for count in given["counts"]:
+        ask(f"{kind}/samples/{count}",
+            lambda x: draw(x, seed[0], count), images[:3])
+    results[f"{kind}/stochastic_signature"] = model.signatures["stochastic"](
+        images=tf.constant(images), seed=tf.constant(seed[0]),
+        num_samples=tf.constant(4))["logits"].numpy()
 
-@tf.function(jit_compile=True)
-def compiled(x, seed):
-    with tf.GradientTape() as tape:
-        tape.watch(x)
-        y = draw(x, seed, 2000)
-        total = tf.reduce_sum(y ** 2)
-    return y, tape.gradient(total, x)
+    @tf.function(jit_compile=True)
+    def compiled(x, seed):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = draw(x, seed, 2000)
+            total = tf.reduce_sum(y ** 2)
+        return y, tape.gradient(total, x)
 
-ask("stochastic_many", lambda x: draw(x, seed[1], 2000), images)
-for name, index in (("jit", 1), ("jit_again", 1), ("jit_other", 0)):
-    y, gradient = compiled(tf.constant(images), tf.constant(seed[index]))
-    results[f"stochastic_{name}"] = y.numpy()
-    results[f"stochastic_{name}/gradient"] = gradient.numpy()
+    ask(f"{kind}/many", lambda x: draw(x, seed[1], 2000), images)
+    for name, index in (("jit", 1), ("jit_again", 1), ("jit_other", 0)):
+        y, gradient = compiled(tf.constant(images), tf.constant(seed[index]))
+        results[f"{kind}/stochastic_{name}"] = y.numpy()
+        results[f"{kind}/stochastic_{name}/gradient"] = gradient.numpy()
 assert not HIDDEN & {name.split(".")[0] for name in sys.modules}
 np.savez(sys.argv[2], **results)
 """
 
 
+# Models by name, and how their stochastic endpoint draws: the logits where they
+# are fewer than the latents.
+KINDS = {
+    "vib": "vib",
+    "narrow": models.BOTTLENECKS["vib"] | {"latent_dim": 2},
+    "deterministic": "deterministic",
+}
+SAMPLINGS = {"vib": "logits", "narrow": "latents"}
+stochastic_kinds = pytest.mark.parametrize("kind", SAMPLINGS)
+
+
 @pytest.fixture(scope="module")
 def built():
-    """Two classifiers, untrained but with weights that matter."""
+    """Classifiers, untrained but with weights that matter."""
     return {
-        kind: models.randomise(models.build(kind), scale=0.4)
-        for kind in ("vib", "deterministic")
+        kind: models.randomise(models.build(section), scale=0.4)
+        for kind, section in KINDS.items()
     }
 
 
@@ -226,64 +240,85 @@ def test_encode_gives_the_posterior_of_the_formulas(
         assert_same(answers, f"{kind}/scale", expected)
 
 
-@pytest.mark.parametrize("index", range(len(SEEDS)))
-def test_stochastic_mode_is_the_models_for_a_seed(
-    index, built, images, answers
-):
-    def logits(x):
-        return built["vib"](
-            x, mode="stochastic", noise_seed=SEEDS_ARRAY[index], num_samples=4
-        )
-
-    expected = ask(logits, images)
-    assert_same(answers, f"stochastic/{index}", expected)
-    np.testing.assert_array_equal(
-        answers[f"stochastic/{index}"], answers[f"stochastic/{index}/again"]
+def drawn(model, kind, seed, num_samples):
+    """The model's own stochastic mode, as a function of images."""
+    return lambda x: model(
+        x,
+        mode="stochastic",
+        noise_seed=seed,
+        num_samples=num_samples,
+        sampling=SAMPLINGS[kind],
     )
 
 
-def test_another_seed_is_another_draw(answers):
-    first, second = answers["stochastic/0"], answers["stochastic/1"]
+@stochastic_kinds
+@pytest.mark.parametrize("index", range(len(SEEDS)))
+def test_stochastic_mode_is_the_models_for_a_seed(
+    kind, index, built, images, answers
+):
+    expected = ask(drawn(built[kind], kind, SEEDS_ARRAY[index], 4), images)
+    name = f"{kind}/stochastic/{index}"
+    assert_same(answers, name, expected)
+    np.testing.assert_array_equal(answers[name], answers[f"{name}/again"])
+
+
+@stochastic_kinds
+def test_another_seed_is_another_draw(kind, answers):
+    first, second = (answers[f"{kind}/stochastic/{i}"] for i in (0, 1))
     assert (np.abs(first - second).max(axis=1) > 1e-3).all()
-    mean = answers[f"vib/mean/{NUM_IMAGES}"]
-    assert np.abs(first - (mean - mean.mean())).max() > 1e-3
+    mean = models.log_softmax(answers[f"{kind}/mean/{NUM_IMAGES}"])
+    assert (np.abs(first - mean).max(axis=1) > 1e-3).all()
 
 
-def test_the_number_of_samples_is_free(built, images, answers):
+@stochastic_kinds
+def test_the_number_of_samples_is_free(kind, built, images, answers):
     for count in COUNTS:
         expected = ask(
-            lambda x, count=count: built["vib"](
-                x,
-                mode="stochastic",
-                noise_seed=SEEDS_ARRAY[0],
-                num_samples=count,
-            ),
-            images[:3],
+            drawn(built[kind], kind, SEEDS_ARRAY[0], count), images[:3]
         )
-        assert_same(answers, f"samples/{count}", expected)
+        assert_same(answers, f"{kind}/samples/{count}", expected)
         # Of the mean of probabilities, so that they are one in all.
-        total = np.exp(np.float64(answers[f"samples/{count}"])).sum(-1)
+        total = np.exp(np.float64(answers[f"{kind}/samples/{count}"])).sum(-1)
         np.testing.assert_allclose(total, 1.0, atol=1e-5)
-    assert np.abs(answers["samples/1"] - answers["samples/9"]).max() > 1e-3
+    few, many = (answers[f"{kind}/samples/{count}"] for count in (1, 9))
+    assert np.abs(few - many).max() > 1e-3
 
 
-def test_stochastic_mode_compiles_with_gradients(answers):
+@stochastic_kinds
+def test_many_samples_are_the_mean_probabilities_of_the_formulas(
+    kind, built, images, answers
+):
+    """Against latents that NumPy draws from the posterior of the formulas."""
+    model = built[kind]
+    loc, scale = models.numpy_posterior(model, images)
+    noise = np.random.default_rng(0).normal(size=(20_000, *loc.shape))
+    logits = models.dense(model.decoder, loc + scale * noise)
+    expected = np.exp(models.log_softmax(logits)).mean(axis=0)
+    # Four standard errors of 2,000 draws of a probability.
+    received = np.exp(answers[f"{kind}/many"])
+    np.testing.assert_allclose(received, expected, atol=4 * 0.5 / 2000**0.5)
+
+
+@stochastic_kinds
+def test_stochastic_mode_compiles_with_gradients(kind, answers):
     """XLA turns the bits of a seed into other normal numbers; so many draws."""
     for part, tolerance in (("", 0.05), ("/gradient", 0.2)):
-        compiled = answers[f"stochastic_jit{part}"]
-        expected = answers[f"stochastic_many{part}"]
+        compiled = answers[f"{kind}/stochastic_jit{part}"]
+        expected = answers[f"{kind}/many{part}"]
         np.testing.assert_allclose(
             compiled, expected, atol=tolerance * np.abs(expected).max()
         )
-        again = answers[f"stochastic_jit_again{part}"]
+        again = answers[f"{kind}/stochastic_jit_again{part}"]
         np.testing.assert_array_equal(compiled, again)
-        other = answers[f"stochastic_jit_other{part}"]
+        other = answers[f"{kind}/stochastic_jit_other{part}"]
         assert np.abs(compiled - other).max() > 1e-5
 
 
-def test_the_signature_of_stochastic_mode_gives_its_logits(answers):
+@stochastic_kinds
+def test_the_signature_of_stochastic_mode_gives_its_logits(kind, answers):
     np.testing.assert_array_equal(
-        answers["stochastic_signature"], answers["stochastic/0"]
+        answers[f"{kind}/stochastic_signature"],
+        answers[f"{kind}/stochastic/0"],
     )
 
 
@@ -377,6 +412,7 @@ def test_the_metadata_say_all_that_an_audit_needs():
         "is_stochastic": True,
         "num_samples": 4,
         "latent_dim": 8,
+        "stochastic_sampling": "latents",
         "seed": config["seed"],
         "step": 8 * (1438 // 64),
         "clean_accuracy": result["accuracy"],
@@ -400,6 +436,7 @@ def test_a_deterministic_model_says_that_it_has_no_samples():
     metadata = export.read_metadata(runs.digits_model("deterministic"))
     assert metadata["is_stochastic"] is False
     assert metadata["num_samples"] is None
+    assert metadata["stochastic_sampling"] is None
     assert metadata["clean_accuracy_stochastic"] is None
 
 

@@ -134,7 +134,10 @@ def evaluated(
     norm = -tf.ones_like(margin)
     if gradient is not None:
         axes = list(range(1, gradient.shape.rank))
+        finite = tf.reduce_all(tf.math.is_finite(gradient), axis=axes)
+        # XLA's maximum may pass over NaN.
         norm = tf.reduce_max(tf.abs(gradient), axis=axes)
+        norm = tf.where(finite, norm, nan)
     return Evaluation(
         images=images,
         margin=tf.where(is_finite(logits), margin, nan),

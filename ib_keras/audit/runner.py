@@ -116,7 +116,12 @@ def load_subject(
     if judge_samples is None:
         judge_samples = _JUDGE_SAMPLES if is_stochastic else 1
     logits_fn = target.logits_fn(mode, num_samples)
-    targets.check_gradients(logits_fn, target.image_shape, target.num_classes)
+    targets.check_gradients(
+        logits_fn,
+        target.image_shape,
+        target.num_classes,
+        _take_gradients(build_stages(config)),
+    )
     found = examples.load(config, target.metadata)
     targets.check_finite(
         logits_fn,
@@ -158,8 +163,27 @@ def build_stages(config: Mapping[str, Any]) -> list[runner.Stage]:
     return stages
 
 
+def _take_gradients(stages) -> bool:
+    attacks = [stage.attack for stage in stages]
+    return any(a.gradients_at_init or a.gradients_per_step for a in attacks)
+
+
+def _check_targets(stages, num_classes):
+    """The runner refuses it too, but only once something is written."""
+    for stage in stages:
+        count = stage.attack.num_targets
+        if count is not None and count >= num_classes:
+            raise UserError(
+                f"Stage {stage.name} has more targets than other classes",
+                received=f"num_targets={count}",
+                expected=f"at most {num_classes - 1}, or 0 for all",
+                fix="Lower num_targets in the attack's section.",
+            )
+
+
 def build_runner(config, subject, stages, strategy=None) -> runner.Runner:
     """Builds the runner of a protocol at the config's own radius."""
+    _check_targets(stages, subject.target.num_classes)
     threat_model = config["threat_model"]
     batch_size = base.check_count("batch_size", config["batch_size"])
     return runner.Runner(
@@ -429,7 +453,9 @@ def plan(config: Mapping[str, Any], saved_model: str) -> list[dict[str, Any]]:
     subject = load_subject(config, saved_model)
     stages = build_stages(config)
     first = build_runner(config, subject, stages)
-    pace = _seconds_per_gradient(subject, first.batch_size)
+    pace = 0.0
+    if _take_gradients(stages):
+        pace = _seconds_per_gradient(subject, first.batch_size)
     main = float(config["threat_model"]["epsilon"])
     radii = sorted({float(e) for e in config["epsilon_curve"]} | {main})
     rows = []

@@ -150,8 +150,16 @@ def load(path: str, strategy: tf.distribute.Strategy | None = None) -> Target:
     return Target(path, hash_folder(path), metadata, loaded)
 
 
-def check_gradients(logits_fn: LogitsFn, image_shape, num_classes: int) -> None:
+def check_gradients(
+    logits_fn: LogitsFn, image_shape, num_classes: int, is_needed: bool = True
+) -> None:
     """Refuses a model that attacks cannot differentiate.
+
+    Args:
+        logits_fn: The audited classifier.
+        image_shape: (height, width, channels) by the metadata.
+        num_classes: How many logits there are by the metadata.
+        is_needed: False where no attack takes a gradient.
 
     Raises:
         UserError: If it is no function from such images to so many logits, or
@@ -180,6 +188,8 @@ def check_gradients(logits_fn: LogitsFn, image_shape, num_classes: int) -> None:
             expected=f"logits of shape {(2, num_classes)}, float32",
             fix="Export the model with ib_keras.export.save.",
         )
+    if not is_needed:
+        return
     try:
         gradient = tape.gradient(logits, images)
     except (LookupError, tf.errors.OpError) as error:

@@ -29,8 +29,8 @@ ARGUMENTS = {
     "apgd": (({"num_steps": 10}, NORMS),),
     "fab": (({"num_steps": 5, "num_targets": 0}, NORMS),),
     "multi_targeted": (({"num_steps": 10}, NORMS),),
-    "square": (({"num_steps": 60}, NORMS),),
-    "uniform_noise": (({"num_steps": 60}, NORMS),),
+    "square": (({"num_steps": 20}, NORMS),),
+    "uniform_noise": (({"num_steps": 20}, NORMS),),
     "pgd": (
         ({"num_steps": 6, "step_size": 0.05}, NORMS),
         (
@@ -114,26 +114,36 @@ CASES = [case for name in plugins.names("attacks") for case in cases_of(name)]
 CONTRACT = []
 
 
+def parametrize(function, cases):
+    CONTRACT.append(function)
+    # With this scope all tests of one case run before the next case's:
+    # foreign code that draws makes TensorFlow prepare its functions anew.
+    mark = pytest.mark.parametrize(
+        "case", cases, ids=[case.id for case in CASES], scope="module"
+    )
+    return mark(function)
+
+
 def contract(function):
     """Runs a test for all attacks and norms, and lists it as a promise."""
-    CONTRACT.append(function)
-    return pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)(
-        function
+    return parametrize(function, CASES)
+
+
+def compiled_contract(function, is_quick=lambda case: case.norm == "linf"):
+    """The same for what compiles anew in each case: most are slow."""
+    return parametrize(
+        function,
+        [
+            pytest.param(case, marks=() if is_quick(case) else pytest.mark.slow)
+            for case in CASES
+        ],
     )
 
 
-def contract_of_runs(function):
-    """The same for whole runs: in l2, which compiles them anew, if slow."""
-    CONTRACT.append(function)
-    cases = [
-        pytest.param(
-            case, marks=[pytest.mark.slow] if case.norm == "l2" else []
-        )
-        for case in CASES
-    ]
-    return pytest.mark.parametrize("case", cases, ids=lambda case: case.id)(
-        function
-    )
+def xla_contract(function):
+    """The same for what XLA compiles, which takes seconds."""
+    quick = CASES[[case.name for case in CASES].index("pgd")]
+    return compiled_contract(function, lambda case: case == quick)
 
 
 class Model:
@@ -177,6 +187,7 @@ def make_data():
     images = rng.random((NUM_EXAMPLES, *SHAPE), np.float32)
     # Pixels on the edges of the box.
     images[:, 1] = images[:, 1].round()
+    images[0] = images[0].round()
     others = (images[1:] - images[0]).reshape(NUM_EXAMPLES - 1, -1)
     assert np.linalg.norm(others, axis=1).min() > 1.5
     model = Model(images[0])
@@ -329,7 +340,7 @@ def test_what_it_claims_is_in_the_ball_and_in_the_box(case):
         assert moved.max() > 1e-3
 
 
-@contract_of_runs
+@compiled_contract
 def test_what_is_booked_is_in_the_ball_and_in_the_box(case):
     ledger = healthy_run(case)
     images = ledger.adversarial_images
@@ -346,15 +357,17 @@ def test_what_is_booked_is_in_the_ball_and_in_the_box(case):
 
 @contract
 def test_a_ball_of_radius_zero_leaves_the_clean_image(case):
-    for state in (begin(case, epsilon=0.0),):
-        state = advance(case, state, 0, 1)
-    claims = state.evaluated.margin > -np.inf
-    assert not state.evaluated.is_wrong.numpy().any()
-    moved = distance("linf", state.evaluated.images, IMAGES)
-    assert moved[claims].max(initial=0) <= 1e-7
+    start = begin(case, epsilon=0.0)
+    np.testing.assert_allclose(start.images, IMAGES, rtol=0, atol=1e-7)
+    evaluated = advance(case, start, 0, 2).evaluated
+    assert not evaluated.is_wrong.numpy().any()
+    claims = evaluated.margin.numpy() > -np.inf
+    np.testing.assert_allclose(
+        evaluated.images.numpy()[claims], IMAGES[claims], rtol=0, atol=1e-7
+    )
 
 
-@contract_of_runs
+@compiled_contract
 def test_a_run_in_a_ball_of_radius_zero_breaks_nothing(case):
     ledger = run(case, epsilon=0.0)
     assert ledger.robust_accuracy == 1.0
@@ -430,7 +443,7 @@ def last_step(case, jit_compile):
     return step(before, tf.constant(len(trajectory(case)) - 2)), after
 
 
-@contract
+@compiled_contract
 def test_compiled_and_eager_steps_agree(case):
     if attack_of(case).runs_eagerly:
         pytest.skip("cannot be compiled, and says so")
@@ -439,13 +452,11 @@ def test_compiled_and_eager_steps_agree(case):
     check_equal([start, trajectory(case)[0]], atol=1e-6)
 
 
-@contract
+@xla_contract
 def test_xla_agrees(case):
     attack = attack_of(case)
     if attack.runs_eagerly or not attack.gradients_per_step:
         pytest.skip("not a gradient attack that can be compiled")
-    if case != cases_of(case.name)[0]:
-        pytest.skip("one case of each attack: XLA is slow to start")
     check_equal(last_step(case, True), atol=1e-5)
 
 
@@ -475,7 +486,7 @@ def test_it_takes_as_many_gradients_as_it_says(case):
         assert len(taken) == attack.gradients_per_step
 
 
-@contract_of_runs
+@compiled_contract
 def test_it_breaks_what_is_easy_to_break(case):
     """And what is booked is wrong, and is in the ball and the box."""
     epsilon = LARGE_EPSILON[case.norm]
@@ -494,7 +505,7 @@ def test_it_breaks_what_is_easy_to_break(case):
     assert (ledger.broken_at_step[fallen] >= 0).all()
 
 
-@contract_of_runs
+@compiled_contract
 def test_two_radii_share_one_trace(case):
     (engine,) = runner_of(case)._engines
     if attack_of(case).runs_eagerly:
@@ -505,7 +516,7 @@ def test_two_radii_share_one_trace(case):
     assert set(engine.num_traces().values()) == {1}
 
 
-@contract_of_runs
+@compiled_contract
 def test_more_restarts_never_unbreak(case):
     one = healthy_run(case)
     two = run(case, num_restarts=2)
@@ -518,7 +529,7 @@ def test_more_restarts_never_unbreak(case):
     )
 
 
-@contract_of_runs
+@compiled_contract
 def test_it_works_on_a_stochastic_model(case):
     MODEL.noise.assign(0.3)
     epsilon = LARGE_EPSILON[case.norm]
@@ -535,7 +546,7 @@ def test_it_works_on_a_stochastic_model(case):
         np.testing.assert_array_equal(values, again.arrays()[name], name)
 
 
-@contract_of_runs
+@compiled_contract
 def test_batch_size_changes_nothing_but_rounding(case):
     if attack_of(case).runs_eagerly:
         pytest.skip("foreign code draws for whole batches")
@@ -547,7 +558,7 @@ def test_batch_size_changes_nothing_but_rounding(case):
     )
 
 
-@contract_of_runs
+@compiled_contract
 def test_nan_breaks_nothing_and_stays_with_its_example(case):
     healthy = healthy_run(case)
     MODEL.has_nan.assign(True)
@@ -567,7 +578,7 @@ def test_nan_breaks_nothing_and_stays_with_its_example(case):
     )
 
 
-@contract_of_runs
+@compiled_contract
 def test_zero_gradients_are_survived_and_counted(case):
     MODEL.slope.assign(0)
     logits = MODEL(tf.constant(IMAGES), SEED)

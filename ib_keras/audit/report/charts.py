@@ -71,6 +71,59 @@ def restarts(audits: Sequence[load.Audit], name: str) -> Chart | None:
     )
 
 
+def gradients(audits: Sequence[load.Audit], name: str) -> Chart | None:
+    """Robust accuracy against gradient evaluations, over all stages.
+
+    Args:
+        audits: One audit, or several to lay over each other.
+        name: Prefix of the ids inside the SVG, unique on the page.
+
+    Returns:
+        The chart, or None where no audit has two points.
+    """
+    series = _series(audits, _gradient_points)
+    if max((len(line.points) for line in series), default=0) < 2:
+        return None
+    first = min(line.points[0].x for line in series)
+    last = max(line.points[-1].x for line in series)
+    if first <= 0 or last <= first:
+        return None
+    drawing = svg.draw(
+        series,
+        name,
+        x_label="gradient evaluations, all examples together",
+        is_log=True,
+        limits=(first, last),
+        reference=audits[0].clean_accuracy if len(audits) == 1 else None,
+    )
+    return Chart(
+        "Accuracy against gradient evaluations",
+        f"One point a restart. Log scale. {_band_note(series)}",
+        drawing,
+        "Gradients",
+        _rows(series),
+    )
+
+
+def _gradient_points(audit: load.Audit) -> tuple[svg.Point, ...]:
+    """Points (gradients spent so far, accuracy), thinned."""
+    points, spent = [], 0
+    for stage in audit.stages:
+        curve = zip(stage.gradient_curve, stage.restart_curve, strict=False)
+        points += [(spent + count, accuracy) for count, accuracy in curve]
+        if stage.gradient_curve:
+            spent += stage.gradient_curve[-1]
+    # A stage without gradients, or with nobody left, moves no further.
+    best = {}
+    for x, y in points:
+        best[x] = y
+    return tuple(
+        svg.Point(x, y, accuracy_interval(y, audit.num_examples))
+        for x, y in _thin(sorted(best.items()), _MAX_POINTS)
+        if x > 0
+    )
+
+
 def _with_other_radii(
     series: list[svg.Series], audit: load.Audit
 ) -> list[svg.Series]:

@@ -74,6 +74,18 @@ class Record:
             "a list of numbers from 0 to 1",
         )
 
+    def counts(self, name: str, default=REQUIRED) -> list[int]:
+        """A list of whole numbers, 0 or more."""
+        return self._get(
+            name,
+            default,
+            lambda value: (
+                isinstance(value, list)
+                and all(_is_number(v) and v >= 0 and int(v) == v for v in value)
+            ),
+            "a list of whole numbers, 0 or more",
+        )
+
     def interval(self, name: str, default=REQUIRED) -> list[float]:
         """Two numbers from 0 to 1, the lower first."""
         return self._get(

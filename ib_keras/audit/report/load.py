@@ -44,7 +44,8 @@ class Stage:
     """One attack of the protocol, with its budget and what it left standing.
 
     `robust_accuracy` and `restart_curve` (one value per restart) are over all
-    audited examples, worst case over this stage and all before it.
+    audited examples, worst case over this stage and all before it;
+    `gradient_curve` is what the stage had spent after each restart.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Stage:
     gradient_evaluations: int | None
     seconds: float | None
     restart_curve: tuple[float, ...]
+    gradient_curve: tuple[int, ...]
     num_nonfinite: int
 
 
@@ -218,6 +220,7 @@ def _stage(record: fields.Record) -> Stage:
         gradient_evaluations=record.count("gradient_evaluations", None),
         seconds=record.number("seconds", None),
         restart_curve=tuple(record.shares("restart_curve", ())),
+        gradient_curve=tuple(record.counts("gradient_curve", ())),
         num_nonfinite=record.count("num_nonfinite", 0),
     )
 

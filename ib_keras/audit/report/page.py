@@ -89,6 +89,7 @@ def _charts(
 ) -> tuple[charts.Chart, ...]:
     norms = sorted({audit.threat_model.norm for audit in audits})
     found = [charts.restarts(audits, f"{name}-restarts")]
+    found.append(charts.gradients(audits, f"{name}-gradients"))
     found += [charts.epsilons(audits, norm, f"{name}-{norm}") for norm in norms]
     return tuple(chart for chart in found if chart)
 

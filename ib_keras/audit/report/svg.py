@@ -140,7 +140,7 @@ def _style_x(axes, limits: tuple[float, float], is_log: bool) -> None:
     if is_log:
         axes.set_xscale("log")
         axes.set_xlim(low / 1.06, high * 1.06)
-        subs = (1, 2, 5) if high <= 300 else (1,)
+        subs = (1, 2, 5) if high <= 300 * low else (1,)
         locator = matplotlib.ticker.LogLocator(subs=subs)
     else:
         margin = 0.02 * (high - low or 1)
@@ -151,7 +151,7 @@ def _style_x(axes, limits: tuple[float, float], is_log: bool) -> None:
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
     axes.xaxis.set_major_formatter(
-        matplotlib.ticker.FuncFormatter(lambda x, _: f"{x:.6g}")
+        matplotlib.ticker.FuncFormatter(lambda x, _: f"{x:,.6g}")
     )
 
 

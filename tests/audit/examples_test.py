@@ -1,0 +1,203 @@
+"""The first examples of the split, in the library's units, or a clear no."""
+
+import os
+
+import numpy as np
+import pytest
+
+from ib_keras import files
+from ib_keras.audit import examples
+from ib_keras.data import digits
+from tests.support import runs
+
+DIGITS = {
+    "input_shape": [8, 8, 1],
+    "num_classes": 10,
+    "config": {"data": {"name": "digits", "data_dir": None, "download": True}},
+}
+
+
+def load(metadata=None, **changes):
+    config = runs.audit_config(**changes)
+    return examples.load(config, DIGITS if metadata is None else metadata)
+
+
+@pytest.mark.parametrize("split", ["test", "train[100:200]"])
+def test_they_are_the_first_of_the_split_in_order(split):
+    found = load(dataset__split=split, num_examples=7)
+    images, labels = digits.build().load(split)
+    expected = images[:7].astype(np.float32) / 255
+    np.testing.assert_array_equal(found.images, expected)
+    assert found.images.dtype == np.float32
+    np.testing.assert_array_equal(found.labels, labels[:7])
+    assert found.labels.dtype == np.int32
+    assert found.dataset == {
+        "name": "digits",
+        "split": split,
+        "description": "scikit-learn digits",
+    }
+
+
+def test_a_config_that_names_no_data_set_takes_the_models_own():
+    """By the arguments of the training: 48 images of two classes."""
+    found = load(runs.random_model_metadata(), num_examples=48)
+    assert found.images.shape == (48, 4, 4, 1)
+    assert set(found.labels) == {0, 1}
+    assert found.dataset["name"] == "random_images"
+    named = load(
+        runs.random_model_metadata(),
+        num_examples=48,
+        dataset__name="random_images",
+    )
+    np.testing.assert_array_equal(named.images, found.images)
+
+
+def test_another_data_set_is_built_by_its_own_arguments():
+    """MNIST's arguments do not go to random images."""
+    metadata = {
+        "input_shape": [28, 28, 1],
+        "num_classes": 10,
+        "config": {"data": {"name": "mnist", "data_dir": "/nowhere"}},
+    }
+    found = load(metadata, num_examples=3, dataset__name="random_images")
+    assert found.images.shape == (3, 28, 28, 1)
+
+
+def test_the_files_are_where_this_machine_has_them(tmp_path):
+    """Not where the trainer's had them."""
+    metadata = DIGITS | {
+        "input_shape": [28, 28, 1],
+        "config": {"data": {"name": "mnist", "data_dir": "/of/the/trainer"}},
+    }
+    changes = {
+        "dataset.data_dir": str(tmp_path),
+        "dataset.download": False,
+    }
+    error = runs.refused(load, metadata, **changes)
+    assert "downloads are off" in error.what
+    assert str(tmp_path) in error.received
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_model_that_names_no_data_set_needs_it_in_the_config():
+    for metadata in (
+        {"input_shape": [8, 8, 1], "num_classes": 10},
+        DIGITS | {"config": None},
+        DIGITS | {"config": {}},
+    ):
+        error = runs.refused(load, metadata)
+        assert error.fix == "Set --config.dataset.name."
+        found = load(metadata, dataset__name="digits", num_examples=4)
+        assert found.images.shape == (4, 8, 8, 1)
+
+
+@pytest.mark.parametrize("count", [0, -1, 2.5])
+def test_a_number_of_examples_is_a_count(count):
+    error = runs.refused(load, num_examples=count)
+    assert error.received == count
+    assert "num_examples" in error.what
+
+
+def test_all_examples_may_be_asked_for_but_no_more():
+    assert len(load(num_examples=359).labels) == 359
+    error = runs.refused(load, num_examples=360)
+    assert error.received == "num_examples=360"
+    assert error.expected == "at most 359 in digits test"
+    assert error.fix == "Set --config.num_examples=359."
+
+
+REFUSED = {
+    "an unknown data set": (
+        {"dataset.name": "digit"},
+        '"digit"',
+        'Did you mean "digits"?',
+    ),
+    "an unknown argument": (
+        {"dataset.downlod": True},
+        '"downlod"',
+        'Did you mean "download"?',
+    ),
+    "an unknown split": ({"dataset.split": "tset"}, '"tset"', "test"),
+    "an empty split": ({"dataset.split": "test[:0]"}, "test[:0]", "test"),
+    "images of another shape": (
+        {"dataset.name": "random_images"},
+        "random_images images of shape (28, 28, 1)",
+        "Set dataset.name",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "received", "fix"), REFUSED.values(), ids=REFUSED.keys()
+)
+def test_data_that_cannot_be_used_are_refused(changes, received, fix):
+    error = runs.refused(load, **changes)
+    assert received in error.received
+    assert fix in error.fix
+
+
+def planted():
+    images = np.random.default_rng(0).random((20, 8, 8, 1), np.float32)
+    return images, np.arange(20) % 10
+
+
+PLANTED = {
+    "an image above 1": (lambda i, y: (i * 1.01, y), "outside of [0, 1]"),
+    "an image below 0": (lambda i, y: (i - 0.01, y), "outside of [0, 1]"),
+    "a pixel that is NaN": (
+        lambda i, y: (np.where(i == i[3, 0, 0, 0], np.nan, i), y),
+        "not finite",
+    ),
+    "a label of an eleventh class": (
+        lambda i, y: (i, y + 1),
+        "Labels are out of range",
+    ),
+    "one-hot labels": (lambda i, y: (i, np.eye(10)[y]), "one-hot"),
+}
+
+
+@pytest.mark.parametrize(
+    ("plant", "words"), PLANTED.values(), ids=PLANTED.keys()
+)
+def test_images_and_labels_of_other_units_are_refused(
+    monkeypatch, plant, words
+):
+    images, labels = planted()
+    section = runs.plant_data(monkeypatch, images, labels)
+    changes = {"dataset.name": section["name"], "num_examples": 20}
+    np.testing.assert_array_equal(load(**changes).images, images)
+    runs.plant_data(monkeypatch, *plant(images, labels))
+    error = runs.refused(load, **changes)
+    assert words in error.what
+
+
+def test_labels_of_a_larger_data_set_than_the_models_are_refused():
+    error = runs.refused(load, DIGITS | {"num_classes": 9})
+    assert error.received == "classes from 0 to 9"
+
+
+def folder(path, metadata=DIGITS, **changes):
+    """What is read of an audit folder to find its clean images."""
+    files.make_folder(path)
+    config = {"audit": runs.audit_config(**changes)}
+    files.write_json(path / "config.json", config)
+    return {"model": {"metadata": metadata}}
+
+
+def test_the_clean_images_of_a_finished_audit_are_found_again(tmp_path):
+    summary = folder(tmp_path, num_examples=5)
+    found = examples.of_folder(str(tmp_path), summary)
+    np.testing.assert_array_equal(found, load(num_examples=5).images)
+
+
+def test_a_finished_audit_whose_data_are_not_here_has_none(tmp_path):
+    absent = {
+        "dataset.name": "mnist",
+        "dataset.data_dir": str(tmp_path),
+        "dataset.download": False,
+    }
+    summary = folder(tmp_path / "absent", **absent)
+    assert examples.of_folder(str(tmp_path / "absent"), summary) is None
+    summary = folder(tmp_path / "damaged")
+    (tmp_path / "damaged" / "config.json").write_text("{")
+    assert examples.of_folder(str(tmp_path / "damaged"), summary) is None
