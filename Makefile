@@ -13,8 +13,9 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3; do \
 # More arguments of pytest: make test PYTEST_ARGS="-k pgd -x"
 PYTEST_ARGS ?=
 
-# Leaves TensorFlow's errors on the console, without its news.
-export TF_CPP_MIN_LOG_LEVEL ?= 2
+# TensorFlow prints a line of error for the GPU that is not there; real errors
+# come as exceptions.
+export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:

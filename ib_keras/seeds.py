@@ -4,7 +4,7 @@ Random bits come from Threefry-2x32 with 20 rounds, written in integer tensor
 operations. So a stream depends on its seed alone, never on the device, the
 batch that an example happens to share, or what ran before; and a whole batch
 of seeds draws at once, each example its own stream. Large tensors of model
-noise, which need no such promise, come from TensorFlow's stateless generator.
+noise need no such promise per example: see `noise`.
 
 References:
     Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
@@ -141,14 +141,28 @@ def _box_muller(first, second) -> tuple[tf.Tensor, tf.Tensor]:
 def noise(seed: tf.Tensor, shape) -> tf.Tensor:
     """Draws a tensor of standard normal model noise from one seed.
 
+    The Philox algorithm gives whole numbers, which agree on every device; they
+    are made normal here. TensorFlow's `stateless_normal` is not used: from the
+    same whole numbers XLA makes other floats than TensorFlow's kernels, and on
+    a CPU it takes 1.6 to 1.8 times as long (measured at 12 x 100 x 256 and
+    12 x 500 x 256).
+
     Args:
         seed: int32 `[2]`.
         shape: Shape of the result, may hold tensors.
 
     Returns:
-        float32 tensor, a function of the seed on one kind of device. From the
-        same Philox bits XLA makes other normal numbers than TensorFlow's own
-        kernels do: the law agrees, the draws do not. (Making them from whole
-        numbers would agree, and cost twice the time on a CPU.)
+        float32 tensor; another device or compiler changes its rounding alone.
     """
-    return tf.random.stateless_normal(shape, seed, alg="philox")
+    size = tf.reduce_prod(shape)
+    bits = tf.random.stateless_uniform(
+        [2, (size + 1) // 2],
+        seed,
+        minval=None,
+        maxval=None,
+        dtype=tf.int32,
+        alg="philox",
+    )
+    unit = tf.cast(tf.bitwise.bitwise_and(bits, 0xFFFFFF), tf.float32)
+    both = tf.concat(_box_muller(*tf.unstack(unit * 2.0**-24)), axis=0)
+    return tf.reshape(both[:size], shape)

@@ -822,7 +822,11 @@ def test_fit_may_be_compiled_by_xla():
         model = models.build(section | {"rate_estimator": "closed_form"})
         start = models.weights_of(model)
         images, labels = models.data(16)
-        model.compile(FusedAdam(learning_rate=0.01), jit_compile=jit_compile)
+        model.compile(
+            FusedAdam(learning_rate=0.01),
+            jit_compile=jit_compile,
+            run_eagerly=not jit_compile,
+        )
         model.fit(images, labels, batch_size=16, verbose=0)
         results.append(models.weights_of(model))
     for plain, compiled, before in zip(*results, start, strict=True):

@@ -327,13 +327,17 @@ class Engine:
             record = _update(record, state.evaluated, iteration + ahead)
         return state, record
 
-    def _finish_traced(self, state, record, labels, example_seeds):
+    def _finish_traced(
+        self, state, record, clean, labels, example_seeds, epsilon
+    ):
         # The last iterate has been proposed but, in evaluate-then-move
-        # attacks, never been looked at.
+        # attacks, never been looked at; nor has its place in the ball.
+        ball = geometry.ball(clean, ThreatModel(self._norm, epsilon))
+        images = ball.project(state.images)
         seed = base.model_seed(example_seeds, self._attack.num_steps)
-        logits = self._logits_fn(state.images, seed)
+        logits = self._logits_fn(images, seed)
         evaluation = base.evaluated(
-            state.images, logits, labels, loss=state.evaluated.loss
+            images, logits, labels, loss=state.evaluated.loss
         )
         num_steps = tf.constant(self._attack.num_steps)
         # No gradient was taken here: what was said of the last one stays.
@@ -450,9 +454,13 @@ class _Run:
                 (
                     self.state,
                     self.record,
+                    tf.constant(
+                        self.images[pad_rows(self.rows, self.engine.sizes)]
+                    ),
                     self.device_labels,
                     self.device_seeds,
                 ),
+                (tf.constant(self.epsilon, tf.float32),),
             )
             self._judge_claims()
         self._store(np.ones(len(self.rows), bool))

@@ -248,6 +248,8 @@ class Audit:
         files.make_folder(self.folder)
         summary_path = files.join(self.folder, SUMMARY_FILE)
         if files.exists(summary_path):
+            # A kill right after the summary leaves the books behind.
+            files.remove(files.join(self.folder, _PARTIAL_FILE))
             return files.read_json(summary_path)
         progress = self._restore()
         total = self.budget()
@@ -542,6 +544,7 @@ def audit(
     if files.exists(summary_path):
         if not quiet:
             print(f"Nothing left to do: {summary_path} is there.", flush=True)
+        files.remove(files.join(workdir, _PARTIAL_FILE))
         return files.read_json(summary_path)
     points = []
     for epsilon in curve:

@@ -117,8 +117,12 @@ REFUSED = {
         '"downlod"',
         'Did you mean "download"?',
     ),
-    "an unknown split": ({"dataset.split": "tset"}, '"tset"', "test"),
-    "an empty split": ({"dataset.split": "test[:0]"}, "test[:0]", "test"),
+    "an unknown split": ({"dataset.split": "tset"}, '"tset"', "Write it as"),
+    "an empty split": (
+        {"dataset.split": "test[:0]"},
+        "test[:0]",
+        "Write it as",
+    ),
     "images of another shape": (
         {"dataset.name": "random_images"},
         "random_images images of shape (28, 28, 1)",

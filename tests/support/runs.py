@@ -79,6 +79,7 @@ def audit_config(protocol="pgd_restarts", **changes) -> dict[str, Any]:
         "batch_size": 16,
         "chunk_steps": 4,
         "threat_model.epsilon": 0.1,
+        "epsilon_curve": [],
         **{name.replace("__", "."): value for name, value in changes.items()},
     }
     if protocol == "pgd_restarts":
