@@ -310,6 +310,7 @@ class IBClassifier(keras.Model):
 
     def train_step(self, data):
         """One optimiser step of `fit`."""
+        self._refuse_foreign_loss()
         images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(
             data
         )
@@ -331,6 +332,16 @@ class IBClassifier(keras.Model):
         gradients = tape.gradient(scaled, self.trainable_weights)
         self.optimizer.apply(gradients, self.trainable_weights)
         return self._measure(images, labels, terms, mean_logits, sample_weight)
+
+    def _refuse_foreign_loss(self):
+        # To override `compile` would cost `load_model` the optimizer's state.
+        if getattr(self, "_compile_loss", None) is not None:
+            raise UserError(
+                "The classifier brings its own loss",
+                received="a loss in compile()",
+                expected="none",
+                fix="Leave it out; the bottleneck has the objective.",
+            )
 
     def test_step(self, data):
         """One batch of `evaluate`: both modes from one encoder pass."""

@@ -911,3 +911,11 @@ def test_two_devices_draw_noise_of_their_own(monkeypatch):
     model.fit(*models.data(4), batch_size=4, verbose=0)
     # One draw on each device, of different seeds.
     assert len(drawn) == len(set(drawn)) == 2
+
+
+def test_a_loss_given_to_compile_is_refused_and_not_ignored():
+    model = models.build()
+    model.compile("adam", loss="mse")
+    images, labels = models.data(8)
+    with pytest.raises(UserError, match="brings its own loss"):
+        model.fit(images, labels, verbose=0)

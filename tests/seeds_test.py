@@ -164,16 +164,10 @@ def test_compilation_changes_no_stream(jit_compile):
     np.testing.assert_allclose(eager[2], compiled[2], rtol=1e-5, atol=1e-5)
 
 
-def test_compilation_changes_the_law_of_model_noise_in_no_way():
+def test_compilation_changes_model_noise_by_rounding_alone():
     seed = seeds.from_int(1)
     eager = seeds.noise(seed, [300, 100])
     graph = tf.function(seeds.noise)(seed, [300, 100])
-    np.testing.assert_array_equal(graph, eager)
-    # XLA makes other numbers of the same bits: as normal, as repeatable.
-    by_xla = tf.function(seeds.noise, jit_compile=True)
-    z = by_xla(seed, [300, 100]).numpy().astype(np.float64)
-    check_mean(z, 0, 1)
-    check_mean(z**2, 1, np.sqrt(2))
-    assert scipy.stats.kstest(z.ravel(), "norm").pvalue > 1e-3
-    np.testing.assert_array_equal(by_xla(seed, [300, 100]), z)
-    check_mean(by_xla(seeds.from_int(2), [300, 100]).numpy() * z, 0, 1)
+    by_xla = tf.function(seeds.noise, jit_compile=True)(seed, [300, 100])
+    np.testing.assert_allclose(graph, eager, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(by_xla, eager, rtol=1e-4, atol=1e-5)

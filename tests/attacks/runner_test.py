@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from ib_keras import attacks
 from ib_keras import seeds
+from ib_keras.attacks import base
 from ib_keras.attacks import engine as engine_lib
 from ib_keras.attacks import fgs
 from ib_keras.attacks import pgd
@@ -372,11 +373,7 @@ def lottery(images, seed):
 class Noise(pgd.PGD):
     """Goes nowhere in particular; the lottery has no gradient."""
 
-    gradients_per_step = 0
-
     def step(self, logits_fn, state, iteration):
-        from ib_keras.attacks import base
-
         seed = base.model_seed(state.seeds, iteration)
         logits = logits_fn(state.images, seed)
         said = base.evaluated(
@@ -616,7 +613,7 @@ def test_more_targets_than_other_classes_are_a_user_error(aim):
 
 def resumable_runner(module):
     stages = [
-        Stage("pgd", pgd.build(num_steps=3, step_size=0.05), 2),
+        Stage("pgd", pgd.build(num_steps=3, step_size=0.01), 2),
         Stage("aim", module.build(2), 2),
         Stage("fgs", fgs.build(num_eot=2)),
     ]
@@ -675,12 +672,10 @@ def test_a_finished_run_has_nothing_left_to_do():
     runner = make([fgs.build()])
     progress = runner.start(images, labels)
     before = copy.deepcopy(runner.run(images, progress))
-
-    def never(images, seed):
-        raise AssertionError("asked again")
-
-    after = make([fgs.build()], never).run(images, progress)
+    calls = []
+    after = make([fgs.build()]).run(images, progress, calls.append)
     check_same_ledger(after, before)
+    assert not calls
 
 
 def test_a_runner_at_another_radius_shares_what_is_compiled(compiled):
@@ -830,26 +825,29 @@ def test_counts_of_a_runner_are_checked():
             make([fgs.build()], **{name: 0})
 
 
-def test_an_unconfirmed_claim_is_no_break():
-    """The attack's draw says wrong, the judge's draws say right."""
+def test_an_unconfirmed_claim_is_no_break(monkeypatch):
+    """All draws of the attack say wrong, all draws of the judge say right."""
     images, _ = data(4)
-    asked = []
+    is_judging = []
+    judged = engine_lib.Judge._judge
+
+    def judge(self, *arguments):
+        is_judging.append(1)
+        verdict = judged(self, *arguments)
+        is_judging.pop()
+        return verdict
 
     def model(images, seed):
-        """Wrong for the attack, which asks 1 + 1 times after the clean."""
-        asked.append(1)
-        wrong = len(asked) in (3, 4)
-        return 10.0 * tf.one_hot(tf.fill([images.shape[0]], int(wrong)), 2)
+        wrong = int(not is_judging)
+        return 10.0 * tf.one_hot(tf.fill([images.shape[0]], wrong), 2)
 
-    stage = Stage("noise", Noise(1, 1.0, "margin", False, 1))
-    runner = make([stage], model)
-    progress = runner.start(images, np.zeros(4, np.int32))
-    asked.append(1)  # So that the clean verdict is the second.
-    ledger = runner.run(images, progress)
-    assert len(asked) > 4
+    monkeypatch.setattr(engine_lib.Judge, "_judge", judge)
+    runner = make([Noise(3, 1.0, "margin", False, 1)], model)
+    ledger = run(runner, images, np.zeros(4, np.int32))
     assert ledger.robust_accuracy == 1.0
     assert (ledger.margin == 10).all() and (ledger.wrong_share == 0).all()
     assert (ledger.adversarial_prediction == 0).all()
+    assert (ledger.broken_at_step == -1).all()
 
 
 def test_the_books_of_a_new_run_are_empty():
