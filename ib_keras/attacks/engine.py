@@ -263,7 +263,9 @@ class Engine:
         norm: "linf" or "l2".
         batch_size: The largest batch.
         chunk_steps: The longest chunk of steps without a look at the books.
-        compact: Whether the batch shrinks between chunks.
+        compact: Whether there are chunks, and the batch shrinks between
+            them. False runs every example to the end, as the reference
+            implementations do.
         strategy: Where to run; None for TensorFlow's default device.
         jit_compile: Whether to compile with XLA.
     """
@@ -346,6 +348,9 @@ class Engine:
         )
 
     def _chunks(self):
+        if not self._compact:
+            yield 0, self._attack.num_steps
+            return
         done = 0
         lengths = list(_FIRST_CHUNKS)
         while done < self._attack.num_steps:
@@ -526,7 +531,7 @@ class _Run:
         count = int(standing.sum())
         size = next(s for s in self.engine.sizes if s >= count)
         current = self.device_labels.shape[0]
-        if not self.engine._compact or size >= current:
+        if size >= current:
             return
         self._store(~standing)
         keep = np.flatnonzero(standing)

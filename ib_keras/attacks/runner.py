@@ -217,7 +217,8 @@ class Runner:
         seed: A whole number; every draw follows from it.
         num_judge_samples: Draws per verdict; 1 where the model has no noise.
         chunk_steps: Longest chunk of steps between looks at the books.
-        compact: Whether a batch shrinks to what stands between chunks.
+        compact: Whether a batch shrinks to what stands within a run. False
+            runs every example of a batch to the end.
         strategy: Where to run; None for TensorFlow's default device.
         jit_compile: Whether to compile with XLA; None leaves it to
             TensorFlow.

@@ -72,12 +72,24 @@ class Target:
                 if present
                 else "Export the model with ib_keras.export.save.",
             )
+        self._check_batch_is_free(mode)
         if mode == "mean":
             return lambda images, seed: self.loaded.mean(images)
         count = int(num_samples or self.metadata["num_samples"])
         return lambda images, seed: self.loaded.stochastic(
             images, seed, tf.constant(count, tf.int32)
         )
+
+    def _check_batch_is_free(self, mode):
+        for concrete in getattr(self.loaded, mode).concrete_functions:
+            shape = concrete.structured_input_signature[0][0].shape
+            if shape.rank and shape[0] is not None:
+                raise UserError(
+                    "The endpoint has a fixed batch size",
+                    received=f'"{mode}" of {self.path}, which takes {shape}',
+                    expected="a free batch axis, [None, ...]",
+                    fix="Export it with tf.TensorSpec([None, ...]).",
+                )
 
 
 def hash_folder(path: str) -> str:

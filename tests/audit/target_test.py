@@ -309,3 +309,16 @@ def test_one_finite_answer_is_enough_to_be_audited():
 
     targets.check_finite(logits_fn, images, 2)
     runs.refused(targets.check_finite, logits_fn, images[:4], 2)
+
+
+def test_an_endpoint_of_a_fixed_batch_size_is_refused(tmp_path):
+    module = tf.Module()
+    module.mean = tf.function(
+        lambda images: tf.reshape(images, [32, 64])[:, :10],
+        input_signature=[tf.TensorSpec([32, 8, 8, 1])],
+    )
+    tf.saved_model.save(module, str(tmp_path / "model"))
+    loaded = tf.saved_model.load(str(tmp_path / "model"))
+    target = targets.Target("model", "", runs.random_model_metadata(), loaded)
+    error = runs.refused(target.logits_fn, "mean")
+    assert "(32, 8, 8, 1)" in str(error)

@@ -1,132 +1,265 @@
-"""Every config: its command parses, and its smoke run trains and exports."""
+"""Every config is plain, parses as its docstring says, and trains."""
 
+import ast
 import importlib
+import json
 import pathlib
-import re
 import shlex
+import subprocess
+import sys
 
+import ml_collections
+import numpy as np
 import pytest
 
 from ib_keras import plugins
+from ib_keras import workdirs
 from ib_keras.audit import runner
+from ib_keras.data import random_images
 from ib_keras.training import loop
-
-ROOT = pathlib.Path(__file__).parents[2]
-EXPERIMENTS = sorted(
-    path.stem
-    for path in (ROOT / "configs").glob("*_*.py")
-    if not path.stem.startswith("_")
-)
-PROTOCOLS = sorted(
-    path.stem
-    for path in (ROOT / "configs" / "audits").glob("*.py")
-    if path.stem != "__init__"
-)
+from ib_keras.types import ThreatModel
+from tests.support import runs
 
 
-def test_the_experiments_of_the_paper_are_all_there():
-    expected = {
+def names(folder):
+    return sorted(
+        path.stem
+        for path in (runs.ROOT / folder).glob("*.py")
+        if path.stem not in ("__init__", "common")
+    )
+
+
+TRAINING = names("configs")
+AUDITS = names("configs/audits")
+ALL = [f"configs.{name}" for name in TRAINING] + [
+    f"configs.audits.{name}" for name in AUDITS
+]
+
+
+def get(module, *arguments):
+    return importlib.import_module(module).get_config(*arguments)
+
+
+def values(config):
+    return json.loads(config.to_json())
+
+
+def test_there_is_a_config_for_each_data_set_and_bottleneck():
+    assert set(TRAINING) == {
         f"{data}_{bottleneck}"
         for data in ("mnist", "cifar10", "digits")
-        for bottleneck in ("deterministic", "vib", "ceb")
+        for bottleneck in ("vib", "ceb", "deterministic")
     }
-    assert set(EXPERIMENTS) == expected
-    assert set(PROTOCOLS) == {
-        *("aa_mt", "autoattack_standard", "fgs_epsilons"),
-        *("pgd_madry", "pgd_restarts"),
-    }
+    assert {"fgs_epsilons", "pgd_restarts", "aa_mt"} <= set(AUDITS)
+
+
+def is_plain(value):
+    if isinstance(value, ml_collections.ConfigDict | dict):
+        return all(is_plain(value[key]) for key in value)
+    if isinstance(value, tuple):
+        return all(is_plain(item) for item in value)
+    return value is None or type(value) in (str, int, float, bool)
+
+
+@pytest.mark.parametrize("module", ALL)
+def test_a_config_holds_plain_values_alone(module):
+    config = get(module)
+    assert is_plain(config)
+    for key in config:
+        assert type(config[key]) is not list
+    assert values(config) == values(get(module))  # A new one at each call.
+    assert config is not get(module)
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_a_full_config_is_one_that_training_reads(name):
+    config = values(get(f"configs.{name}"))
+    loop._check_config(config)
+    data, bottleneck = name.split("_")
+    assert config["data"]["name"] == data
+    assert config["bottleneck"]["name"] == bottleneck
+    shape = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3), "digits": (8, 8, 1)}
+    plugins.build(
+        "bottlenecks", config["bottleneck"], num_classes=10, steps_per_epoch=9
+    )
+    if data != "cifar10":
+        encoder = plugins.build(
+            "encoders", config["encoder"], image_shape=shape[data]
+        )
+        assert encoder.output_shape[1:] == (
+            config["encoder"]["hidden_units"][-1],
+        )
+    loop.build_optimizer(config["optim"], config["averaging"]["decay"], 9)
+
+
+@pytest.mark.parametrize("name", AUDITS)
+def test_a_protocol_is_one_that_an_audit_reads(name):
+    config = values(get(f"configs.audits.{name}"))
+    workdirs.check_fields(config, runner._FIELDS)
+    assert config["protocol"] == name
+    stages = runner.build_stages(config)
+    assert [stage.name for stage in stages] == list(config["stages"])
+    for stage in stages:
+        section = config["stages"][stage.name]
+        assert stage.num_restarts == section["num_restarts"]
+    for epsilon in [
+        config["threat_model"]["epsilon"],
+        *config["epsilon_curve"],
+    ]:
+        ThreatModel(config["threat_model"]["norm"], epsilon)
+
+
+# The paper's settings, by its text; see also DESIGN.
+MNIST = {
+    "num_epochs": 200,
+    "num_samples": 12,
+    "encoder": {"name": "mlp", "hidden_units": [1024, 1024]},
+    "bottleneck.latent_dim": 256,
+    "decoder.initializer": "glorot_uniform",
+    "optim": {
+        "name": "adam",
+        "learning_rate": 1e-4,
+        "beta_1": 0.5,
+        "beta_2": 0.999,
+        "decay_factor": 0.97,
+        "decay_every_epochs": 2,
+    },
+    "averaging.decay": 0.999,
+    "train.batch_size": 100,
+    "train.augment": False,
+    "input.normalisation": "minus_one_one",
+}
+CIFAR10 = {
+    "num_epochs": 1000,
+    "num_samples": 12,
+    "encoder": {"name": "preact_resnet18", "hidden_units": [1024, 1024]},
+    "bottleneck.latent_dim": 256,
+    "optim": {
+        "name": "adam",
+        "learning_rate": 0.012,
+        "beta_1": 0.9,
+        "beta_2": 0.999,
+        "decay_factor": 0.3,
+        "decay_every_epochs": 250,
+    },
+    "averaging.decay": 0.0,
+    "train.batch_size": 1024,
+    "train.augment": True,
+    "input.normalisation": "train_statistics",
+}
+BY_BOTTLENECK = {
+    "cifar10_vib": {
+        "bottleneck.anneal_epochs": 100.0,
+        "bottleneck.initial_beta": 1e-8,
+    },
+    "cifar10_ceb": {
+        "bottleneck.anneal_epochs": 4.0,
+        "bottleneck.initial_rho": 100.0,
+    },
+    "mnist_vib": {"bottleneck.anneal_epochs": 0.0},
+    "mnist_ceb": {"bottleneck.anneal_epochs": 0.0},
+}
+
+
+@pytest.mark.parametrize("name", [n for n in TRAINING if "digits" not in n])
+def test_the_settings_are_the_papers(name):
+    config = values(get(f"configs.{name}"))
+    settings = MNIST if name.startswith("mnist") else CIFAR10
+    for field, expected in (settings | BY_BOTTLENECK.get(name, {})).items():
+        value = config
+        for part in field.split("."):
+            value = value[part]
+        assert value == expected, field
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_an_unknown_preset_lists_those_there_are(name):
+    with pytest.raises(ValueError) as error:
+        get(f"configs.{name}", "smok")
+    assert 'Received preset "smok"' in str(error.value)
+    assert "smoke" in str(error.value).partition("Expected")[2]
+
+
+SLOW = ("cifar10_vib", "cifar10_deterministic")
 
 
 @pytest.mark.parametrize(
-    "path",
-    [f"configs/{name}.py" for name in EXPERIMENTS]
-    + [f"configs/audits/{name}.py" for name in PROTOCOLS],
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW))
+        for name in TRAINING
+    ],
 )
-def test_the_docstring_begins_with_a_command_that_names_the_file(path):
-    name = path.removesuffix(".py").replace("/", ".")
-    doc = importlib.import_module(name).__doc__
-    command = re.search(r"^python -m (?:.*\\\n)*.*", doc, re.M)[0]
-    words = shlex.split(command.replace("\\\n", " "))
-    module = "launch.audit" if "audits" in path else "launch.train"
-    assert words[:3] == ["python", "-m", module]
-    assert f"--config={path}" in words
-    assert any(word.startswith("--workdir=") for word in words)
-    after = doc[doc.index(command) + len(command) :]
-    assert len(after.split()) > 8, "time and expected number"
-
-
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_the_paper_s_settings_are_those_of_the_table(name):
-    data, bottleneck = name.split("_")
-    config = importlib.import_module(f"configs.{name}").get_config()
-    assert config.bottleneck.name == bottleneck
-    if data == "digits":
-        return
-    assert (config.bottleneck.latent_dim, config.num_samples) == (256, 12)
-    assert config.encoder.hidden_units == (1024, 1024)
-    if data == "mnist":
-        expected = (200, 100, 1e-4, 0.5, 0.999, 0.97, 2, 0.999)
-    else:
-        expected = (1000, 1024, 0.012, 0.9, 0.999, 0.3, 250, 0.0)
-    assert expected == (
-        config.num_epochs,
-        config.train.batch_size,
-        config.optim.learning_rate,
-        config.optim.beta_1,
-        config.optim.beta_2,
-        config.optim.decay_factor,
-        config.optim.decay_every_epochs,
-        config.averaging.decay,
+def test_the_smoke_of_a_config_trains(tmp_path, name):
+    """All the parts of the full config on random images, in seconds."""
+    full, smoke = (
+        values(get(f"configs.{name}", preset)) for preset in ("", "smoke")
     )
-    assert config.train.augment == (data == "cifar10")
-    if data == "cifar10" and bottleneck != "deterministic":
-        epochs = {"vib": 100.0, "ceb": 4.0}[bottleneck]
-        assert config.bottleneck.anneal_epochs == epochs
-    if name == "cifar10_ceb":
-        assert config.bottleneck.initial_rho == 100.0
-    if name == "cifar10_vib":
-        assert config.bottleneck.initial_beta == 1e-8
-
-
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_smoke_trains_and_exports(name, tmp_path):
-    config = importlib.import_module(f"configs.{name}").get_config("smoke")
-    if config.encoder.name == "preact_resnet18":
-        # The network is tested by itself; tracing it takes the whole minute.
-        config.encoder.name = "mlp"
-    result = loop.train(config.to_dict(), str(tmp_path / "run"), quiet=True)
+    for section in ("encoder", "bottleneck", "optim"):
+        assert smoke[section]["name"] == full[section]["name"]
+    for section in ("input", "averaging", "optim"):
+        assert smoke[section] == full[section]
+    result = loop.train(smoke, str(tmp_path), quiet=True)
+    source = random_images.build(
+        **{k: v for k, v in smoke["data"].items() if k != "name"}
+    )
+    shape = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3), "digits": (8, 8, 1)}
+    assert source.image_shape == shape[name.split("_")[0]]
     assert result["step"] == 8
-    assert 0.0 <= result["accuracy"] <= 1.0
-    assert (tmp_path / "run" / "saved_model" / "saved_model.pb").exists()
+    assert result["num_eval_examples"] == 32
+    assert np.isfinite(result["loss"])
+    assert (tmp_path / "saved_model" / "saved_model.pb").exists()
 
 
-def test_a_smoke_step_of_the_residual_network_trains(tmp_path):
-    config = importlib.import_module("configs.cifar10_ceb").get_config("smoke")
-    config.data.num_train = config.data.num_test = 16
-    config.num_epochs = 1
-    result = loop.train(config.to_dict(), str(tmp_path / "run"), quiet=True)
-    assert result["step"] == 1
+def commands():
+    """The commands of all docstrings, by file."""
+    found = {}
+    for name in ALL:
+        path = runs.ROOT / f"{name.replace('.', '/')}.py"
+        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+        start = text.index("python -m ")
+        command = text[start:].partition("\n\n")[0].replace("\\\n", " ")
+        found[name] = shlex.split(command)
+    return found
 
 
-@pytest.mark.parametrize("name", PROTOCOLS)
-def test_the_stages_of_a_protocol_can_be_built(name):
-    module = importlib.import_module(f"configs.audits.{name}")
-    stages = runner.build_stages(module.get_config().to_dict())
-    assert stages
-    for stage in stages:
-        assert stage.config["name"] in plugins.names("attacks")
+# Parses the command lines that it reads, each in a process of its own.
+PARSE = """
+import importlib, json, os, sys
+from launch import flags
+
+for module, *arguments in json.load(sys.stdin):
+    if os.fork() == 0:
+        importlib.import_module(module)
+        flags._parse([module, *arguments])
+        config = flags.config_values()
+        print(json.dumps([config, flags.FLAGS.workdir]), flush=True)
+        os._exit(0)
+    os.wait()
+"""
 
 
-def test_aa_mt_is_the_paper_s_ensemble_and_budget():
-    config = importlib.import_module("configs.audits.aa_mt").get_config()
-    stages = runner.build_stages(config.to_dict())
-    from ib_keras.attacks.runner import Runner
-
-    each = [Runner.most_gradients(stage, 10) for stage in stages]
-    assert each == [505, 505, 18000]
-    assert abs(config.threat_model.epsilon - 8 / 255) < 1e-12
-
-
-def test_an_unknown_preset_is_refused():
-    with pytest.raises(ValueError, match="smoke"):
-        importlib.import_module("configs.mnist_vib").get_config("smok")
+def test_the_command_of_a_docstring_is_that_of_its_config():
+    lines = []
+    for name, command in commands().items():
+        assert command[:2] == ["python", "-m"]
+        room = "audit" if ".audits." in name else "train"
+        assert command[2] == f"launch.{room}"
+        assert f"--config={name.replace('.', '/')}.py" in command
+        lines.append(command[2:])
+    done = subprocess.run(
+        [sys.executable, "-c", PARSE],
+        input=json.dumps(lines),
+        cwd=runs.ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert done.stderr == ""
+    parsed = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(parsed) == len(ALL)
+    for name, (config, workdir) in zip(commands(), parsed, strict=True):
+        assert config == values(get(name))
+        room = "audits" if ".audits." in name else "runs"
+        assert pathlib.PurePath(workdir).parts[0] == room
