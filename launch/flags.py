@@ -21,6 +21,9 @@ from ml_collections import config_flags
 
 FLAGS = flags.FLAGS
 
+# The flags belong to the command that picks them, whose --help lists them.
+flags.disclaim_key_flags()
+
 
 def define_config() -> None:
     """--config and its --config.field overrides."""
@@ -152,9 +155,11 @@ def _explain(argv, error) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if any(line.startswith("Traceback") for line in lines):
         lines = lines[-1:]  # What the config file itself said.
+    elif not isinstance(error, flags.Error | OSError):
+        lines.insert(0, f"{type(error).__name__}:")
     return (
         "The command line cannot be used. "
-        f"Received: {' '.join(lines) or type(error).__name__}. "
+        f"Received: {' '.join(lines)}. "
         "Expected: flags and config fields that exist, of their types. "
         "Fix: see --help and the config's file."
     )

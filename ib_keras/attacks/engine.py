@@ -416,7 +416,6 @@ class _Run:
             num_nonfinite=np.zeros(size, np.int32),
             gradient_evaluations=np.zeros(size, np.int64),
         )
-        self.judged_step = np.full(size, -1, np.int32)
         self.is_doubted = np.zeros(size, bool)
         # Position in the device's batch -> row of this batch.
         self.rows = np.arange(size)
@@ -475,16 +474,11 @@ class _Run:
         size = len(self.rows)
         wrong = self.record.is_wrong.numpy()[:size]
         step = self.record.step.numpy()[:size]
-        claims = (
-            wrong
-            & ~self.books.is_broken[self.rows]
-            & (step != self.judged_step[self.rows])
-        )
+        claims = wrong & ~self.books.is_broken[self.rows]
         if not claims.any():
             return
         places = np.flatnonzero(claims)
         rows = self.rows[places]
-        self.judged_step[rows] = step[places]
         candidates = tf.gather(self.record.images, places).numpy()
         verdict = self.engine._judge(
             self.images[rows],
@@ -509,6 +503,32 @@ class _Run:
         first = np.where(self.is_doubted[rows], step[places], first)
         self.books.step[fallen] = first[broken]
         self.is_doubted[rows] = True
+        self._forget(places[~broken])
+
+    def _forget(self, places):
+        """Takes back the claims that were turned down.
+
+        A draw in luck can be the most wrong of a run: kept, it would hide the
+        later iterates that are wrong on every draw.
+        """
+        if not len(places):
+            return
+        self._keep_nearest(places)
+        forgotten = np.zeros(self.device_labels.shape[0], bool)
+        forgotten[places] = True
+        self.record = self.record._replace(
+            margin=tf.where(forgotten, -float("inf"), self.record.margin),
+            is_wrong=self.record.is_wrong & ~forgotten,
+        )
+
+    def _keep_nearest(self, places):
+        """Copies what is nearer to being wrong than what the books have."""
+        margin = self.record.margin.numpy()[places]
+        nearer = margin > self.books.margin[self.rows[places]]
+        places, rows = places[nearer], self.rows[places[nearer]]
+        self.books.images[rows] = tf.gather(self.record.images, places).numpy()
+        self.books.margin[rows] = margin[nearer]
+        self.books.step[rows] = self.record.step.numpy()[places]
 
     def _store(self, leaving):
         """Copies the device's record of the places that leave to the books."""
@@ -518,12 +538,7 @@ class _Run:
         for name in ("loss", "gradient_norm", "num_zero", "num_nonfinite"):
             values = getattr(record, name).numpy()
             getattr(self.books, name)[rows] = values[places]
-        standing = ~self.books.is_broken[rows]
-        if standing.any():
-            places, rows = places[standing], rows[standing]
-            self.books.images[rows] = tf.gather(record.images, places).numpy()
-            self.books.margin[rows] = record.margin.numpy()[places]
-            self.books.step[rows] = record.step.numpy()[places]
+        self._keep_nearest(places[~self.books.is_broken[rows]])
 
     def _drop_broken(self):
         """Shrinks the batch to the examples still standing, if it pays."""

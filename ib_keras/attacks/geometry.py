@@ -95,12 +95,13 @@ class L2Ball(NamedTuple):
     epsilon: tf.Tensor
 
     def project(self, images):
-        """Admissible images: onto the ball, then into the box.
+        """Admissible images: into the box, then onto the ball.
 
-        Cutting with the box, which holds the centre, brings no pixel further
-        from it, so the result is in both sets (if not always the nearest).
+        The way to the centre, which is in the box, does not leave it, so the
+        result is in both sets (if not always the nearest). The other order
+        would lose length to the box and make weaker attacks.
         """
-        difference = images - self.clean
+        difference = tf.clip_by_value(images, 0.0, 1.0) - self.clean
         norm = tf.maximum(l2_norm(difference), _TINY)
         factor = tf.minimum(1.0, self.epsilon / norm)
         moved = self.clean + difference * per_image(factor, images)

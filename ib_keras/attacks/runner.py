@@ -547,7 +547,7 @@ def run(
     Example:
         >>> from ib_keras import attacks
         >>> model = lambda x: tf.reshape(x, [-1, 2]) * [[-1.0, 1.0]]
-        >>> x, y = np.full([1, 1, 2, 1], 0.5), [0]
+        >>> x, y = np.full([1, 1, 2, 1], 0.5), [1]
         >>> attacks.run(model, x, y, "fgs", epsilon=0.1).is_robust
         array([ True])
     """

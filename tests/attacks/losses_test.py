@@ -11,6 +11,8 @@ from hypothesis.extra import numpy as arrays
 from ib_keras.attacks import losses
 from ib_keras.errors import UserError
 
+PROFILE = settings(deadline=None, derandomize=True, database=None)
+
 
 def numpy_margin(logits, labels):
     rows = np.arange(len(labels))
@@ -38,7 +40,7 @@ def logits_and_labels(draw):
     return logits, draw(arrays.arrays(np.int32, shape[0], elements=labels))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(PROFILE, max_examples=60)
 @given(logits_and_labels())
 def test_margin_and_cross_entropy_agree_with_numpy(case):
     logits, labels = case
@@ -56,7 +58,7 @@ def test_margin_and_cross_entropy_agree_with_numpy(case):
     )
 
 
-@settings(deadline=None, max_examples=30)
+@settings(PROFILE, max_examples=30)
 @given(logits_and_labels(), st.integers(1, 5))
 def test_the_margin_is_the_largest_of_the_targeted_ones(case, shift):
     logits, labels = case

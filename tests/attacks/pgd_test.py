@@ -158,9 +158,9 @@ def test_its_iterates_are_those_of_a_loop_in_numpy(norm):
             x = x + step_size * np.sign(gradient)
             return np.clip(np.clip(x, flat - epsilon, flat + epsilon), 0, 1)
         length = np.linalg.norm(gradient, axis=1, keepdims=True)
-        away = x + step_size * gradient / length - flat
+        away = np.clip(x + step_size * gradient / length, 0, 1) - flat
         length = np.linalg.norm(away, axis=1, keepdims=True)
-        return np.clip(flat + away * np.minimum(1, epsilon / length), 0, 1)
+        return flat + away * np.minimum(1, epsilon / length)
 
     attack = pgd.build(num_steps=12, step_size=step_size)
     found = iterates(attack, logits_fn, clean, labels, norm, epsilon)

@@ -3,6 +3,8 @@
 import json
 import os
 import pathlib
+import re
+import shutil
 import subprocess
 import sys
 
@@ -74,7 +76,8 @@ def test_the_model_says_by_which_command_and_commit(done):
     assert metadata["command"] == " ".join(
         ["python -m launch.train", *TRAIN, f"--workdir={folder}/run"]
     )
-    assert "git_commit" in metadata
+    commit = metadata["git_commit"]
+    assert commit is None or re.fullmatch("[0-9a-f]{40}", commit)
     assert metadata["config"]["num_epochs"] == 3
 
 
@@ -213,21 +216,13 @@ def cases(folder):
 def test_commands_end_as_they_should(done, tmp_path):
     """Their status, one line, and folders that are as they were."""
     folder, _ = done
-    for name, file in (
-        ("damaged", "saved_model.pb"),
-        ("newer", "assets/ib_keras.json"),
-    ):
-        source = folder / "run" / "saved_model"
-        for path in source.rglob("*"):
-            if path.is_file():
-                copy = folder / name / path.relative_to(source)
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                copy.write_bytes(path.read_bytes())
-        data = (folder / name / file).read_bytes()
-        data = data.replace(b'"format_version": 1', b'"format_version": 2')
-        (folder / name / file).write_bytes(
-            data[: -10 if name[0] == "d" else None]
-        )
+    model = folder / "run" / "saved_model"
+    for name in ("damaged", "newer"):
+        shutil.copytree(model, folder / name)
+    graph = folder / "damaged" / "saved_model.pb"
+    graph.write_bytes(graph.read_bytes()[:-10])
+    asset = folder / "newer" / "assets" / "ib_keras.json"
+    asset.write_text(json.dumps({"format_version": 2}))
     before = runs.snapshot(folder)
     listed = cases(folder)
     with open(tmp_path / "cases.json", "w") as file:
