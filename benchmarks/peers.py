@@ -70,7 +70,8 @@ def art(path, images, labels):
     from art.attacks.evasion import AutoProjectedGradientDescent
     from art.estimators.classification import TensorFlowV2Classifier
 
-    endpoint = target.load(path).loaded.mean
+    loaded = target.load(path).loaded  # Named, or its variables are dropped.
+    endpoint = loaded.mean
     classifier = TensorFlowV2Classifier(
         model=lambda x, training=False: endpoint(tf.cast(x, tf.float32)),
         nb_classes=10,

@@ -342,19 +342,51 @@ def lottery(share):
 
 
 def test_a_lottery_is_claimed_and_not_booked():
-    """Wrong at random 5% of the time: 40 images, 31 looks at each."""
-    images, _ = data(40)
-    labels = np.zeros(40, np.int32)
-    attack = Walk(30, 0.001)
+    """Wrong at random 5% of the time: 24 images, 21 looks at each."""
+    images, _ = data(24)
+    labels = np.zeros(24, np.int32)
+    attack = Walk(20, 0.001)
     model = lottery(0.05)
-    result = run(make(model, attack, 40, draws=25), images, labels)
+    result = run(make(model, attack, 24, draws=15), images, labels)
     claimed = result.margin > 0
-    assert claimed.sum() > 20  # 1 - 0.95^31 = 80% of them are expected.
+    assert claimed.sum() > 8  # 1 - 0.95^21 = 66% of them are expected.
     assert not result.is_broken.any()
     assert 0 < result.wrong_share.max() < 0.5
     # One draw a verdict books some of them: the reason for many.
-    gullible = run(make(model, attack, 40, draws=1), images, labels)
+    gullible = run(make(model, attack, 24, draws=1), images, labels)
     assert gullible.is_broken.any()
+
+
+def test_a_lucky_draw_does_not_hide_what_is_always_wrong():
+    """Claims with a huge margin are turned down, a small one is true."""
+
+    def model(images, seed):
+        mean = tf.reduce_mean(images, axis=[1, 2, 3])
+        keys = seeds.fold(seed, tf.bitcast(mean, tf.int32))
+        noise = 5.0 * seeds.normal(keys, (1,))[:, 0]
+        # Wrong in a sixth of the draws, and then by far.
+        score = tf.where(mean < 0.2, noise - 5.0, -1.0)
+        score = tf.where(mean > 0.3, 1.0, score)
+        return tf.stack([tf.zeros_like(score), score], axis=1)
+
+    images = flat_images(*np.linspace(0.1, 0.11, 8))
+    labels = np.zeros(8, np.int32)
+    # Short of 0.3, what stands keeps the luckiest claim as nearest miss.
+    result = run(
+        make(model, Walk(12, 0.015), 8, draws=15), images, labels, epsilon=1.0
+    )
+    assert not result.is_broken.any()
+    lucky = result.margin > 1
+    assert lucky.sum() > 2
+    assert (result.images.mean(axis=(1, 2, 3))[lucky] < 0.2).all()
+    # Beyond, the first iterate above 0.3 is booked, not what was claimed.
+    result = run(
+        make(model, Walk(16, 0.015), 8, draws=15), images, labels, epsilon=1.0
+    )
+    assert result.is_broken.all()
+    assert set(result.step) <= {13, 14}
+    np.testing.assert_allclose(result.margin, 1, rtol=1e-6)
+    assert (result.wrong_share == 1).all()
 
 
 def test_the_judge_never_draws_with_a_seed_that_the_attack_saw():

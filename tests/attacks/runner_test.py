@@ -260,6 +260,23 @@ def test_a_stage_attacks_what_the_stages_before_it_left():
     assert second.curve[-1][3] == second.gradient_evaluations
 
 
+def test_what_stands_keeps_the_nearest_miss_of_all_runs():
+    images, labels = data()
+    strong = pgd.build(num_steps=6, step_size=0.03)
+    weak = pgd.build(num_steps=1, step_size=1e-4, random_start=False)
+    one = run(make([strong]), images, labels)
+    two = run(make([strong, Stage("weak", weak, 2)]), images, labels)
+    stood = one.is_robust
+    np.testing.assert_array_equal(two.is_robust, stood)
+    np.testing.assert_array_equal(two.margin, one.margin)
+    np.testing.assert_array_equal(
+        two.adversarial_images, one.adversarial_images
+    )
+    # The loss and the gradient are those of the last run.
+    assert (two.loss < one.loss)[stood].all()
+    np.testing.assert_array_equal(two.loss[~stood], one.loss[~stood])
+
+
 def test_what_stands_costs_the_most_that_was_announced():
     images, labels = data()
     stages = [

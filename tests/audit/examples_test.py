@@ -77,6 +77,9 @@ def test_the_files_are_where_this_machine_has_them(tmp_path):
     assert "downloads are off" in error.what
     assert str(tmp_path) in error.received
     assert os.listdir(tmp_path) == []
+    data = DIGITS["config"]["data"] | {"data_dir": "/proc/of/the/trainer"}
+    found = load(DIGITS | {"config": {"data": data}}, num_examples=3)
+    assert found.images.shape == (3, 8, 8, 1)
 
 
 def test_a_model_that_names_no_data_set_needs_it_in_the_config():

@@ -5,9 +5,6 @@ import math
 import os
 import pathlib
 import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -477,9 +474,14 @@ def test_books_of_other_arrays_are_begun_again(parts, reference, tmp_path):
 
 
 def test_books_of_another_audit_are_refused(parts, tmp_path):
-    other = Parts(two_stages(num_examples=20))
     with pytest.raises(Interrupted):
-        other.run(tmp_path, runs.Clock(2))
+        parts.run(tmp_path, runs.Clock(2))
+    books = files.read_npz(tmp_path / "partial.npz")
+    state = json.loads(books["state.json"].tobytes())
+    state["identity"]["num_examples"] = 20
+    text = json.dumps(state).encode()
+    books["state.json"] = np.frombuffer(text, np.uint8)
+    files.write_npz(tmp_path / "partial.npz", books)
     before = runs.snapshot(tmp_path)
     error = runs.refused(parts.run, tmp_path)
     assert error.what == "The workdir holds the books of another audit"
@@ -488,58 +490,43 @@ def test_books_of_another_audit_are_refused(parts, tmp_path):
     assert runs.snapshot(tmp_path) == before
 
 
-# Runs the audit of a command line: model, workdir, config. The books are saved
-# after every batch, and then the process waits a little, to be killed.
+# Runs the audit of a command line: model, workdir, config, seconds to wait. The
+# books are saved after every batch, and then the process waits, to be killed.
 DRIVER = """
 import json, sys, time
 from ib_keras.audit import runner
 
-wait = float(sys.argv[4])
+model, workdir, config, wait = sys.argv[1:]
 save = runner.Audit._save
 
 def save_and_wait(self, progress):
     save(self, progress)
     print("saved", flush=True)
-    time.sleep(wait)
+    time.sleep(float(wait))
 
 runner.Audit._save = save_and_wait
 runner.Audit._save_every = lambda self: -1.0
-config = json.load(open(sys.argv[3]))
-runner.audit(config, sys.argv[1], sys.argv[2], quiet=True)
+runner.audit(json.load(open(config)), model, workdir, quiet=True)
 """
 
 
 def test_a_killed_process_goes_on_where_it_was(tmp_path, finished):
     """SIGKILL half-way, and the same command: the same file as without."""
-    (tmp_path / "config.json").write_text(json.dumps(two_stages()))
-    workdir = tmp_path / "audit"
-
-    def start(wait):
-        given = (runs.digits_model("vib"), workdir, tmp_path / "config.json")
-        return subprocess.Popen(
-            [sys.executable, "-c", DRIVER, *map(str, given), str(wait)],
-            cwd=runs.ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    process = start(wait=0.2)
-    for _ in range(7):
-        assert process.stdout.readline() == "saved\n", process.stderr.read()
-    time.sleep(0.1)
-    process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    config, workdir = tmp_path / "config.json", tmp_path / "audit"
+    config.write_text(json.dumps(two_stages()))
+    given = (runs.digits_model("vib"), workdir, config)
+    process = runs.Process(*given, 0.2, code=DRIVER)
+    process.wait_for(lambda: process.read("output").count("saved") >= 7)
+    process.send(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
     with np.load(workdir / "partial.npz") as books:
         spent = books["gradient_evaluations"].sum()
     assert 0 < spent < read(finished)[1]["gradient_evaluations"].sum()
     assert not (workdir / "examples.npz").exists()
-    process = start(wait=0.0)
-    output, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors[-2000:]
+    process = runs.Process(*given, 0.0, code=DRIVER)
+    assert process.wait() == 0, process.read("errors")
     # It did not begin again: fewer batches than a whole audit has.
-    assert output.count("saved") < 12
+    assert process.read("output").count("saved") < 12
     assert_same_audit(workdir, finished)
 
 
@@ -548,12 +535,13 @@ def test_a_killed_process_goes_on_where_it_was(tmp_path, finished):
 
 @pytest.fixture(scope="module")
 def curve(tmp_path_factory):
-    """FGS at three radii; the workdir, which a stop interrupted twice."""
+    """FGS at three radii; the workdir, stopped within the second of them."""
     workdir = tmp_path_factory.mktemp("curve")
     config = curve_config()
-    for batch in (3, 2):
-        with pytest.raises(Interrupted):
-            audit(config, workdir, should_stop=runs.Clock(batch))
+    with pytest.raises(Interrupted):
+        audit(config, workdir, should_stop=runs.Clock(8))
+    assert (workdir / "epsilon_0.05" / "summary.json").exists()
+    assert (workdir / "epsilon_0.2" / "partial.npz").exists()
     audit(config, workdir)
     return workdir
 
@@ -622,15 +610,19 @@ def test_radii_that_differ_in_the_seventh_digit_have_their_own_folders(
 
 
 @pytest.fixture(scope="module")
-def noisy(tmp_path_factory):
-    """A stochastic audit that was stopped twice; its workdir."""
-    workdir = tmp_path_factory.mktemp("noisy")
-    config = noisy_config()
+def noisy_parts():
+    return Parts(noisy_config())
+
+
+@pytest.fixture(scope="module")
+def noisy(noisy_parts, tmp_path_factory):
+    """The folder of a stochastic audit that was stopped twice."""
+    folder = tmp_path_factory.mktemp("noisy")
     for batch in (3, 2):
         with pytest.raises(Interrupted):
-            audit(config, workdir, should_stop=runs.Clock(batch))
-    audit(config, workdir)
-    return workdir
+            noisy_parts.run(folder, runs.Clock(batch))
+    noisy_parts.run(folder)
+    return folder
 
 
 def noisy_config():
@@ -651,8 +643,8 @@ def test_stochastic_mode_takes_the_models_number_of_samples(noisy):
     np.testing.assert_allclose(fifths, np.round(fifths), atol=1e-5)
 
 
-def test_stochastic_mode_resumes_bit_for_bit(noisy, tmp_path):
-    audit(noisy_config(), tmp_path)
+def test_stochastic_mode_resumes_bit_for_bit(noisy_parts, noisy, tmp_path):
+    noisy_parts.run(tmp_path)
     assert_same_audit(tmp_path, noisy)
 
 
