@@ -194,7 +194,7 @@ def test_an_iterate_that_was_wrong_for_a_moment_is_booked(evaluates_proposal):
     assert (result.margin > 0).all()
 
 
-def test_the_books_agree_with_a_plain_loop(compiled):
+def test_the_books_agree_with_a_plain_loop():
     images, labels = data()
     attack = pgd.build(num_steps=25, step_size=0.015)
     iterates, margins = plain_loop(attack, smooth, images, labels, 0.12)
@@ -223,12 +223,12 @@ def test_the_books_agree_with_a_plain_loop(compiled):
 
 
 def test_chunks_and_compaction_change_no_verdict(compiled):
-    """All chunk lengths up to the number of steps; one is compiled for all."""
-    images, labels = data(30)
-    attack = pgd.build(num_steps=40, step_size=0.01)
-    engine = make(smooth, attack, batch_size=32)
+    """All chunk lengths, beyond a whole run too; compiled once for all."""
+    images, labels = data(20)
+    attack = pgd.build(num_steps=24, step_size=0.015)
+    engine = make(smooth, attack, batch_size=20)
     first = run(engine, images, labels, 0.12)
-    assert 4 < first.is_broken.sum() < 26
+    assert 10 < first.is_broken.sum() < 18  # So the batch shrinks.
     for chunk_steps in range(1, 41):
         # Without compaction a few lengths are enough.
         for compact in (False, True) if chunk_steps in (1, 7, 40) else (True,):
@@ -246,8 +246,7 @@ def test_chunks_and_compaction_change_no_verdict(compiled):
             np.testing.assert_allclose(
                 result.margin[stood], first.margin[stood], rtol=0, atol=1e-5
             )
-    assert set(engine.num_traces().values()) == {1}
-    assert set(engine.num_traces()) <= set(engine.sizes)
+    assert engine.num_traces() == {20: 1, 10: 1}
 
 
 def chunk_ends(num_steps, chunk_steps):

@@ -130,10 +130,10 @@ def test_robust_accuracy_of_a_linear_model_is_the_closed_form(norm):
     expected = worst < 0
     assert 0.2 < expected.mean() < 0.8
     stages = [
-        Stage("ce", pgd.build(num_steps=30, step_size=epsilon / 10), 2),
+        Stage("ce", pgd.build(num_steps=12, step_size=epsilon / 5)),
         Stage(
             "margin",
-            pgd.build(num_steps=60, step_size=epsilon / 40, loss="margin"),
+            pgd.build(num_steps=50, step_size=epsilon / 30, loss="margin"),
             2,
         ),
     ]
@@ -219,9 +219,9 @@ def test_in_a_ball_of_radius_zero_robust_is_clean():
 def test_fewer_restarts_are_the_first_of_more():
     images, labels = data(60)
     attack = pgd.build(num_steps=2, step_size=0.03)
-    many = run(make([Stage("pgd", attack, 5)]), images, labels)
+    many = run(make([Stage("pgd", attack, 4)]), images, labels)
     assert len(set(many.broken_by_restart[~many.is_robust])) > 2
-    for count in (1, 2, 3):
+    for count in (1, 3):
         few = run(make([Stage("pgd", attack, count)]), images, labels)
         fell = (0 <= many.broken_by_restart) & (many.broken_by_restart < count)
         np.testing.assert_array_equal(~few.is_robust, fell)
@@ -400,15 +400,15 @@ class Noise(pgd.PGD):
 
 
 def test_a_model_that_errs_at_random_is_not_broken_by_chance():
-    """Planted: 5% of draws are wrong; 3 restarts of 12 looks at 20 images."""
+    """Planted: 5% of draws are wrong; 2 restarts of 10 looks at 20 images."""
     images, _ = data(20)
     labels = np.zeros(20, np.int32)
-    stage = Stage("noise", Noise(12, 1.0, "margin", True, 1), 3)
-    runner = make([stage], lottery, num_judge_samples=21)
+    stage = Stage("noise", Noise(9, 1.0, "margin", True, 1), 2)
+    runner = make([stage], lottery, num_judge_samples=11)
     ledger = run(runner, images, labels)
     assert ledger.clean_accuracy == 1.0
     assert ledger.robust_accuracy == 1.0
-    assert (ledger.margin > 0).sum() > 8  # Claimed, and turned down.
+    assert (ledger.margin > 0).sum() > 6  # Claimed, and turned down.
     assert (ledger.wrong_share < 0.5).all()
 
 
@@ -638,7 +638,7 @@ def resumable_runner(module):
         return 4.0 * logits + 0.3 * seeds.noise(seed, tf.shape(logits))
 
     return make(
-        stages, model, epsilon=0.15, batch_size=4, num_judge_samples=3, seed=5
+        stages, model, epsilon=0.15, batch_size=4, num_judge_samples=2, seed=5
     )
 
 

@@ -89,7 +89,6 @@ class Case:
 
     name: str
     arguments: tuple[tuple[str, Any], ...] = ()
-
     norm: str = "linf"
 
     @property
@@ -129,8 +128,12 @@ def contract(function):
     return parametrize(function, CASES)
 
 
-def compiled_contract(function, is_quick=lambda case: case.norm == "linf"):
-    """The same for what compiles anew in each case: most are slow."""
+def is_plain(case):
+    return case.norm == "linf" and "num_eot" not in dict(case.arguments)
+
+
+def compiled_contract(function, is_quick=is_plain):
+    """The same for what compiles anew in each case: many are slow."""
     return parametrize(
         function,
         [

@@ -1,11 +1,13 @@
 """Small runs on the digits, other people's SavedModels, and what both leave."""
 
 import atexit
+import contextlib
 import functools
 import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -309,9 +311,9 @@ for line in sys.stdin:
         sys.argv = job["argv"]
         exec(compile(job["code"], "job", "exec"), {"__name__": "job"})
         sys.exit(0)
-    print(child, flush=True)
+    print("pid", child, flush=True)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    print(status, flush=True)
+    print("status", status, flush=True)
 """
 
 _COMMAND = """
@@ -333,17 +335,25 @@ class Process:
     """
 
     _server = None
+    _last = None
 
     def __init__(self, *arguments, module=None, code=None):
         server = self._serve()
+        if self._last is not None and self._last.status is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._last.send(signal.SIGKILL)  # Its test has failed.
+            self._last.wait()
         self.folder = tempfile.mkdtemp(dir=server.folder.name)
+        for name in ("output", "errors"):
+            pathlib.Path(self.folder, name).touch()
         argv = [module or "-c", *map(str, arguments)]
         code = _COMMAND if module else code
         job = {"argv": argv, "code": code, "folder": self.folder}
         server.stdin.write(json.dumps(job) + "\n")
         server.stdin.flush()
-        self.pid = int(server.stdout.readline())
+        self.pid = self._answer("pid")
         self.status = None
+        Process._last = self
 
     @classmethod
     def _serve(cls):
@@ -379,8 +389,13 @@ class Process:
     def wait(self) -> int:
         """Waits for its end, for its exit status, or minus the signal."""
         if self.status is None:
-            self.status = int(self._server.stdout.readline())
+            self.status = self._answer("status")
         return self.status
+
+    def _answer(self, to):
+        word, number = self._server.stdout.readline().split()
+        assert word == to
+        return int(number)
 
     def wait_for(self, condition):
         """Waits for something to become true while it runs."""
