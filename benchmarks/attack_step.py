@@ -18,7 +18,8 @@ from ib_keras import seeds
 from ib_keras.attacks import engine
 
 SIZES = {"mnist": 500, "cifar10": 64}
-STEPS = {"mnist": 20, "cifar10": 4}
+STEPS = {"mnist": 20, "cifar10": 2}
+ROUNDS = {"mnist": 9, "cifar10": 4}
 EPSILONS = {"mnist": 0.2, "cifar10": 8 / 255}
 # Attack section -> the target for its ratio.
 ATTACKS = {
@@ -86,7 +87,9 @@ def main():
             )
             units[name] = num_steps
             targets[name] = target
-        table = timing.compare(functions, units, "bare gradient")
+        table = timing.compare(
+            functions, units, "bare gradient", rounds=ROUNDS[data]
+        )
         timing.show(f"{data}, batch {SIZES[data]}", table, targets)
 
 

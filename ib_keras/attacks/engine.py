@@ -517,8 +517,7 @@ class _Run:
         forgotten = np.zeros(self.device_labels.shape[0], bool)
         forgotten[places] = True
         self.record = self.record._replace(
-            margin=tf.where(forgotten, -float("inf"), self.record.margin),
-            is_wrong=self.record.is_wrong & ~forgotten,
+            is_wrong=self.record.is_wrong & ~forgotten
         )
 
     def _keep_nearest(self, places):

@@ -161,10 +161,14 @@ def test_their_fast_gradient_breaks_in_our_runner_what_ours_breaks(
 ):
     model, images, labels = digits
     common = {"norm": norm, "epsilon": EPSILON[norm]}
-    theirs = attacks.run(
-        model, images, labels, "cleverhans", method="fgm", **common
-    )
-    ours = attacks.run(model, images, labels, "fgs", **common)
+    tf.config.run_functions_eagerly(True)
+    try:
+        theirs = attacks.run(
+            model, images, labels, "cleverhans", method="fgm", **common
+        )
+        ours = attacks.run(model, images, labels, "fgs", **common)
+    finally:
+        tf.config.run_functions_eagerly(False)
     assert 0 < ours.robust_accuracy < 1
     np.testing.assert_array_equal(theirs.is_robust, ours.is_robust)
     np.testing.assert_allclose(

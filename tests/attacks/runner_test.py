@@ -638,7 +638,7 @@ def resumable_runner(module):
         return 4.0 * logits + 0.3 * seeds.noise(seed, tf.shape(logits))
 
     return make(
-        stages, model, epsilon=0.15, batch_size=4, num_judge_samples=2, seed=5
+        stages, model, epsilon=0.15, batch_size=4, num_judge_samples=3, seed=5
     )
 
 

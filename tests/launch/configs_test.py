@@ -180,13 +180,10 @@ def test_an_unknown_preset_lists_those_there_are(name):
     assert "smoke" in str(error.value).partition("Expected")[2]
 
 
-SLOW = ("cifar10_vib", "cifar10_deterministic")
-
-
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW))
+        pytest.param(name, marks=[pytest.mark.slow] * ("cifar10" in name))
         for name in TRAINING
     ],
 )

@@ -904,6 +904,7 @@ def test_an_optimizer_is_built_with_all_arguments():
 # The real MNIST.
 
 
+@pytest.mark.slow
 def test_a_quarter_of_an_epoch_teaches_mnist(tmp_path, shared_folder):
     changes = {
         "num_epochs": 0.25,
