@@ -24,6 +24,9 @@ from ib_keras.types import ThreatModel
 _FIRST_CHUNKS = (1, 1, 2, 4, 8)
 _SMALLEST_BATCH = 8
 
+# A thorough verdict takes this many times the draws of an ordinary one.
+_THOROUGH = 5
+
 
 class Record(NamedTuple):
     """What the runner remembers of each example during a run.
@@ -107,9 +110,11 @@ class Judgement(NamedTuple):
         wrong_share: float32 `[batch]`, share of draws with another prediction
             than the label; a draw with numbers that are not finite counts as
             right.
-        prediction: int32 `[batch]`, of the mean probabilities of all draws;
-            -1 where they are not finite.
-        margin: float32 `[batch]`, of the same; NaN where not finite.
+        prediction: int32 `[batch]`: the label where at most half of the draws
+            are wrong, else the most frequent wrong class; -1 where a draw has
+            numbers that are not finite.
+        margin: float32 `[batch]`, of the mean probabilities of all draws; NaN
+            where not finite.
         logits: float32 `[batch, classes]`, of the same.
     """
 
@@ -118,6 +123,11 @@ class Judgement(NamedTuple):
     prediction: tf.Tensor
     margin: tf.Tensor
     logits: tf.Tensor
+
+    @property
+    def is_wrong(self):
+        """The one rule, for clean and attacked images: most draws are wrong."""
+        return self.wrong_share > 0.5
 
 
 class Judge:
@@ -145,31 +155,48 @@ class Judge:
         self._num_samples = num_judge_samples
         self._call = devices.BySize(self._judge, strategy, jit_compile)
 
-    def _judge(self, clean, candidates, labels, epsilon, seed) -> Judgement:
+    def _judge(
+        self, clean, candidates, labels, epsilon, seed, num_draws
+    ) -> Judgement:
+        # Asked before projecting: XLA's clipping turns NaN into a bound.
+        candidates = tf.where(tf.math.is_finite(candidates), candidates, clean)
         ball = geometry.ball(clean, ThreatModel(self._norm, epsilon))
         images = ball.project(candidates)
-        images = tf.where(tf.math.is_finite(images), images, clean)
         total = self._logits_fn(images, seeds.fold(seed, 0))
-        wrong = tf.cast(base.is_wrong(total, labels), tf.float32)
+        wrong, votes = _vote(total, labels)
         if self._num_samples > 1:
             total = tf.nn.log_softmax(total)
-            for draw in tf.range(1, self._num_samples):
+            for draw in tf.range(1, num_draws):
                 logits = self._logits_fn(images, seeds.fold(seed, draw))
-                wrong += tf.cast(base.is_wrong(logits, labels), tf.float32)
+                more_wrong, more_votes = _vote(logits, labels)
+                wrong += more_wrong
+                votes += more_votes
                 total = base.log_add_exp(total, tf.nn.log_softmax(logits))
-            total -= tf.math.log(float(self._num_samples))
+            total -= tf.math.log(tf.cast(num_draws, tf.float32))
+            wrong /= tf.cast(num_draws, tf.float32)
         said = base.evaluated(images, total, labels, loss=wrong)
-        prediction = tf.argmax(total, axis=1, output_type=tf.int32)
+        prediction = tf.where(
+            wrong > 0.5,
+            tf.argmax(votes, axis=1, output_type=tf.int32),
+            labels,
+        )
         return Judgement(
             images=images,
-            wrong_share=wrong / self._num_samples,
+            wrong_share=wrong,
             prediction=tf.where(base.is_finite(total), prediction, -1),
             margin=said.margin,
             logits=total,
         )
 
     def __call__(
-        self, clean, candidates, labels, epsilon, seed, sizes
+        self,
+        clean,
+        candidates,
+        labels,
+        epsilon,
+        seed,
+        sizes,
+        is_thorough=False,
     ) -> Judgement:
         """Judges any number of candidates in padded batches.
 
@@ -180,10 +207,14 @@ class Judge:
             epsilon: Radius.
             seed: int32 `[2]`, of this verdict.
             sizes: The static batch sizes, ascending.
+            is_thorough: Whether to take five times as many draws.
 
         Returns:
             A `Judgement` of NumPy arrays, in the order given.
         """
+        num_draws = self._num_samples
+        if is_thorough and self.is_random:
+            num_draws *= _THOROUGH
         parts = []
         for index, start in enumerate(range(0, len(labels), sizes[-1])):
             rows = np.arange(start, min(start + sizes[-1], len(labels)))
@@ -195,10 +226,36 @@ class Judge:
                     tf.constant(candidates[padded]),
                     tf.constant(labels[padded]),
                 ),
-                (tf.constant(epsilon, tf.float32), seeds.fold(seed, index)),
+                (
+                    tf.constant(epsilon, tf.float32),
+                    seeds.fold(seed, index),
+                    tf.constant(num_draws),
+                ),
             )
             parts.append([part.numpy()[: len(rows)] for part in result])
         return Judgement(*(np.concatenate(c) for c in zip(*parts, strict=True)))
+
+    @property
+    def is_random(self) -> bool:
+        """Whether a verdict takes more than one draw."""
+        return self._num_samples > 1
+
+
+def _vote(logits, labels):
+    """Whether each is wrong, float32 `[batch]`, and for which wrong class.
+
+    The second is float32 `[batch, classes]`, zero where it is right.
+    """
+    wrong = tf.cast(base.is_wrong(logits, labels), tf.float32)
+    classes = tf.shape(logits)[1]
+    others = tf.where(
+        tf.one_hot(labels, classes, on_value=True, off_value=False),
+        -float("inf"),
+        logits,
+    )
+    return wrong, wrong[:, None] * tf.one_hot(
+        tf.argmax(others, axis=1), classes
+    )
 
 
 def batch_sizes(largest: int, num_replicas: int = 1) -> tuple[int, ...]:
@@ -480,18 +537,10 @@ class _Run:
         places = np.flatnonzero(claims)
         rows = self.rows[places]
         candidates = tf.gather(self.record.images, places).numpy()
-        verdict = self.engine._judge(
-            self.images[rows],
-            candidates,
-            self.labels[rows],
-            self.epsilon,
-            seeds.fold(self.judge_seed, self.num_verdicts),
-            self.engine.sizes,
-        )
-        self.num_verdicts += 1
+        verdict = self._verdict(rows, candidates)
         better = verdict.wrong_share >= self.books.wrong_share[rows]
         self.books.wrong_share[rows[better]] = verdict.wrong_share[better]
-        broken = verdict.wrong_share > 0.5
+        broken = verdict.is_wrong
         fallen = rows[broken]
         self.books.is_broken[fallen] = True
         self.books.images[fallen] = verdict.images[broken]
@@ -504,6 +553,34 @@ class _Run:
         self.books.step[fallen] = first[broken]
         self.is_doubted[rows] = True
         self._forget(places[~broken])
+
+    def _verdict(self, rows, candidates) -> Judgement:
+        """Judges claims; where draws can have luck, those upheld once more.
+
+        An attack makes many claims about an example, and luck in one of a few
+        draws would book it. The second verdict has draws of its own, and more.
+        """
+        verdict = self._judge(rows, candidates)
+        upheld = np.flatnonzero(verdict.is_wrong)
+        if self.engine._judge.is_random and len(upheld):
+            again = self._judge(
+                rows[upheld], candidates[upheld], is_thorough=True
+            )
+            for first, second in zip(verdict, again, strict=True):
+                first[upheld] = second
+        return verdict
+
+    def _judge(self, rows, candidates, is_thorough=False) -> Judgement:
+        self.num_verdicts += 1
+        return self.engine._judge(
+            self.images[rows],
+            candidates,
+            self.labels[rows],
+            self.epsilon,
+            seeds.fold(self.judge_seed, self.num_verdicts - 1),
+            self.engine.sizes,
+            is_thorough,
+        )
 
     def _forget(self, places):
         """Takes back the claims that were turned down.

@@ -345,6 +345,7 @@ class Runner:
             self.threat_model.epsilon,
             seeds.fold(self._seed, _FINAL),
             self._sizes,
+            is_thorough=True,
         )
         ledger.wrong_share = np.where(
             ledger.clean_prediction < 0, 1.0, verdict.wrong_share
@@ -358,6 +359,7 @@ class Runner:
             self.threat_model.epsilon,
             seeds.fold(self._seed, _CLEAN),
             self._sizes,
+            is_thorough=True,
         )
 
     def _predict_clean(self, images, ledger):

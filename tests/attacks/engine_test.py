@@ -507,7 +507,27 @@ def test_the_judge_gives_the_mean_of_probabilities():
     exp = np.exp(clean + np.stack(noise)[:, None])
     mean = (exp / exp.sum(-1, keepdims=True)).mean(axis=0)
     np.testing.assert_allclose(verdict.logits, np.log(mean), atol=1e-4)
-    np.testing.assert_array_equal(verdict.prediction, mean.argmax(axis=1))
+    said = (clean + np.stack(noise)[:, None]).argmax(axis=-1)
+    share = (said != labels).mean(axis=0)
+    np.testing.assert_allclose(verdict.wrong_share, share)
+    np.testing.assert_array_equal(verdict.prediction != labels, share > 0.5)
+
+
+def test_a_thorough_verdict_takes_five_times_the_draws():
+    images, _ = data(400)
+    labels = np.zeros(400, np.int32)
+    judge = engine_lib.Judge(lottery(0.3), "linf", 5)
+    some = judge(images, images, labels, 0.2, JUDGE_SEED, (400,))
+    more = judge(images, images, labels, 0.2, JUDGE_SEED, (400,), True)
+    assert set(np.rint(5 * some.wrong_share)) <= set(range(6))
+    counts = 25 * more.wrong_share
+    np.testing.assert_allclose(counts, np.rint(counts), atol=1e-4)
+    # The variance of a mean of n draws is p (1 - p) / n; of 400 such means
+    # it is known to about 7%.
+    for verdict, draws in ((some, 5), (more, 25)):
+        np.testing.assert_allclose(
+            verdict.wrong_share.var(), 0.3 * 0.7 / draws, rtol=0.3
+        )
 
 
 def nan_near(mean, logits_fn):

@@ -117,6 +117,52 @@ def test_a_model_that_is_wrong_by_chance_is_not_broken_by_luck():
     assert judged.robust_accuracy == 1.0
     assert lucky.robust_accuracy > 0.6
     share = judged.wrong_share.mean()
-    error = np.sqrt(0.05 * 0.95 / (40 * 9))
+    error = np.sqrt(0.05 * 0.95 / (40 * 45))
     assert abs(share - 0.05) < 4 * error
     assert abs(judged.expected_accuracy - (1 - share)) < 1e-6
+
+
+def chance(share):
+    """Wrong on a share of the draws, an example's own each, at any image."""
+
+    def logits_fn(x, seed):
+        unit = tf.random.stateless_uniform([x.shape[0]], seed)
+        sign = tf.where(unit < share, -1.0, 1.0)
+        value = sign + 0.0 * tf.reduce_sum(x, axis=[1, 2, 3])
+        return tf.stack([value, -value], axis=1)
+
+    return logits_fn
+
+
+def test_many_looks_do_not_book_luck():
+    images, labels = grey(60), np.zeros(60, np.int32)
+    attack = {"name": "pgd", "num_steps": 40}
+    # A look claims (p), five draws uphold it by 3 wrong, 25 more by 13. With
+    # p = 0.2 that is 4e-6 a look, and so 0.05 in 60 examples of 200 looks;
+    # five draws alone would book 0.011 a look, nine examples of ten.
+    ledger = run(
+        chance(0.2), images, labels, *[attack] * 5, num_judge_samples=5
+    )
+    assert ledger.clean_accuracy == 1.0
+    assert ledger.robust_accuracy >= 59 / 60
+    assert abs(ledger.expected_accuracy - 0.8) < 0.05
+
+
+def test_clean_and_broken_are_judged_by_one_rule():
+    # Most draws are slightly wrong, the others surely right: by the mean of
+    # probabilities it is right, by most draws wrong.
+    def logits_fn(x, seed):
+        unit = tf.random.stateless_uniform([x.shape[0]], seed)
+        value = tf.where(unit < 0.75, -0.1, 5.0)
+        value += 0.0 * tf.reduce_sum(x, axis=[1, 2, 3])
+        return tf.stack([value, -value], axis=1)
+
+    images, labels = grey(40), np.zeros(40, np.int32)
+    attack = {"name": "pgd", "num_steps": 5}
+    ledger = run(logits_fn, images, labels, attack, num_judge_samples=25)
+    # Of 125 draws more than half are wrong but once in ten million.
+    assert ledger.clean_accuracy == ledger.robust_accuracy == 0.0
+    assert (ledger.clean_prediction == 1).all()
+    fallen = ~ledger.is_robust
+    assert (ledger.adversarial_prediction[fallen] != 0).all()
+    assert (ledger.broken_by_stage == -1).all()
