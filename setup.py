@@ -11,9 +11,11 @@ to the same files. So nothing in INSTALL_REQUIRES may require `tensorflow`.
 
 import pathlib
 import re
+import shutil
 
 from setuptools import find_packages
 from setuptools import setup
+from setuptools.command.build_py import build_py
 
 ROOT = pathlib.Path(__file__).parent
 
@@ -30,6 +32,7 @@ INSTALL_REQUIRES = [
     "ml-collections==1.1.0",
     "numpy>=2.4,<2.5",
     "pandas>=3.0,<4",
+    "pyyaml>=6,<7",
     "scikit-learn>=1.9,<2",
     "scipy>=1.17,<2",
     # TFP imports distutils, which Python 3.12 has from setuptools alone, and
@@ -85,6 +88,36 @@ def version() -> str:
     return re.search(pattern, read("ib_keras/version.py"), re.MULTILINE)[1]
 
 
+# What a checkout runs its commands from. Names so general must not land in
+# site-packages, so the wheel holds them inside of the package, where
+# ib_keras/__main__.py finds them.
+COMMANDS = ("launch", "configs")
+
+
+class BuildWithCommands(build_py):
+    """Adds the commands and their configs to the package that is built."""
+
+    def run(self):
+        super().run()
+        if self.editable_mode:
+            return  # The checkout has them.
+        for source, target in self._command_files():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+
+    def get_outputs(self, include_bytecode=1):
+        targets = [str(target) for _, target in self._command_files()]
+        return super().get_outputs(include_bytecode) + targets
+
+    def _command_files(self):
+        folder = pathlib.Path(self.build_lib, "ib_keras", "_commands")
+        return [
+            (path, folder / path.relative_to(ROOT))
+            for room in COMMANDS
+            for path in sorted((ROOT / room).rglob("*.py"))
+        ]
+
+
 setup(
     name="ib_keras",
     version=version(),
@@ -107,8 +140,6 @@ setup(
     ],
     keywords="information bottleneck, adversarial robustness, keras",
     python_requires=">=3.11,<3.13",
-    # launch, configs and tests are run from a checkout; names so general must
-    # not land in site-packages.
     packages=find_packages(include=["ib_keras", "ib_keras.*"]),
     package_data={
         "ib_keras": [
@@ -117,8 +148,10 @@ setup(
             "audit/report/**/*.html",
             "audit/report/**/*.j2",
             "audit/report/**/*.js",
+            "audit/safety/*.json",
         ],
     },
+    cmdclass={"build_py": BuildWithCommands},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
     zip_safe=False,

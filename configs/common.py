@@ -181,6 +181,16 @@ def audit(
     config.batch_size = 500
     config.chunk_steps = 16  # Most steps between looks at who stands.
     config.compact = True  # Whether a batch shrinks to them.
+    # What a model of other code is; None leaves it to be found.
+    config.model = ml_collections.ConfigDict(
+        {
+            "signature": placeholder(str),
+            "output": placeholder(str),  # Name of one among several.
+            "outputs": placeholder(str),  # logits, probabilities, ...
+            "input_range": placeholder(tuple),  # Lowest and highest value.
+            "layout": placeholder(str),  # channels_last or channels_first
+        }
+    )
     config.dataset = ml_collections.ConfigDict(
         {
             "name": placeholder(str),
@@ -195,4 +205,12 @@ def audit(
     # Further radii, each audited by itself for the curve of the report.
     config.epsilon_curve = ()
     config.stages = ml_collections.ConfigDict(stages)
+    # The checks that the verdict is made of: none, quick or full.
+    config.diagnostics = ml_collections.ConfigDict(
+        {
+            "set": "quick",
+            "num_examples": 100,
+            "twin": placeholder(str),  # SavedModel of the undefended twin.
+        }
+    )
     return config

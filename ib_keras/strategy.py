@@ -4,8 +4,10 @@ Everything else is written against `tf.distribute.Strategy` and asks here
 whether to compile with XLA.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable
+from collections.abc import Iterator
 
 import tensorflow as tf
 
@@ -13,6 +15,8 @@ from ib_keras.errors import UserError
 from ib_keras.errors import unknown_name
 
 NAMES = ("one_device", "mirrored")
+
+_is_fusing = True
 
 
 def get(name: str = "one_device") -> tf.distribute.Strategy:
@@ -72,7 +76,7 @@ def fused(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def call(*arguments):
-        if tf.executing_eagerly() or jit_compile():
+        if tf.executing_eagerly() or jit_compile() or not _is_fusing:
             return function(*arguments)
         # Made at each trace, which happens once for each batch size: one
         # function for all of them would set off warnings of retracing.
@@ -80,6 +84,22 @@ def fused(function: Callable) -> Callable:
         return island(*arguments)
 
     return call
+
+
+@contextlib.contextmanager
+def unfused() -> Iterator[None]:
+    """Leaves what is traced inside as plain graphs, for runs that are short.
+
+    An island takes about a second to compile, which many steps win back and a
+    few do not. It holds for the whole process, since replicas are traced in
+    threads of their own.
+    """
+    global _is_fusing
+    before, _is_fusing = _is_fusing, False
+    try:
+        yield
+    finally:
+        _is_fusing = before
 
 
 def check_global_batch(strategy, batch_size: int) -> None:

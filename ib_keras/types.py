@@ -68,7 +68,7 @@ class ThreatModel:
                 "Epsilon is larger than the whole box of images",
                 received=self.epsilon,
                 expected="at most 1 for linf, in pixel units of [0, 1]",
-                fix=f"For 8-bit units divide by 255: {epsilon / 255:.6g}.",
+                fix=f"Did you mean {epsilon:g}/255 = {epsilon / 255:.6g}?",
             )
 
 

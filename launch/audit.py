@@ -15,8 +15,41 @@ flags.define_strategy()
 absl_flags.DEFINE_bool(
     "plan", False, "Print what the audit can cost at most, and stop."
 )
-absl_flags.DEFINE_string("saved_model", None, "Folder of the SavedModel.")
+absl_flags.DEFINE_string(
+    "saved_model", None, "Folder of the SavedModel, or a .keras file."
+)
+absl_flags.DEFINE_list(
+    "allow_ops",
+    [],
+    "Operations that the safety check shall let pass, by the names in its "
+    "refusal; the summary records them.",
+)
 absl_flags.mark_flag_as_required("saved_model")
+absl_flags.DEFINE_enum(
+    "fail_on",
+    "never",
+    ["never", "upper_bound", "invalid"],
+    "Exit with status 4 when the verdict is this or worse.",
+)
+
+
+def _judge(workdir: str) -> int:
+    """Prints the verdict of an audit folder; the exit status for it."""
+    from ib_keras.audit.formats import verdicts
+    from ib_keras.audit.report import load
+    from ib_keras.audit.report import text
+
+    gate = absl_flags.FLAGS.fail_on
+    verdict = verdicts.of(load.load(workdir))
+    if verdict is None:
+        print("Verdict: none, for no diagnostics were run.")
+    else:
+        print(f"Verdict: {text.clean(verdicts.sentence(verdict))}")
+        for reason in verdict.decided_by:
+            print(f"  {text.clean(reason.id)}: {text.clean(reason.why, 400)}")
+        for step in verdict.next_steps:
+            print(f"  Next: {text.clean(step, 400)}")
+    return verdicts.exit_status(verdict, gate)
 
 
 def _print_plan(rows) -> None:
@@ -41,11 +74,19 @@ def main() -> int:
     from ib_keras.audit import examples
     from ib_keras.audit import report
     from ib_keras.audit import runner
+    from ib_keras.audit.formats import verdicts
 
     if absl_flags.FLAGS.plan:
-        _print_plan(runner.plan(config, absl_flags.FLAGS.saved_model))
+        rows = runner.plan(
+            config,
+            absl_flags.FLAGS.saved_model,
+            allow_ops=absl_flags.FLAGS.allow_ops,
+            probe=True,
+        )
+        _print_plan(rows)
         return 0
     workdir = flags.FLAGS.workdir
+    verdicts.check_gate(absl_flags.FLAGS.fail_on, config, workdir)
     name = flags.FLAGS.strategy
     summary = runner.audit(
         config,
@@ -53,6 +94,8 @@ def main() -> int:
         workdir,
         # One device needs no strategy: its functions are called directly.
         strategy=None if name == "one_device" else strategy.get(name),
+        allow_ops=absl_flags.FLAGS.allow_ops,
+        probe=True,
         should_stop=stop,
         command=flags.command_line(),
         quiet=flags.FLAGS.quiet,
@@ -76,8 +119,9 @@ def main() -> int:
             f"  after {stage['name']}: {stage['robust_accuracy']:.4f} "
             f"({stage['num_broken']} of {stage['num_attacked']} broken)"
         )
+    status = _judge(workdir)
     print(f"Report: {page}")
-    return 0
+    return status
 
 
 if __name__ == "__main__":

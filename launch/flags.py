@@ -64,14 +64,26 @@ def config_values() -> dict[str, Any]:
 
 def command_line() -> str:
     """The command as typed, for reports."""
+    if _is_of_package():
+        words = sys.orig_argv[sys.orig_argv.index("-m") :]
+        return " ".join(["python", *map(shlex.quote, words)])
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     name = f"-m {spec.name}" if spec else sys.argv[0]
     return " ".join(["python", name, *map(shlex.quote, sys.argv[1:])])
 
 
+def _is_of_package() -> bool:
+    """Whether this was started as `python -m ib_keras COMMAND`."""
+    words = sys.orig_argv
+    return "-m" in words and words[words.index("-m") + 1 :][:1] == ["ib_keras"]
+
+
 def git_commit() -> str | None:
     """The commit of the checkout this runs from; None outside of one."""
-    folder = os.path.dirname(os.path.abspath(__file__))
+    folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    # An installed copy may lie inside of somebody else's repository.
+    if not os.path.exists(os.path.join(folder, ".git")):
+        return None
     try:
         found = subprocess.run(
             ["git", "rev-parse", "HEAD"],
@@ -112,6 +124,11 @@ def run(main: Callable[[], int | None]) -> None:
     # TensorFlow's news are not the user's; its errors come as exceptions.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.set_verbosity(logging.WARNING)
+    if _is_of_package():
+        command = sys.modules["__main__"]
+        command.__doc__ = (command.__doc__ or "").replace(
+            "python -m launch.", "python -m ib_keras "
+        )
 
     def framed(argv):
         from ib_keras.errors import Interrupted

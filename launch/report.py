@@ -2,37 +2,78 @@
 
 python -m launch.report --workdir=audits/pgd
 python -m launch.report --workdir=audits/vib,audits/twin --output=both.html
+python -m launch.report --format=latex --workdir=audits/vib --output=table.tex
+
+Formats: html (a page), markdown, latex, csv, model_card (a README.md for the
+Hugging Face hub) and robustbench (a claim as JSON).
 """
 
 from absl import flags as absl_flags
 
 from launch import flags
 
-absl_flags.DEFINE_list(
-    "workdir", None, "Audit folders, one or several with commas between them."
+absl_flags.DEFINE_multi_string(
+    "workdir",
+    None,
+    "Audit folders: the flag several times, or commas between them.",
 )
 absl_flags.mark_flag_as_required("workdir")
+absl_flags.DEFINE_string("format", "html", "What to write; see above.")
 absl_flags.DEFINE_string(
-    "output", None, "The page; report.html in the first folder by default."
+    "output", None, "The file; in the first folder by default."
 )
 
 
-def main() -> int:
-    """Runs `ib_keras.audit.report.write`."""
+def _page(folders: list[str]) -> str:
+    """Writes the page, with clean images where the data are at hand."""
     from ib_keras import files
     from ib_keras.audit import examples
     from ib_keras.audit import report
     from ib_keras.audit import runner
 
-    folders = [folder.rstrip("/") for folder in absl_flags.FLAGS.workdir]
     clean = {}
     for folder in folders:
         summary = files.read_json(files.join(folder, runner.SUMMARY_FILE))
         images = examples.of_folder(folder, summary)
         if images is not None:
             clean[folder] = images
-    page = absl_flags.FLAGS.output or files.join(folders[0], "report.html")
-    print(f"Report: {report.write(folders, page, clean)}")
+    path = absl_flags.FLAGS.output or files.join(folders[0], "report.html")
+    return report.write(folders, path, clean)
+
+
+def main() -> int:
+    """Runs `ib_keras.audit.report.write` or `ib_keras.audit.formats.write`."""
+    from ib_keras import errors
+    from ib_keras.audit import formats
+
+    folders = [
+        folder.rstrip("/")
+        for listed in absl_flags.FLAGS.workdir
+        for folder in listed.split(",")
+        if folder
+    ]
+    if not folders:
+        raise errors.UserError(
+            "There is no audit to report",
+            received="an empty --workdir",
+            expected="one or more audit folders",
+            fix="Name the --workdir of each audit.",
+        )
+    name = absl_flags.FLAGS.format
+    if name == "html":
+        print(f"Report: {_page(folders)}")
+        return 0
+    if name not in formats.names():
+        raise errors.unknown_name(
+            "format",
+            name,
+            ["html", *formats.names()],
+            "Set --format to one of them.",
+        )
+    written = formats.write(folders, name, absl_flags.FLAGS.output)
+    for note in written.notes:
+        print(f"Note: {note}")
+    print(f"Report: {written.path}")
     return 0
 
 

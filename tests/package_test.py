@@ -7,6 +7,7 @@ rule catches what it is for.
 
 import ast
 import fnmatch
+import os
 import pathlib
 import re
 import shutil
@@ -36,8 +37,12 @@ OPEN_FLOORS = (0, 4, 6)
 TOP = len(FLOORS) - 1
 FLOOR_OF = {name: i for i, names in enumerate(FLOORS) for name in names}
 
-# Folders that no wheel holds, so that the library cannot import them.
+# Folders that are no packages of a wheel, so that the library cannot import
+# them.
 CHECKOUT_ONLY = ("launch", "configs", "benchmarks", "tests")
+# Of these the wheel has copies, in a private folder of the package, which
+# ib_keras/__main__.py runs and nothing imports.
+SHIPPED = ("launch", "configs")
 
 # What is made of Keras: attacks see a function, never a model.
 KERAS = (
@@ -454,26 +459,70 @@ def test_the_base_requirements_leave_tensorflow_to_the_extras():
     assert "tensorflow-probability[tf]" not in names
 
 
-def test_the_wheel_holds_the_whole_library_and_nothing_else(tmp_path):
-    source = tmp_path / "source"
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel that `make build` would make, and the folder of its sources."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
     ignored = shutil.ignore_patterns("__pycache__")
-    for room in ("ib_keras", "launch"):
+    for room in ("ib_keras", *SHIPPED):
         shutil.copytree(ROOT / room, source / room, ignore=ignored)
+    (source / "tests").mkdir()
+    (source / "tests" / "__init__.py").touch()
     for name in ("setup.py", "pyproject.toml", "LICENSE"):
         shutil.copy(ROOT / name, source)
     command = "-m pip wheel -qq --no-deps --no-build-isolation --wheel-dir .."
     subprocess.run(
         [sys.executable, *command.split(), "."], cwd=source, check=True
     )
-    (wheel,) = tmp_path.glob("*.whl")
+    (path,) = folder.glob("*.whl")
+    return path, source
+
+
+def test_the_wheel_holds_the_library_and_its_commands_and_nothing_else(wheel):
+    path, source = wheel
     packed = {
         name
-        for name in zipfile.ZipFile(wheel).namelist()
+        for name in zipfile.ZipFile(path).namelist()
         if ".dist-info/" not in name
     }
-    written = {
-        path.relative_to(source).as_posix()
-        for path in (source / "ib_keras").rglob("*")
-        if path.is_file()
+    library, commands = (
+        {
+            file.relative_to(source).as_posix()
+            for room in rooms
+            for file in (source / room).rglob("*")
+            if file.is_file()
+        }
+        for rooms in (("ib_keras",), SHIPPED)
+    )
+    inside = {f"ib_keras/_commands/{name}" for name in commands}
+    assert {"launch/audit.py", "configs/audits/aa_mt.py"} <= commands
+    assert packed == library | inside, "__init__.py, or setup.py?"
+
+
+def test_an_installed_wheel_has_commands_and_protocols(wheel, tmp_path):
+    """Without a checkout, from a folder whose names could hide ours."""
+    site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
+    zipfile.ZipFile(wheel[0]).extractall(site)
+    for room in SHIPPED:
+        (elsewhere / room).mkdir(parents=True)
+        (elsewhere / room / "__init__.py").write_text("raise ImportError")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "ib_keras", "audit"),
+            *("--config=fgs_epsilons", "--help"),
+        ],
+        cwd=elsewhere,
+        env=os.environ | {"PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+    assert done.stdout.startswith("Audits a SavedModel by a protocol.")
+    assert "python -m ib_keras audit --config=" in done.stdout
+    assert f"{site}/ib_keras/_commands/launch/audit.py:" in done.stdout
+    assert {path.name for path in site.iterdir() if path.is_dir()} == {
+        "ib_keras",
+        *(path.name for path in site.glob("*.dist-info")),
     }
-    assert packed == written, "__init__.py, or package_data of setup.py?"

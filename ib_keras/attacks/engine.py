@@ -212,9 +212,7 @@ class Judge:
         Returns:
             A `Judgement` of NumPy arrays, in the order given.
         """
-        num_draws = self._num_samples
-        if is_thorough and self.is_random:
-            num_draws *= _THOROUGH
+        num_draws = self.num_thorough if is_thorough else self._num_samples
         parts = []
         for index, start in enumerate(range(0, len(labels), sizes[-1])):
             rows = np.arange(start, min(start + sizes[-1], len(labels)))
@@ -234,6 +232,11 @@ class Judge:
             )
             parts.append([part.numpy()[: len(rows)] for part in result])
         return Judgement(*(np.concatenate(c) for c in zip(*parts, strict=True)))
+
+    @property
+    def num_thorough(self) -> int:
+        """Draws of a thorough verdict."""
+        return self._num_samples * (_THOROUGH if self.is_random else 1)
 
     @property
     def is_random(self) -> bool:

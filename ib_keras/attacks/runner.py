@@ -267,6 +267,11 @@ class Runner:
             for stage in self.stages
         ]
 
+    @property
+    def num_final_draws(self) -> int:
+        """Draws of the verdicts on clean images and on the final ones."""
+        return self._judge.num_thorough
+
     def with_epsilon(self, epsilon: float) -> "Runner":
         """The same runner at another radius, sharing compiled functions."""
         other = copy.copy(self)

@@ -16,6 +16,9 @@ from ib_keras.errors import UserError
 from ib_keras.types import check_images
 from ib_keras.types import check_labels
 
+# Examples that a model's range and kind of outputs are told by.
+_PROBE = 500
+
 
 class Examples(NamedTuple):
     """Clean examples.
@@ -24,11 +27,16 @@ class Examples(NamedTuple):
         images: float32 `[examples, height, width, channels]` in [0, 1].
         labels: int32 `[examples]`.
         dataset: For the summary: name, split, description.
+        probe_images: The examples and what follows them in the split, up to
+            500: what a model is found out by.
+        probe_labels: Of these.
     """
 
     images: np.ndarray
     labels: np.ndarray
     dataset: dict[str, str]
+    probe_images: np.ndarray
+    probe_labels: np.ndarray
 
 
 def load(config: Mapping[str, Any], metadata: Mapping[str, Any]) -> Examples:
@@ -37,7 +45,8 @@ def load(config: Mapping[str, Any], metadata: Mapping[str, Any]) -> Examples:
     Args:
         config: An audit config. Where it names no data set, the model's own
             is taken, by the arguments it was trained with.
-        metadata: Of the SavedModel.
+        metadata: Of the SavedModel, with `input_shape` and `num_classes`
+            where they are known.
 
     Returns:
         The `Examples`.
@@ -66,12 +75,12 @@ def load(config: Mapping[str, Any], metadata: Mapping[str, Any]) -> Examples:
         if key not in accepted:
             section.pop(key, None)
     source = plugins.build("data", section)
-    shape = tuple(metadata["input_shape"])
-    if tuple(source.image_shape) != shape:
+    shape = metadata.get("input_shape")
+    if shape is not None and tuple(source.image_shape) != tuple(shape):
         raise UserError(
             "The data set does not fit the model",
             received=f"{source.name} images of shape {source.image_shape}",
-            expected=f"images of shape {shape}",
+            expected=f"images of shape {tuple(shape)}",
             fix="Set dataset.name to the data set of the model.",
         )
     images, labels = source.load(split)
@@ -83,15 +92,18 @@ def load(config: Mapping[str, Any], metadata: Mapping[str, Any]) -> Examples:
             expected=f"at most {len(labels)} in {source.name} {split}",
             fix=f"Set --config.num_examples={len(labels)}.",
         )
+    classes = int(metadata.get("num_classes") or source.num_classes)
     dataset = {
         "name": source.name,
         "split": split,
         "description": source.description,
     }
+    most = min(max(count, _PROBE), len(labels))
+    images = check_images(sources.to_float(images[:most]).numpy())
+    labels = check_labels(labels[:most], most, classes)
+    few = slice(None, min(most, _PROBE))
     return Examples(
-        check_images(sources.to_float(images[:count]).numpy()),
-        check_labels(labels[:count], count, int(metadata["num_classes"])),
-        dataset,
+        images[:count], labels[:count], dataset, images[few], labels[few]
     )
 
 
@@ -107,6 +119,17 @@ def of_folder(folder: str, summary: Mapping[str, Any]) -> np.ndarray | None:
     """
     try:
         config = files.read_json(files.join(folder, workdirs.CONFIG_FILE))
-        return load(config["audit"], summary["model"]["metadata"]).images
+        model = summary["model"]
+        about = {**model["metadata"], **_shapes(model)}
+        return load(config["audit"], about).images
     except UserError:
         return None
+
+
+def _shapes(model):
+    """What the audit found, which goes before what the metadata say."""
+    known = {
+        "input_shape": model.get("image_shape"),
+        "num_classes": model.get("num_classes"),
+    }
+    return {key: value for key, value in known.items() if value is not None}

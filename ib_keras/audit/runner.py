@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,11 @@ from ib_keras import workdirs
 from ib_keras.attacks import base
 from ib_keras.attacks import losses
 from ib_keras.attacks import runner
+from ib_keras.audit import examination
 from ib_keras.audit import examples
 from ib_keras.audit import target as targets
 from ib_keras.audit.statistics import wilson_interval
+from ib_keras.audit.target import behaviour as behaviours
 from ib_keras.errors import Interrupted
 from ib_keras.errors import UserError
 from ib_keras.progress import Progress
@@ -32,11 +35,18 @@ from ib_keras.types import ThreatModel
 
 SUMMARY_FILE = "summary.json"
 EXAMPLES_FILE = "examples.npz"
+SAFETY_FILE = "safety.json"
 _PARTIAL_FILE = "partial.npz"
 _STATE = "state.json"
 
 # Fields that change no result: an audit may be continued with others.
-_MAY_DIFFER = ("dataset.data_dir", "dataset.download")
+_MAY_DIFFER = (
+    "dataset.data_dir",
+    "dataset.download",
+    "diagnostics.set",
+    "diagnostics.num_examples",
+    "diagnostics.twin",
+)
 
 # The fields of a config; what is open here is checked by the parts.
 _FIELDS = {
@@ -50,10 +60,18 @@ _FIELDS = {
     "batch_size": None,
     "chunk_steps": None,
     "compact": None,
+    "model": {
+        "signature": None,
+        "output": None,
+        "outputs": None,
+        "input_range": None,
+        "layout": None,
+    },
     "dataset": ...,
     "threat_model": {"norm": None, "epsilon": None},
     "epsilon_curve": None,
     "stages": ...,
+    "diagnostics": {"set": None, "num_examples": None, "twin": None},
 }
 
 # Draws of the classifier per verdict on a stochastic model.
@@ -73,6 +91,7 @@ class Subject:
         images: float32 `[examples, ...]`.
         labels: int32 `[examples]`.
         dataset: For the summary: name, split, description.
+        behaviour: What a few calls of the model showed.
     """
 
     target: targets.Target
@@ -83,28 +102,43 @@ class Subject:
     images: np.ndarray
     labels: np.ndarray
     dataset: dict[str, str]
+    behaviour: behaviours.Behaviour
 
 
 def load_subject(
     config: Mapping[str, Any],
-    saved_model: str,
+    saved_model: str | targets.Target,
     strategy: tf.distribute.Strategy | None = None,
+    allow_ops: Sequence[str] = (),
+    probe: bool = False,
+    given: examples.Examples | None = None,
 ) -> Subject:
     """Loads the model and the examples that a config asks for.
 
     Args:
         config: An audit config.
-        saved_model: Folder of the SavedModel.
+        saved_model: Folder of the SavedModel, a .keras file, or a target
+            that is loaded already.
         strategy: Whose devices get the model's variables.
+        allow_ops: Operations that the safety check lets pass.
+        probe: Whether a child process runs the model first, under limits.
+        given: Examples in place of those that the config names.
 
     Returns:
         A `Subject`.
 
     Raises:
         UserError: If the model, its endpoint or the data cannot be used.
+        UnsafeError: If the model holds what could do harm.
     """
-    target = targets.load(saved_model, strategy)
+    options = targets.Options.from_config(config["model"])
+    if isinstance(saved_model, targets.Target):
+        target = saved_model.with_options(options)
+    else:
+        target = targets.load(saved_model, strategy, options, allow_ops, probe)
+    state = target.state_hash()
     mode = config["mode"]
+    target.caller(mode)  # Refuses a mode that the model has not.
     is_stochastic = mode == "stochastic"
     num_samples = None
     if is_stochastic:
@@ -112,9 +146,11 @@ def load_subject(
         if num_samples is None:
             num_samples = target.metadata.get("num_samples") or 1
         num_samples = base.check_count("num_samples", num_samples)
-    judge_samples = config["num_judge_samples"]
-    if judge_samples is None:
-        judge_samples = _JUDGE_SAMPLES if is_stochastic else 1
+    found = given or examples.load(config, target.about)
+    _check_radius(config["threat_model"], found.images.shape[1:])
+    target = target.settle(
+        found.probe_images, found.probe_labels, mode, num_samples
+    )
     logits_fn = target.logits_fn(mode, num_samples)
     targets.check_gradients(
         logits_fn,
@@ -122,14 +158,25 @@ def load_subject(
         target.num_classes,
         _take_gradients(build_stages(config)),
     )
-    found = examples.load(config, target.metadata)
     targets.check_finite(
         logits_fn,
         found.images,
         base.check_count("batch_size", config["batch_size"]),
     )
+    behaviour = behaviours.observe(
+        target,
+        logits_fn,
+        found.probe_images,
+        found.probe_labels,
+        mode,
+        state,
+    )
+    judge_samples = config["num_judge_samples"]
+    if judge_samples is None:
+        has_noise = is_stochastic or behaviour.is_random
+        judge_samples = _JUDGE_SAMPLES if has_noise else 1
     return Subject(
-        target=target,
+        target=target.with_notes(*behaviour.notes()),
         logits_fn=logits_fn,
         mode=mode,
         num_samples=num_samples,
@@ -137,7 +184,22 @@ def load_subject(
         images=found.images,
         labels=found.labels,
         dataset=found.dataset,
+        behaviour=behaviour,
     )
+
+
+def _check_radius(threat_model, image_shape):
+    """Refuses a ball of l2 that holds the whole box, by a slip of units."""
+    most = float(np.sqrt(np.prod(image_shape)))
+    epsilon = threat_model["epsilon"]
+    is_number = isinstance(epsilon, int | float)
+    if threat_model["norm"] == "l2" and is_number and epsilon > most:
+        raise UserError(
+            "Epsilon is larger than the whole box of images",
+            received=epsilon,
+            expected=f"at most {most:.4g} for l2, in pixel units of [0, 1]",
+            fix=f"Did you mean {epsilon:g}/255 = {epsilon / 255:.6g}?",
+        )
 
 
 def build_stages(config: Mapping[str, Any]) -> list[runner.Stage]:
@@ -380,6 +442,7 @@ class Audit:
             "mode": subject.mode,
             "num_samples": subject.num_samples,
             "num_judge_samples": subject.num_judge_samples,
+            "num_final_draws": self.runner.num_final_draws,
             "num_examples": count,
             "clean_accuracy": ledger.clean_accuracy,
             "robust_accuracy": ledger.robust_accuracy,
@@ -393,11 +456,8 @@ class Audit:
             ),
             "seconds": round(sum(s["seconds"] for s in stages), 3),
             "seed": config["seed"],
-            "model": {
-                "path": subject.target.path,
-                "sha256": subject.target.sha256,
-                "metadata": subject.target.metadata,
-            },
+            "model": subject.target.describe(),
+            "safety": _safety(subject.target),
             "dataset": subject.dataset,
             "versions": export.describe_versions(),
             "command": self.command,
@@ -438,12 +498,30 @@ class Audit:
         }
 
 
-def plan(config: Mapping[str, Any], saved_model: str) -> list[dict[str, Any]]:
+def _safety(target) -> dict[str, Any] | None:
+    """What the summary says of the safety check; the operations are elsewhere.
+
+    They are in safety.json.
+    """
+    if target.safety is None:
+        return None
+    report = target.safety.to_json()
+    return {name: report[name] for name in report if name != "ops"}
+
+
+def plan(
+    config: Mapping[str, Any],
+    saved_model: str | targets.Target,
+    allow_ops: Sequence[str] = (),
+    probe: bool = False,
+) -> list[dict[str, Any]]:
     """What a protocol can cost at most, by a measured gradient.
 
     Args:
         config: An audit config.
-        saved_model: Folder of the SavedModel.
+        saved_model: As `audit`.
+        allow_ops: Operations that the safety check lets pass.
+        probe: Whether a child process runs the model first, under limits.
 
     Returns:
         One row a stage and radius: `epsilon`, `stage`, `gradients` (if every
@@ -452,7 +530,7 @@ def plan(config: Mapping[str, Any], saved_model: str) -> list[dict[str, Any]]:
     Raises:
         UserError: As `audit`.
     """
-    subject = load_subject(config, saved_model)
+    subject = load_subject(config, saved_model, None, allow_ops, probe)
     stages = build_stages(config)
     first = build_runner(config, subject, stages)
     pace = 0.0
@@ -501,10 +579,12 @@ def _seconds_per_gradient(subject, batch_size, repeats=5) -> float:
 
 def audit(
     config: Mapping[str, Any],
-    saved_model: str,
+    saved_model: str | targets.Target,
     workdir: str,
     *,
     strategy: tf.distribute.Strategy | None = None,
+    allow_ops: Sequence[str] = (),
+    probe: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
     command: str = "",
     quiet: bool = False,
@@ -513,9 +593,12 @@ def audit(
 
     Args:
         config: Nested JSON values, as `configs/audits/` makes them.
-        saved_model: Folder of the SavedModel.
+        saved_model: Folder of the SavedModel, a .keras file, or a target
+            that is loaded already, such as `target.from_function` makes.
         workdir: The audit folder; the same call resumes.
         strategy: Where to run; None for TensorFlow's default device.
+        allow_ops: Operations that the safety check lets pass.
+        probe: Whether a child process runs the model first, under limits.
         should_stop: Asked after every batch; true saves and stops.
         command: For the summary, how this was started.
         quiet: Prints nothing.
@@ -528,7 +611,48 @@ def audit(
         Interrupted: If it was stopped; the books are saved.
     """
     workdirs.check_fields(config, _FIELDS)
-    subject = load_subject(config, saved_model, strategy)
+    return audit_subject(
+        config,
+        load_subject(config, saved_model, strategy, allow_ops, probe),
+        workdir,
+        load_twin=lambda: _load_twin(config, strategy, allow_ops, probe),
+        strategy=strategy,
+        should_stop=should_stop,
+        command=command,
+        quiet=quiet,
+    )
+
+
+def audit_subject(
+    config: Mapping[str, Any],
+    subject: Subject,
+    workdir: str,
+    *,
+    load_twin: Callable[[], Subject | None] = lambda: None,
+    strategy: tf.distribute.Strategy | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    command: str = "",
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Audits a model and examples that are loaded already.
+
+    Args:
+        config: As `audit`.
+        subject: The model and the examples.
+        workdir: As `audit`.
+        load_twin: Gives the undefended twin, if diagnostics shall have one.
+        strategy: As `audit`.
+        should_stop: As `audit`.
+        command: As `audit`.
+        quiet: As `audit`.
+
+    Returns:
+        What `summary.json` holds.
+
+    Raises:
+        UserError: As `audit`.
+        Interrupted: As `audit`.
+    """
     stages = build_stages(config)
     main = float(config["threat_model"]["epsilon"])
     curve = sorted({float(e) for e in config["epsilon_curve"]} - {main})
@@ -540,14 +664,12 @@ def audit(
         {"audit": dict(config), "model_sha256": subject.target.sha256},
         tuple(f"audit.{name}" for name in _MAY_DIFFER),
     )
-    summary_path = files.join(workdir, SUMMARY_FILE)
-    if files.exists(summary_path):
-        if not quiet:
-            print(f"Nothing left to do: {summary_path} is there.", flush=True)
-        files.remove(files.join(workdir, _PARTIAL_FILE))
-        return files.read_json(summary_path)
+    if subject.target.safety is not None:
+        report = subject.target.safety.to_json()
+        files.write_json(files.join(workdir, SAFETY_FILE), report)
+    is_done = files.exists(files.join(workdir, SUMMARY_FILE))
     points = []
-    for epsilon in curve:
+    for epsilon in [] if is_done else curve:
         folder = files.join(workdir, f"epsilon_{epsilon!r}")
         part = Audit(config, subject, stages, runners[epsilon], folder, quiet)
         part.command = command
@@ -555,7 +677,41 @@ def audit(
     main_part = Audit(config, subject, stages, first, workdir, quiet)
     main_part.command = command
     main_part.curve = points
-    return main_part.run(should_stop)
+    summary = main_part.run(should_stop)
+
+    def make_case():
+        nonlocal is_done
+        is_done = False
+        return examination.build_case(
+            config,
+            subject,
+            stages,
+            summary,
+            workdir,
+            twin=load_twin(),
+            strategy=strategy,
+        )
+
+    def say(line):
+        if not quiet:
+            print(line, flush=True)
+
+    examination.examine(
+        config, workdir, make_case, should_stop=should_stop, say=say
+    )
+    if is_done:
+        say(f"Nothing left to do: the audit in {workdir} is whole.")
+    return summary
+
+
+def _load_twin(config, strategy, allow_ops, probe) -> Subject | None:
+    """The undefended twin that the diagnostics are told of."""
+    path = config["diagnostics"]["twin"]
+    if path is None:
+        return None
+    unsaid = dict.fromkeys(config["model"])
+    settings = {**config, "mode": "mean", "model": unsaid}
+    return load_subject(settings, path, strategy, allow_ops, probe)
 
 
 def _curve_point(epsilon, summary):

@@ -1,10 +1,23 @@
-"""Intervals for shares of examples: how far a finite sample can be trusted."""
+"""How far a sample can be trusted, and which of two models is better.
 
+Intervals for shares of examples, and a paired test for two models that were
+audited on the same examples. `training_seeds` summarises several trainings.
+"""
+
+import dataclasses
 import functools
+import math
+from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
 import scipy.stats
 
+from ib_keras import files
 from ib_keras.errors import UserError
+
+_SUMMARY_FILE = "summary.json"
+_EXAMPLES_FILE = "examples.npz"
 
 
 @functools.cache
@@ -12,7 +25,7 @@ def wilson_interval(num_success: int, num_trials: int) -> tuple[float, float]:
     """The 95% Wilson score interval of a share, such as an accuracy.
 
     It stays inside [0, 1] and keeps a positive width at 0% and at 100%, where
-    the normal approximation claims certainty.
+    the normal approximation claims certainty. Its coverage is 95% on average.
 
     Args:
         num_success: How many trials succeeded.
@@ -30,6 +43,35 @@ def wilson_interval(num_success: int, num_trials: int) -> tuple[float, float]:
         Wilson, "Probable inference, the law of succession, and statistical
         inference", JASA 22(158), 1927.
     """
+    return _interval(num_success, num_trials, "wilson")
+
+
+@functools.cache
+def exact_interval(num_success: int, num_trials: int) -> tuple[float, float]:
+    """The 95% Clopper-Pearson interval of a share.
+
+    Its coverage is at least 95% whatever the true share is, so it is wider
+    than Wilson's: for claims that must never say too much.
+
+    Args:
+        num_success: How many trials succeeded.
+        num_trials: How many trials there were; with none of them the interval
+            is all of [0, 1].
+
+    Returns:
+        The lower and the upper end, shares of 1.
+
+    Raises:
+        UserError: As `wilson_interval`.
+
+    References:
+        Clopper and Pearson, "The use of confidence or fiducial limits
+        illustrated in the case of the binomial", Biometrika 26(4), 1934.
+    """
+    return _interval(num_success, num_trials, "exact")
+
+
+def _interval(num_success, num_trials, method):
     whole = int(num_success) == num_success and int(num_trials) == num_trials
     if not whole or not 0 <= num_success <= num_trials:
         raise UserError(
@@ -41,5 +83,202 @@ def wilson_interval(num_success: int, num_trials: int) -> tuple[float, float]:
     if num_trials == 0:
         return 0.0, 1.0
     test = scipy.stats.binomtest(int(num_success), int(num_trials))
-    interval = test.proportion_ci(confidence_level=0.95, method="wilson")
+    interval = test.proportion_ci(confidence_level=0.95, method=method)
     return float(interval.low), float(interval.high)
+
+
+@dataclasses.dataclass(frozen=True)
+class Paired:
+    """Two models on the same examples.
+
+    Attributes:
+        num_examples: n.
+        only_a: b, examples that only the first model gets right.
+        only_b: c, examples that only the second one gets right.
+        both: Examples that both get right.
+        p_value: Of McNemar's exact test, two-sided: how likely a split of the
+            b + c examples at least as uneven is if neither model is better.
+        difference: Accuracy of the first - accuracy of the second.
+        difference_ci95: Its interval.
+    """
+
+    num_examples: int
+    only_a: int
+    only_b: int
+    both: int
+    p_value: float
+    difference: float
+    difference_ci95: tuple[float, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return dataclasses.asdict(self) | {
+            "difference_ci95": list(self.difference_ci95)
+        }
+
+
+def mcnemar(is_right_a: np.ndarray, is_right_b: np.ndarray) -> Paired:
+    """Tests two models by what each gets right of the same examples.
+
+    The p-value is that of a fair coin for the examples on which the models
+    differ. The interval is Newcombe's tenth method: Wilson's intervals of both
+    accuracies, joined with the correlation that the pairs show.
+
+    Args:
+        is_right_a: bool `[n]`, of the first model.
+        is_right_b: bool `[n]`, of the second, in the same order.
+
+    Returns:
+        The `Paired` result.
+
+    Raises:
+        UserError: If there are no examples, or not as many of both.
+
+    References:
+        McNemar, "Note on the sampling error of the difference between
+        correlated proportions or percentages", Psychometrika 12(2), 1947.
+        Newcombe, "Improved confidence intervals for the difference between
+        binomial proportions based on paired data", Statistics in Medicine 17,
+        1998.
+    """
+    a, b = np.asarray(is_right_a, bool), np.asarray(is_right_b, bool)
+    if a.ndim != 1 or a.shape != b.shape or not len(a):
+        raise UserError(
+            "Results are not paired",
+            received=f"results of shapes {a.shape} and {b.shape}",
+            expected="one result of each model for each of the same examples",
+            fix="Audit both models on the same examples.",
+        )
+    both, neither = int((a & b).sum()), int((~a & ~b).sum())
+    only_a, only_b = int((a & ~b).sum()), int((~a & b).sum())
+    p_value = 1.0
+    if only_a + only_b:
+        test = scipy.stats.binomtest(only_a, only_a + only_b, 0.5)
+        p_value = float(test.pvalue)
+    return Paired(
+        num_examples=len(a),
+        only_a=only_a,
+        only_b=only_b,
+        both=both,
+        p_value=p_value,
+        difference=(only_a - only_b) / len(a),
+        difference_ci95=_newcombe(both, only_a, only_b, neither),
+    )
+
+
+def _newcombe(both, only_a, only_b, neither) -> tuple[float, float]:
+    n = both + only_a + only_b + neither
+    in_a, in_b = both + only_a, both + only_b
+    share_a, share_b = in_a / n, in_b / n
+    low_a, high_a = wilson_interval(in_a, n)
+    low_b, high_b = wilson_interval(in_b, n)
+    product = in_a * (n - in_a) * in_b * (n - in_b)
+    excess = both * neither - only_a * only_b
+    if excess > 0:
+        # The correction for continuity of method 10.
+        excess = max(excess - n / 2, 0)
+    correlation = excess / math.sqrt(product) if product else 0.0
+
+    def length(x, y):
+        return math.sqrt(max(x * x - 2 * correlation * x * y + y * y, 0.0))
+
+    difference = share_a - share_b
+    below = length(share_a - low_a, high_b - share_b)
+    above = length(high_a - share_a, share_b - low_b)
+    return max(difference - below, -1.0), min(difference + above, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Two audits of the same examples.
+
+    Attributes:
+        robust: By who stands under attack.
+        clean: By who is right unattacked.
+        notes: How the audits differ beside their models; a difference in
+            accuracy may be due to that.
+    """
+
+    robust: Paired
+    clean: Paired
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "robust": self.robust.to_json(),
+            "clean": self.clean.to_json(),
+            "notes": list(self.notes),
+        }
+
+
+def compare(folder_a: str, folder_b: str) -> Comparison:
+    """Compares two audits, example by example.
+
+    Args:
+        folder_a: A finished audit.
+        folder_b: Another, of the same examples under the same threat model.
+
+    Returns:
+        A `Comparison`, of the first to the second.
+
+    Raises:
+        UserError: If a folder is no finished audit, or they are not paired:
+            other data, other examples or labels, or another threat model.
+    """
+    folders = (folder_a, folder_b)
+    summaries = [read_summary(folder) for folder in folders]
+    for name in ("dataset", "threat_model"):
+        _same(name, [s.get(name) for s in summaries], folders)
+    found = [files.read_npz(files.join(f, _EXAMPLES_FILE)) for f in folders]
+    try:
+        for name in ("index", "label"):
+            _same(name, [arrays[name] for arrays in found], folders)
+        clean = [f["clean_prediction"] == f["label"] for f in found]
+        robust = [arrays["is_robust"] for arrays in found]
+    except KeyError as error:
+        raise UserError(
+            "The examples of an audit are incomplete",
+            received=f"{' or '.join(folders)} without {error}",
+            expected="the examples.npz that launch.audit wrote",
+            fix="Run launch.verify on both.",
+        ) from error
+    notes = []
+    for name in ("protocol", "protocol_version", "mode", "seed"):
+        a, b = (summary.get(name) for summary in summaries)
+        if a != b:
+            notes.append(f"{name} is {a} and {b}")
+    costs = [[_cost(s) for s in summary["stages"]] for summary in summaries]
+    if costs[0] != costs[1]:
+        notes.append("the stages or their restarts differ")
+    return Comparison(mcnemar(*robust), mcnemar(*clean), tuple(notes))
+
+
+def _cost(stage):
+    return stage["attack"], stage["num_restarts"]
+
+
+def _same(name, values, folders):
+    if np.array_equal(values[0], values[1]):
+        return
+    received = [
+        f"{len(v)} rows" if isinstance(v, np.ndarray) else v for v in values
+    ]
+    if received[0] == received[1]:
+        received = ["one order", "another"]
+    raise UserError(
+        f"The audits are not paired: {name} differs",
+        received=f"{received[0]} in {folders[0]}, {received[1]} in "
+        f"{folders[1]}",
+        expected="the same data set, examples and threat model",
+        fix="Audit both models on the same examples at the same epsilon.",
+    )
+
+
+def read_summary(folder: str) -> Mapping[str, Any]:
+    """The summary of a finished audit.
+
+    Raises:
+        UserError: If there is none.
+    """
+    return files.read_json(files.join(folder, _SUMMARY_FILE))

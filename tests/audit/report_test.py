@@ -1,9 +1,7 @@
 """Tests for the report: true, safe, self-contained, and read by everybody."""
 
 import base64
-import collections
 import copy
-import html.parser
 import io
 import re
 
@@ -20,69 +18,11 @@ from ib_keras.audit.report import pictures
 from ib_keras.audit.report import text
 from ib_keras.errors import UserError
 from tests.support import audit_folder
-
-CSP = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-INLINE = {"strong", "span", "wbr", "code"}
-VOID = {"meta", "link", "img", "br", "wbr", "hr", "input"}
-
-
-class Page(html.parser.HTMLParser):
-    """A parsed page: its tags, its visible text and its table rows."""
-
-    def __init__(self, source: str):
-        super().__init__()
-        self.source = source
-        self.tags = []
-        self.rows = []
-        self.words = []
-        self.open = []
-        self.feed(source)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        attrs = dict(attrs)
-        self.tags.append((tag, attrs))
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-        if tag not in INLINE:
-            self.words.append(" ")
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag, f"</{tag}> closes something else"
-
-    def handle_data(self, data):
-        if "style" in self.open:
-            return
-        self.words.append(data)
-        if "td" in self.open or "th" in self.open:
-            self.rows[-1][-1] += data
-
-    def close(self):
-        super().close()
-        assert not self.open, f"never closed: {self.open}"
-        self.words = " ".join("".join(self.words).split())
-        self.rows = [
-            [" ".join(cell.split()) for cell in row] for row in self.rows
-        ]
-
-    def named(self, name):
-        return [attrs for tag, attrs in self.tags if tag == name]
-
-
-def write_page(folders, tmp_path, clean_images=None) -> Page:
-    path = report.write(
-        [str(folder) for folder in folders],
-        str(tmp_path / "report.html"),
-        clean_images,
-    )
-    return Page(files.read_text(path))
+from tests.support.html_page import CSP
+from tests.support.html_page import Page
+from tests.support.html_page import check_accessible
+from tests.support.html_page import check_self_contained
+from tests.support.html_page import write_page
 
 
 @pytest.fixture
@@ -107,38 +47,6 @@ def rewrite_examples(folder, change) -> None:
     examples = files.read_npz(path)
     change(examples)
     files.write_npz(path, examples)
-
-
-def check_self_contained(page: Page) -> None:
-    assert not page.named("script")
-    for _, attrs in page.tags:
-        for name, value in attrs.items():
-            assert not name.startswith("on")
-            if name in ("src", "href", "xlink:href"):
-                assert value.startswith(("data:", "#")), value
-    assert not re.search(r"@import|url\((?!#)", page.source)
-
-
-def check_accessible(page: Page) -> None:
-    assert page.named("html") == [{"lang": "en"}]
-    title = re.search("<title>(.*?)</title>", page.source).group(1)
-    assert title.strip()
-    assert len(page.named("h1")) == 1
-    levels = [int(tag[1]) for tag, _ in page.tags if re.match(r"h\d$", tag)]
-    assert all(
-        after <= before + 1
-        for before, after in zip(levels, levels[1:], strict=False)
-    )
-    for image in page.named("img"):
-        assert image["alt"].strip()
-    for header in page.named("th"):
-        assert header["scope"] in ("col", "row")
-    for chart in page.named("svg"):
-        assert chart["role"] == "img" and chart["aria-label"].strip()
-    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
-    assert not [id for id, n in collections.Counter(ids).items() if n > 1]
-    viewport = [m for m in page.named("meta") if m.get("name") == "viewport"]
-    assert "width=device-width" in viewport[0]["content"]
 
 
 def test_page_needs_nothing_but_itself(tmp_path, folder, content):
@@ -403,11 +311,26 @@ def test_large_pictures_are_reduced_and_the_page_says_so(tmp_path, folder):
     content = audit_folder.write(
         folder, num_examples=30, image_shape=(224, 160, 3)
     )
+    findings = audit_folder.write_findings(folder)
+    findings["findings"][1]["examples"] = [3, 4, 5, 8, 9]
+    files.write_json(files.join(folder, "findings.json"), findings)
     page = write_page([folder], tmp_path, {folder: content.clean_images})
     image = page.named("img")[0]
-    assert (image["width"], image["height"]) == ("53", "74")
+    assert (image["width"], image["height"]) == ("40", "56")
     assert "reduced from 224 × 160 pixels" in page.words
     assert len(page.source.encode()) <= 1_500_000
+
+
+def test_pictures_of_pure_noise_fit_the_budget(tmp_path, folder):
+    images = np.random.default_rng(0).random((60, 64, 64, 3), np.float32)
+    content = audit_folder.write(folder, images=images)
+    findings = audit_folder.write_findings(folder)
+    findings["findings"][1]["examples"] = [3, 4, 5, 8, 9]
+    files.write_json(files.join(folder, "findings.json"), findings)
+    page = write_page([folder], tmp_path, {folder: content.clean_images})
+    assert len(page.named("img")) == 3 * (12 + 6)
+    # Four landscapes of at most 60 kB each come on top.
+    assert len(page.source.encode()) <= 1_500_000 - 240_000
 
 
 def test_reduction_averages_blocks(monkeypatch):
@@ -426,8 +349,10 @@ def test_a_thousand_examples_fit_the_budget(tmp_path, folder):
         image_shape=(32, 32, 3),
         class_names=["x" * 1_000_000] * 10,
     )
+    audit_folder.write_findings(folder)
+    audit_folder.write_safety(folder)
     page = write_page([folder], tmp_path, {folder: content.clean_images})
-    assert len(page.named("img")) == 36
+    assert len(page.named("img")) == 3 * (12 + 3)
     assert len(page.source.encode()) <= 1_500_000
 
 
@@ -752,6 +677,7 @@ def test_several_audits_are_compared_first(tmp_path):
         low, high = summary["robust_accuracy_ci95"]
         assert row == [
             f"{letter} {name}",
+            "none: no diagnostics",
             f"{text.percent(summary['robust_accuracy'])}"
             f"{text.percent(low)} to {text.percent(high)}",
             text.percent(summary["clean_accuracy"]),

@@ -846,14 +846,14 @@ MODELS = {
         {"mean": lambda x: runs.bright_or_dark(tf.stop_gradient(x))},
         "no gradient",
     ),
-    "no endpoint": ({"serve": runs.bright_or_dark}, "no endpoint"),
+    "no endpoint": ({}, "no function to call"),
     "NaN": (
         {"mean": lambda x: runs.bright_or_dark(x) * np.nan},
         "not finite on any clean image",
     ),
-    "more logits than classes": (
-        {"mean": lambda x: tf.repeat(runs.bright_or_dark(x), 2, axis=1)},
-        "not what its metadata say",
+    "fewer logits than classes": (
+        {"mean": lambda x: {"z": runs.bright_or_dark(x)[0]}},
+        "not one row of scores an image",
     ),
 }
 

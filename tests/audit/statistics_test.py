@@ -1,11 +1,16 @@
-"""Tests for intervals of shares."""
+"""Tests for intervals, the paired test and comparisons of audits."""
 
+import itertools
 import math
 
+import numpy as np
 import pytest
+import scipy.special
 
 from ib_keras.audit import statistics
 from ib_keras.errors import UserError
+from tests.support import audit_folder
+from tests.support import runs
 
 # The 97.5% quantile of the standard normal.
 QUANTILE = 1.959963984540054
@@ -36,5 +41,199 @@ def test_wilson_interval_of_no_trials_claims_nothing():
 
 @pytest.mark.parametrize("counts", [(-1, 5), (6, 5), (2.5, 5), (1, -1)])
 def test_impossible_counts_are_refused(counts):
-    with pytest.raises(UserError, match="successes in"):
-        statistics.wilson_interval(*counts)
+    for interval in (statistics.wilson_interval, statistics.exact_interval):
+        with pytest.raises(UserError, match="successes in"):
+            interval(*counts)
+
+
+# Newcombe, "Two-sided confidence intervals for the single proportion",
+# Statistics in Medicine 17, 1998, table I: methods 5 and 3.
+@pytest.mark.parametrize(
+    "counts, exact, wilson",
+    [
+        ((81, 263), (0.2527, 0.3676), (0.2553, 0.3662)),
+        ((15, 148), (0.0578, 0.1617), (0.0624, 0.1605)),
+        ((0, 20), (0.0, 0.1684), (0.0, 0.1611)),
+        ((1, 29), (0.0009, 0.1776), (0.0061, 0.1718)),
+    ],
+)
+def test_intervals_are_those_of_a_textbook(counts, exact, wilson):
+    assert statistics.exact_interval(*counts) == pytest.approx(exact, abs=5e-5)
+    assert statistics.wilson_interval(*counts) == pytest.approx(
+        wilson, abs=5e-5
+    )
+
+
+@pytest.mark.parametrize("num_success, num_trials", [(1, 3), (7, 11), (60, 99)])
+def test_the_ends_of_an_exact_interval_leave_2_5_percent(
+    num_success, num_trials
+):
+    """By summing the binomial: P(X >= x) at the low end, P(X <= x) above."""
+
+    def share(end, counts):
+        return sum(
+            math.comb(num_trials, k) * end**k * (1 - end) ** (num_trials - k)
+            for k in counts
+        )
+
+    low, high = statistics.exact_interval(num_success, num_trials)
+    above = range(num_success, num_trials + 1)
+    assert share(low, above) == pytest.approx(0.025)
+    assert share(high, range(num_success + 1)) == pytest.approx(0.025)
+
+
+def test_an_exact_interval_claims_nothing_of_no_trials():
+    assert statistics.exact_interval(0, 0) == (0.0, 1.0)
+    assert statistics.exact_interval(5, 5)[1] == 1.0
+    assert statistics.exact_interval(5, 5)[0] == pytest.approx(0.025**0.2)
+
+
+# The paired test.
+
+
+def pairs(both, only_a, only_b, neither):
+    """Two models' results with these counts."""
+    table = [(1, 1)] * both + [(1, 0)] * only_a
+    table += [(0, 1)] * only_b + [(0, 0)] * neither
+    a, b = np.array(table, bool).T
+    return a, b
+
+
+@pytest.mark.parametrize("b, c", itertools.product(range(6), repeat=2))
+def test_mcnemar_counts_all_splits_at_least_as_uneven(b, c):
+    """Brute force over the 2^(b + c) outcomes of fair coins."""
+    extreme = [
+        abs(2 * sum(coins) - b - c) >= abs(b - c)
+        for coins in itertools.product((0, 1), repeat=b + c)
+    ]
+    found = statistics.mcnemar(*pairs(3, b, c, 2))
+    assert found.p_value == pytest.approx(np.mean(extreme))
+    assert (found.only_a, found.only_b, found.both) == (b, c, 3)
+    assert found.num_examples == 5 + b + c
+    assert found.difference == pytest.approx((b - c) / (5 + b + c))
+
+
+# Newcombe 1998 (paired data), method 10.
+@pytest.mark.parametrize(
+    "table, interval",
+    [
+        ((36, 12, 2, 0), (0.0569, 0.3404)),
+        ((1, 1, 7, 12), (-0.5069, -0.0256)),
+        ((54, 0, 0, 0), (-0.0664, 0.0664)),
+    ],
+)
+def test_the_interval_of_a_difference_is_that_of_a_textbook(table, interval):
+    found = statistics.mcnemar(*pairs(*table))
+    assert found.difference_ci95 == pytest.approx(interval, abs=5e-5)
+
+
+def test_the_interval_of_a_difference_covers_it():
+    """Over every table of 12 pairs, weighed by its multinomial chance."""
+    shares = np.array([0.5, 0.2, 0.1, 0.2])
+    covered = 0.0
+    for table in itertools.product(range(13), repeat=4):
+        if sum(table) != 12:
+            continue
+        counts = np.array(table)
+        chance = np.exp(
+            scipy.special.gammaln(13)
+            - scipy.special.gammaln(counts + 1).sum()
+            + (counts * np.log(shares)).sum()
+        )
+        low, high = statistics.mcnemar(*pairs(*table)).difference_ci95
+        covered += chance * (low <= 0.1 <= high)
+    assert 0.94 < covered < 0.995
+
+
+def test_swapping_the_models_turns_the_sign():
+    a, b = pairs(10, 6, 1, 3)
+    there, back = statistics.mcnemar(a, b), statistics.mcnemar(b, a)
+    assert there.p_value == back.p_value == pytest.approx(2 * 8 / 128)
+    assert there.difference == -back.difference == 0.25
+    low, high = there.difference_ci95
+    assert back.difference_ci95 == pytest.approx((-high, -low))
+
+
+@pytest.mark.parametrize("lengths", [(3, 4), (0, 0)])
+def test_results_of_other_examples_are_refused(lengths):
+    results = [np.ones(length, bool) for length in lengths]
+    error = runs.refused(statistics.mcnemar, *results)
+    assert "not paired" in str(error)
+
+
+# Two audits.
+
+
+@pytest.fixture
+def audits(tmp_path):
+    """Two folders of the same 40 examples, and what they hold."""
+    first = audit_folder.write(str(tmp_path / "a"), seed=1)
+    second = audit_folder.write(
+        str(tmp_path / "b"),
+        seed=2,
+        images=first.clean_images,
+        labels=first.examples["label"],
+        hardness=20.0,
+    )
+    return (str(tmp_path / "a"), first), (str(tmp_path / "b"), second)
+
+
+def test_compare_pairs_the_examples(audits):
+    (folder_a, a), (folder_b, b) = audits
+    found = statistics.compare(folder_a, folder_b)
+    ours, theirs = (c.examples["is_robust"] for c in (a, b))
+    assert found.robust.only_a == int((ours & ~theirs).sum())
+    assert found.robust.only_b == int((~ours & theirs).sum()) > 0
+    assert found.robust.difference == pytest.approx(
+        a.summary["robust_accuracy"] - b.summary["robust_accuracy"]
+    )
+    assert found.clean.difference == pytest.approx(
+        a.summary["clean_accuracy"] - b.summary["clean_accuracy"]
+    )
+    assert found.notes == ("seed is 1 and 2",)
+    assert found.to_json()["robust"]["p_value"] == found.robust.p_value
+
+
+def test_compare_notes_what_else_differs(audits, tmp_path):
+    (folder_a, a), _ = audits
+    other = str(tmp_path / "other")
+    audit_folder.write(
+        other,
+        seed=1,
+        images=a.clean_images,
+        labels=a.examples["label"],
+        stages={"pgd_ce": 3},
+        mode="stochastic",
+    )
+    assert statistics.compare(folder_a, other).notes == (
+        "mode is mean and stochastic",
+        "the stages or their restarts differ",
+    )
+
+
+@pytest.mark.parametrize(
+    "name, changes",
+    [
+        ("threat_model", {"epsilon": 0.1}),
+        ("threat_model", {"norm": "l2"}),
+        ("index", {"num_examples": 30}),
+        ("label", {"num_examples": 40}),
+    ],
+)
+def test_folders_that_are_not_paired_are_refused(
+    audits, tmp_path, name, changes
+):
+    (folder_a, a), _ = audits
+    same = {"images": a.clean_images, "labels": a.examples["label"]}
+    if "num_examples" in changes:
+        same = {}
+    other = str(tmp_path / "other")
+    audit_folder.write(other, seed=5, **same, **changes)
+    error = runs.refused(statistics.compare, folder_a, other)
+    assert f"not paired: {name} differs" in str(error)
+
+
+def test_a_folder_without_an_audit_is_refused(audits, tmp_path):
+    (folder_a, _), _ = audits
+    error = runs.refused(statistics.compare, folder_a, str(tmp_path / "none"))
+    assert "no " in error.received

@@ -121,14 +121,15 @@ def test_a_deterministic_model_has_mean_mode_alone():
     target = targets.load(runs.digits_model("deterministic"))
     error = runs.refused(target.logits_fn, "stochastic")
     assert error.received.endswith("with mean")
+    assert error.expected == 'an endpoint "stochastic"'
     assert "mean mode alone" in error.fix
 
 
-def test_a_model_without_endpoints_is_refused(tmp_path):
-    path = runs.foreign_model(tmp_path / "model", serve=runs.bright_or_dark)
-    error = runs.refused(targets.load(path).logits_fn, "mean")
-    assert error.received == f"{path} with none"
-    assert error.expected == 'an endpoint "mean"'
+def test_a_model_without_functions_is_refused(tmp_path):
+    path = runs.foreign_model(tmp_path / "model")
+    error = runs.refused(targets.load, path)
+    assert error.what == "The SavedModel has no function to call"
+    assert error.received == path
 
 
 def cut(name, share):
@@ -167,7 +168,6 @@ DAMAGES = {
     "half of the metadata": cut(ASSET, 0.5),
     "no metadata": remove(ASSET),
     "metadata of a newer format": write(ASSET, b'{"format_version": 2}'),
-    "metadata without a shape": write(ASSET, b'{"format_version": 1}'),
 }
 
 
@@ -243,50 +243,13 @@ def fail(x):
     return runs.bright_or_dark(x)
 
 
-OTHERS = {
-    "more logits": (
-        lambda x: tf.concat([runs.bright_or_dark(x)] * 2, axis=1),
-        "shape (2, 4), float32",
-    ),
-    "one logit": (
-        lambda x: runs.bright_or_dark(x)[:, :1],
-        "shape (2, 1), float32",
-    ),
-    "one answer for the batch": (
-        lambda x: runs.bright_or_dark(x)[0],
-        "shape (2,), float32",
-    ),
-    "half precision": (
-        lambda x: tf.cast(runs.bright_or_dark(x), tf.float16),
-        "shape (2, 2), float16",
-    ),
-    "a dictionary": (
-        lambda x: {"logits": runs.bright_or_dark(x)},
-        "AttributeError",
-    ),
-    "a refusal": (fail, "planted"),
-}
-
-
-@pytest.mark.parametrize(
-    ("function", "received"), OTHERS.values(), ids=OTHERS.keys()
-)
-def test_a_model_that_is_not_what_it_says_is_refused(
-    tmp_path, function, received
-):
-    error = runs.refused(check, loaded(tmp_path, function))
-    assert received in error.received
+def test_a_model_that_fails_on_images_is_refused(tmp_path):
+    error = runs.refused(check, loaded(tmp_path, fail))
+    assert "planted" in error.received
     assert error.expected == "logits of shape (2, 2), float32"
-
-
-def test_metadata_of_another_shape_than_the_graphs_are_noticed(tmp_path):
-    path = tmp_path / "model"
-    runs.foreign_model(path, mean=runs.bright_or_dark)
-    asset = path / ASSET
-    metadata = json.loads(asset.read_text()) | {"input_shape": [5, 5, 1]}
-    asset.write_text(json.dumps(metadata))
-    error = runs.refused(check, targets.load(str(path)))
-    assert "(2, 5, 5, 1)" in error.received
+    images = np.full([4, 4, 4, 1], 0.7, np.float32)
+    error = runs.refused(loaded(tmp_path, fail).settle, images, np.zeros(4))
+    assert "planted" in error.received
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -311,14 +274,55 @@ def test_one_finite_answer_is_enough_to_be_audited():
     runs.refused(targets.check_finite, logits_fn, images[:4], 2)
 
 
-def test_an_endpoint_of_a_fixed_batch_size_is_refused(tmp_path):
-    module = tf.Module()
-    module.mean = tf.function(
-        lambda images: tf.reshape(images, [32, 64])[:, :10],
-        input_signature=[tf.TensorSpec([32, 8, 8, 1])],
+# Metadata against the graph: the graph wins, and a note says so.
+
+
+def settled(tmp_path, function=runs.bright_or_dark, **metadata):
+    target = loaded(tmp_path, function, **metadata)
+    images = np.random.default_rng(0).random((20, 4, 4, 1), np.float32)
+    labels = np.asarray(runs.bright_or_dark(images)).argmax(1)
+    return target.settle(images, labels), images
+
+
+def test_metadata_that_agree_with_the_graph_need_no_note(tmp_path):
+    target, images = settled(tmp_path)
+    assert target.notes == ()
+    logits = target.logits_fn("mean")(tf.constant(images), seeds.from_int(0))
+    np.testing.assert_array_equal(logits, runs.bright_or_dark(images))
+
+
+def test_metadata_of_another_shape_than_the_graphs(tmp_path):
+    path = tmp_path / "model"
+    runs.foreign_model(path, mean=runs.bright_or_dark)
+    asset = path / ASSET
+    metadata = json.loads(asset.read_text()) | {"input_shape": [5, 5, 1]}
+    asset.write_text(json.dumps(metadata))
+    target = targets.load(str(path))
+    assert target.image_shape == (4, 4, 1)
+    target = target.settle(np.zeros([3, 4, 4, 1]), np.zeros(3, int))
+    assert target.about["input_shape"] == (4, 4, 1)
+    assert "(5, 5, 1)" in target.notes[0]
+    assert "the graph is believed" in target.notes[0]
+
+
+def test_metadata_of_another_number_of_classes(tmp_path):
+    target, _ = settled(
+        tmp_path, lambda x: tf.concat([runs.bright_or_dark(x)] * 2, axis=1)
     )
-    tf.saved_model.save(module, str(tmp_path / "model"))
-    loaded = tf.saved_model.load(str(tmp_path / "model"))
-    target = targets.Target("model", "", runs.random_model_metadata(), loaded)
-    error = runs.refused(target.logits_fn, "mean")
-    assert "(32, 8, 8, 1)" in str(error)
+    assert target.num_classes == 4
+    assert target.notes == (
+        "The metadata say 2 classes, the graph gives 4: the graph is believed.",
+    )
+
+
+def test_metadata_without_a_shape_leave_it_to_the_graph(copy):
+    write(ASSET, b'{"format_version": 1}')(copy)
+    target = targets.load(str(copy))
+    assert target.image_shape == (8, 8, 1)
+    assert target.num_classes is None
+
+
+def test_a_path_of_another_kind_is_refused(tmp_path):
+    (tmp_path / "model.h5").write_bytes(b"x")
+    error = runs.refused(targets.load, str(tmp_path / "model.h5"))
+    assert error.exit_status == 3

@@ -1,5 +1,8 @@
 """A synthetic audit folder, as the runner would write one.
 
+`write` makes what every audit has; `write_findings` and `write_safety` add
+what audits with diagnostics and with a scan of the model have.
+
 The numbers hang together: the curves, the stages and the headline are counted
 from the same examples that `examples.npz` holds.
 """
@@ -11,6 +14,7 @@ import numpy as np
 
 from ib_keras import files
 from ib_keras.audit import statistics
+from ib_keras.audit.diagnostics import base
 
 VERSIONS = {"ib_keras": "0.1.0", "tensorflow": "2.20.0"}
 
@@ -104,6 +108,150 @@ def write(
     files.write_npz(files.join(folder, "examples.npz"), examples)
     files.write_json(files.join(folder, "summary.json"), summary)
     return Content(summary, examples, images)
+
+
+def write_findings(folder: str, label: str = "upper_bound") -> dict[str, Any]:
+    """Adds `findings.json`: findings of every status, with all their data.
+
+    Args:
+        folder: Of an audit that `write` wrote.
+        label: Of the verdict.
+
+    Returns:
+        What was written.
+    """
+    statuses = {"believable": ("pass", "pass"), "upper_bound": ("fail", "warn")}
+    restarts, chance = statuses.get(label, ("fail", "fail"))
+    findings = [
+        _finding(
+            "D1",
+            "Do iterative attacks beat one step?",
+            "pass",
+            value=0,
+            threshold=0,
+            evidence="No example is broken by one step alone.",
+            source="Athalye et al. 2018, section 3",
+        ),
+        _finding(
+            "D3",
+            "Is accuracy at epsilon 0.5 that of chance?",
+            chance,
+            value=0.135,
+            threshold=0.1,
+            evidence="At epsilon 0.5, where grey is in reach of every image, "
+            "13.5% are still classified rightly.",
+            advice="Raise the restarts at epsilon 0.5 until it falls.",
+            source="Carlini et al. 2019, section 4.8, arXiv:1902.06705",
+        ),
+        _finding(
+            "D6",
+            "Do restarts converge?",
+            restarts,
+            value=-0.042,
+            threshold=0.005,
+            evidence="From 10 to 20 restarts robust accuracy fell by 4.2 "
+            "points, more than 2 standard errors.",
+            advice="Run 100 restarts or more.",
+            source="Carlini et al. 2019, section 4.9, arXiv:1902.06705",
+            examples=[2, 7, 11],
+            data={"restarts": [1, 2, 4], "robust_accuracy": [0.8, 0.7, 0.5]},
+        ),
+        _finding(
+            "D23",
+            "Is robustness a property of the image, not of the draw?",
+            "pass",
+            value=0.015,
+            threshold=0.05,
+            evidence="One draw is right on 61.5% on average, all 20 on 60.0%.",
+            source="Korshunova et al. 2021, section 3.1; AutoAttack, "
+            "evaluation of randomised defences",
+            data={"num_draws": 20, "mean": 0.615, "every_draw": 0.6},
+        ),
+        _finding(
+            "D24",
+            "Does no other mode attack better?",
+            "pass",
+            evidence="Each mode is broken best from within.",
+            source="Tramer et al. 2020",
+            data={
+                "rows": ["mean", "stochastic", "fixed_noise"],
+                "columns": ["mean", "stochastic"],
+                "robust_accuracy": [[0.5, 0.675], [0.55, 0.6], [0.6, 0.65]],
+                "num_examples": 40,
+            },
+        ),
+        _finding(
+            "D20",
+            "Are there classes enough for DLR?",
+            "not applicable",
+            evidence="DLR is not used.",
+            source="AutoAttack",
+        ),
+    ]
+    decided_by = [
+        {"id": finding["id"], "why": finding["evidence"]}
+        for finding in findings
+        if finding["status"] in ("fail", "warn")
+    ]
+    content = {
+        "format_version": 1,
+        "set": "quick",
+        "num_examples": 40,
+        "seed": 0,
+        "verdict": {
+            "label": label,
+            "sentence": "More restarts still break examples, so the attacks "
+            "were not done.",
+            "decided_by": decided_by,
+            "next": ["Run aa_mt with 100 restarts.", "Attack the mean mode."],
+        },
+        "findings": findings,
+        "gradient_evaluations": 128000,
+        "seconds": 93.5,
+    }
+    files.write_json(files.join(folder, "findings.json"), content)
+    return content
+
+
+def _finding(id: str, question: str, status: str, **rest) -> dict[str, Any]:
+    """One finding as `findings.json` holds it."""
+    finding = base.Finding(id, question, status, **rest)
+    return finding.to_json() | {
+        "name": id.lower(),
+        "gradient_evaluations": 100,
+        "seconds": 1.5,
+    }
+
+
+def write_safety(folder: str, *, has_exceptions: bool = False) -> dict:
+    """Adds `safety.json`.
+
+    Args:
+        folder: Of an audit that `write` wrote.
+        has_exceptions: Whether an operation was allowed by name.
+
+    Returns:
+        What was written.
+    """
+    allowed = ["ReadFile"] if has_exceptions else []
+    content = {
+        "status": "accepted with exceptions" if has_exceptions else "accepted",
+        "rules_version": 1,
+        "allow_ops": allowed,
+        "exceptions": [
+            f"{name} in function serving_default, node Read" for name in allowed
+        ],
+        "notes": ["The saver's functions were taken out before loading."],
+        "ops": {
+            "allowed": ["Conv2D", "MatMul", "Relu", "StatefulPartitionedCall"]
+        },
+        "files": {
+            "saved_model.pb": "ab" * 32,
+            "variables/variables.index": "cd" * 32,
+        },
+    }
+    files.write_json(files.join(folder, "safety.json"), content)
+    return content
 
 
 def _blobs(rng, num_examples: int, shape: tuple[int, int, int]) -> np.ndarray:

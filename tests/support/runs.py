@@ -84,6 +84,7 @@ def audit_config(protocol="pgd_restarts", **changes) -> dict[str, Any]:
         "chunk_steps": 4,
         "threat_model.epsilon": 0.1,
         "epsilon_curve": [],
+        "diagnostics.set": "none",
         **{name.replace("__", "."): value for name, value in changes.items()},
     }
     if protocol == "pgd_restarts":

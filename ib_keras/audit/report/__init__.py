@@ -9,15 +9,20 @@ policy forbids both), one style sheet, charts as inline SVG, pictures as PNG
 data. It follows the reader's light or dark scheme, prints, fits a phone, and
 is read aloud in order. Equal folders give equal bytes.
 
-For one audit it says, in this order: the headline numbers; what was and what
-was not measured; accuracy against restarts and against epsilon; the stages
-with their budget; examples before and after; the protocol and how to run it
-again. For several audits a comparison comes first.
+For one audit it says, in this order: the verdict and what decided it; the
+numbers with their intervals; accuracy against restarts and against epsilon;
+the stages with their budget; the findings, those that fail first; what noise
+hides; examples before and after; loss landscapes; accuracy by class; the model
+and how its loading went; the protocol, and how to run and to verify it again.
+What an audit lacks is left out. For several audits a comparison comes first,
+with a paired test where they share their examples.
 
 The files of this room, in the order of the work:
 
-* `load`: an audit folder into a frozen, checked `Audit` (with `fields`).
-* `charts` (with `svg`), `pictures`, `examples`: what is drawn.
+* `load`: an audit folder into a frozen, checked `Audit` (with `fields`,
+  `findings` and `subject`).
+* `evidence` (with `links`), `classes`, `pairs`: what is told.
+* `charts` (with `svg`), `pictures`, `examples`, `landscapes`: what is drawn.
 * `text`: numbers and foreign words as a reader sees them.
 * `page`: the parts into the templates; a section is a file of `templates/`.
 

@@ -55,7 +55,7 @@ def restarts(audits: Sequence[load.Audit], name: str) -> Chart | None:
     last = max(line.points[-1].x for line in series)
     is_log = last > 10
     note = "Worst case over everything tried so far, on all examples. "
-    note += f"{'Log scale. ' if is_log else ''}{_band_note(series)}"
+    note += f"{'Log scale. ' if is_log else ''}{_interval_note(series)}"
     is_single = len(audits) == 1
     drawing = svg.draw(
         series,
@@ -98,7 +98,7 @@ def gradients(audits: Sequence[load.Audit], name: str) -> Chart | None:
     )
     return Chart(
         "Accuracy against gradient evaluations",
-        f"One point a restart. Log scale. {_band_note(series)}",
+        f"One point a restart. Log scale. {_interval_note(series)}",
         drawing,
         "Gradients",
         _rows(series),
@@ -172,7 +172,7 @@ def epsilons(
     last = max(line.points[-1].x for line in series)
     note = (
         "Each point is an audit of its own at that radius; 0 is clean "
-        f"accuracy. {_band_note(series)}"
+        f"accuracy. {_interval_note(series, 'Bars')}"
     )
     is_single = len(audits) == 1
     drawing = svg.draw(
@@ -181,6 +181,7 @@ def epsilons(
         x_label=f"epsilon ({text.norm(norm)}, pixels in [0, 1])",
         limits=(0, last),
         highlight=audits[0].threat_model.epsilon if is_single else None,
+        has_bars=True,
     )
     return Chart(
         "Accuracy against epsilon",
@@ -266,11 +267,11 @@ def _thin(points: list, limit: int) -> list:
     return [points[rank] for rank in np.unique(ranks)]
 
 
-def _band_note(series: Sequence[svg.Series]) -> str:
-    has_bands = any(point.interval for line in series for point in line.points)
-    if not has_bands or len(series) > svg.MAX_BANDS:
+def _interval_note(series: Sequence[svg.Series], shape: str = "Band") -> str:
+    is_known = any(point.interval for line in series for point in line.points)
+    if not is_known or len(series) > svg.MAX_BANDS:
         return ""
-    return "Band: 95% interval."
+    return f"{shape}: 95% interval."
 
 
 def _rows(series: Sequence[svg.Series], format_x=text.count) -> tuple:

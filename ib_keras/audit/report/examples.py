@@ -1,25 +1,41 @@
-"""The examples a page shows: some that broke and some that stand.
+"""The examples a page shows: typical ones, the worst, and those in findings.
 
-They are spaced evenly through the data set rather than picked, so a reader
-sees what is usual.
+The typical ones are spaced evenly through the data set rather than picked, so
+a reader sees what is usual. The worst are those that broke by the widest
+margin and those that stand by the narrowest.
 """
 
 import dataclasses
 
 import numpy as np
 
+from ib_keras.audit.report import evidence
 from ib_keras.audit.report import load
 from ib_keras.audit.report import pictures
 from ib_keras.audit.report import text
 
-MAX_BROKEN = 8
-MAX_STANDING = 4
+MAX_BROKEN = 6
+MAX_STANDING = 3
+MAX_WORST_BROKEN = 2
+MAX_WORST_STANDING = 1
+MAX_NAMED = 6
+
+_TYPICAL = ("Typical", "Spaced evenly through the data set, not picked.")
+_WORST = (
+    "Worst",
+    "Broken by the widest margin, and standing by the narrowest.",
+)
+_NAMED = ("In findings", "What findings that warn or fail point at.")
 
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-    """One example: its pictures, what the model said, and what broke it."""
+    """One example: its pictures, what the model said, and what broke it.
 
+    `row` is its position in the audit, `index` that in the data set.
+    """
+
+    row: int
     index: int
     is_broken: bool
     label: str
@@ -32,10 +48,20 @@ class Card:
 
 
 @dataclasses.dataclass(frozen=True)
-class Examples:
-    """The cards with what they were taken from."""
+class Group:
+    """Cards that belong together, and how they were chosen."""
 
+    title: str
+    note: str
     cards: tuple[Card, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """The cards with what they were taken from; `shown` holds their rows."""
+
+    groups: tuple[Group, ...]
+    shown: frozenset[int]
     num_broken: int
     num_standing: int
     num_wrong_before: int
@@ -56,20 +82,51 @@ def choose(audit: load.Audit, clean_images: np.ndarray | None) -> Examples:
     """
     is_robust = audit.examples["is_robust"]
     is_broken = ~is_robust & (audit.examples["broken_by_stage"] >= 0)
-    rows = [
-        *_evenly(np.flatnonzero(is_broken), MAX_BROKEN),
-        *_evenly(np.flatnonzero(is_robust), MAX_STANDING),
+    named = evidence.named_examples(audit, MAX_NAMED)
+    worst = _worst(audit, is_broken, named)
+    rest = np.ones(audit.num_examples, bool)
+    rest[named + worst] = False
+    typical = [
+        *_evenly(np.flatnonzero(is_broken & rest), MAX_BROKEN),
+        *_evenly(np.flatnonzero(is_robust & rest), MAX_STANDING),
     ]
     height, width = audit.examples[load.IMAGES].shape[1:3]
     is_large = max(height, width) > pictures.MAX_SIDE
     return Examples(
-        cards=tuple(_card(audit, row, clean_images) for row in rows),
+        groups=tuple(
+            Group(
+                title,
+                note,
+                tuple(_card(audit, row, clean_images) for row in rows),
+            )
+            for (title, note), rows in (
+                (_TYPICAL, typical),
+                (_WORST, worst),
+                (_NAMED, named),
+            )
+            if rows
+        ),
+        shown=frozenset([*typical, *worst, *named]),
         num_broken=int(is_broken.sum()),
         num_standing=int(is_robust.sum()),
         num_wrong_before=int((~is_robust & ~is_broken).sum()),
         has_clean=clean_images is not None,
         reduced_from=(height, width) if is_large else None,
     )
+
+
+def _worst(
+    audit: load.Audit, is_broken: np.ndarray, taken: list[int]
+) -> list[int]:
+    """Broken by the widest margin, and standing by the narrowest."""
+    if "margin" not in audit.examples:
+        return []
+    margin = audit.examples["margin"]
+    order = np.argsort(-margin, kind="stable")
+    order = order[np.isfinite(margin[order]) & ~np.isin(order, taken)]
+    broken = order[is_broken[order]][:MAX_WORST_BROKEN]
+    standing = order[audit.examples["is_robust"][order]][:MAX_WORST_STANDING]
+    return [*broken.tolist(), *standing.tolist()]
 
 
 def _evenly(rows: np.ndarray, limit: int) -> list[int]:
@@ -88,6 +145,7 @@ def _card(audit: load.Audit, row: int, clean_images) -> Card:
     )
     is_broken = not values["is_robust"]
     card = Card(
+        row=row,
         index=int(values["index"]),
         is_broken=is_broken,
         label=label,
@@ -107,8 +165,7 @@ def _wrong_share(audit: load.Audit, values: dict) -> str | None:
     """The share, where there was more than one draw of noise to judge by."""
     share = values.get("wrong_share")
     is_known = share is not None and 0 <= share <= 1
-    is_random = audit.mode == "stochastic" and audit.num_judge_samples != 1
-    return text.percent(float(share)) if is_known and is_random else None
+    return text.percent(float(share)) if is_known and audit.is_random else None
 
 
 def _how(audit: load.Audit, values: dict, names) -> str:

@@ -39,6 +39,44 @@ class Record:
             name, default, lambda value: isinstance(value, str), "a text"
         )
 
+    def texts(self, name: str, default=REQUIRED) -> list[str]:
+        """A list of texts."""
+        return self._get(
+            name,
+            default,
+            lambda value: (
+                isinstance(value, list)
+                and all(isinstance(text, str) for text in value)
+            ),
+            "a list of texts",
+        )
+
+    def choice(self, name: str, choices: tuple[str, ...]) -> str:
+        """One of some words."""
+        return self._get(
+            name,
+            REQUIRED,
+            lambda value: isinstance(value, str) and value in choices,
+            f"one of {', '.join(choices)}",
+        )
+
+    def figure(self, name: str, default=REQUIRED) -> float:
+        """A finite number of either sign."""
+        return self._get(name, default, _is_figure, "a finite number")
+
+    def figures(self, name: str, length: int, default=REQUIRED) -> list[float]:
+        """A list of so many finite numbers of either sign."""
+        return self._get(
+            name,
+            default,
+            lambda value: (
+                isinstance(value, list)
+                and len(value) == length
+                and all(map(_is_figure, value))
+            ),
+            f"a list of {length} finite numbers",
+        )
+
     def number(self, name: str, default=REQUIRED) -> float:
         """A finite number, 0 or more."""
         return self._get(
@@ -72,6 +110,26 @@ class Record:
                 isinstance(value, list) and all(map(_is_share, value))
             ),
             "a list of numbers from 0 to 1",
+        )
+
+    def share_rows(
+        self, name: str, num_rows: int, num_columns: int
+    ) -> list[list[float]]:
+        """A table of numbers from 0 to 1, row by row."""
+        return self._get(
+            name,
+            REQUIRED,
+            lambda rows: (
+                isinstance(rows, list)
+                and len(rows) == num_rows
+                and all(
+                    isinstance(row, list)
+                    and len(row) == num_columns
+                    and all(map(_is_share, row))
+                    for row in rows
+                )
+            ),
+            f"{num_rows} lists of {num_columns} numbers from 0 to 1",
         )
 
     def counts(self, name: str, default=REQUIRED) -> list[int]:
@@ -137,6 +195,11 @@ def _is_number(value) -> bool:
     """Whether it is a number that arithmetic can bear; NaN is not."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return is_number and abs(value) < 1e18
+
+
+def _is_figure(value) -> bool:
+    """Whether it is finite; a flag counts as 0 or 1."""
+    return isinstance(value, int | float) and abs(value) < 1e300
 
 
 def _is_share(value) -> bool:

@@ -15,6 +15,8 @@ import tensorflow as tf
 from ib_keras import files
 from ib_keras import types
 from ib_keras.audit.report import fields
+from ib_keras.audit.report import findings
+from ib_keras.audit.report import subject
 from ib_keras.errors import UserError
 
 SUMMARY = "summary.json"
@@ -90,6 +92,7 @@ class Audit:
     clean_accuracy: float
     robust_accuracy: float
     robust_interval: tuple[float, float]
+    expected_accuracy: float | None
     stages: tuple[Stage, ...]
     epsilon_curve: tuple[EpsilonPoint, ...]
     gradient_evaluations: int | None
@@ -105,7 +108,16 @@ class Audit:
     recorded_step: int | None
     dataset: Mapping[str, Any]
     versions: Mapping[str, Any]
+    model: subject.Model
+    safety: subject.Safety | None
+    findings: findings.Findings | None
     examples: Mapping[str, np.ndarray]
+
+    @property
+    def is_random(self) -> bool:
+        """Whether verdicts rest on more than one draw of noise."""
+        draws = self.num_judge_samples
+        return draws != 1 if self.mode == "stochastic" else (draws or 1) > 1
 
 
 def load(folder: str) -> Audit:
@@ -125,6 +137,8 @@ def load(folder: str) -> Audit:
         summary_path = files.join(folder, SUMMARY)
         summary = files.read_json(summary_path)
         examples = files.read_npz(files.join(folder, EXAMPLES))
+        found = _optional(folder, findings.FILE)
+        scan = _optional(folder, subject.SAFETY)
     except (OSError, tf.errors.OpError) as error:
         raise UserError(
             "Cannot read the audit",
@@ -134,14 +148,27 @@ def load(folder: str) -> Audit:
         ) from error
     record = fields.Record(summary, summary_path)
     num_examples = record.count("num_examples")
+    if scan is None and record.value.get("safety") is not None:
+        scan = record.record("safety")
     return Audit(
         folder=folder,
         examples=_examples(
             examples, files.join(folder, EXAMPLES), num_examples
         ),
+        model=subject.read_model(record.record("model", {})),
+        safety=scan and subject.read_safety(scan),
+        findings=found and findings.read(found, num_examples),
         **_results(record),
         **_origin(record),
     )
+
+
+def _optional(folder: str, name: str) -> fields.Record | None:
+    """A JSON file that audits of older versions do not have."""
+    path = files.join(folder, name)
+    if not files.exists(path):
+        return None
+    return fields.Record(files.read_json(path), path)
 
 
 def check_clean_images(audit: Audit, images: np.ndarray) -> np.ndarray:
@@ -169,7 +196,7 @@ def check_clean_images(audit: Audit, images: np.ndarray) -> np.ndarray:
         )
     rows = audit.examples["broken_by_stage"] >= 0
     order = {"linf": np.inf, "l2": 2}[audit.threat_model.norm]
-    changes = (adversarial[rows] - images[rows]).reshape(rows.sum(), -1)
+    changes = (adversarial - images).reshape(len(images), -1)[rows]
     farthest = np.linalg.norm(changes, order, axis=1).max(initial=0.0)
     epsilon = float(audit.threat_model.epsilon)
     if farthest > epsilon * (1 + 1e-3) + 1e-5:
@@ -198,6 +225,7 @@ def _results(record: fields.Record) -> dict[str, Any]:
         clean_accuracy=record.share("clean_accuracy"),
         robust_accuracy=record.share("robust_accuracy"),
         robust_interval=tuple(record.interval("robust_accuracy_ci95")),
+        expected_accuracy=record.share("expected_accuracy", None),
         stages=tuple(map(_stage, record.records("stages"))),
         epsilon_curve=_epsilon_curve(record),
         gradient_evaluations=record.count("gradient_evaluations", None),

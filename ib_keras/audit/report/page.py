@@ -10,7 +10,9 @@ wants several lines says `| lines`.
 """
 
 import dataclasses
+import itertools
 import json
+import shlex
 from collections.abc import Mapping
 from collections.abc import Sequence
 
@@ -19,18 +21,40 @@ import markupsafe
 import numpy as np
 
 from ib_keras.audit.report import charts
+from ib_keras.audit.report import classes
+from ib_keras.audit.report import evidence
 from ib_keras.audit.report import examples
+from ib_keras.audit.report import landscapes
 from ib_keras.audit.report import load
+from ib_keras.audit.report import pairs
 from ib_keras.audit.report import text
 
-SECTIONS = ("headline", "curves", "stages", "examples", "protocol")
+SECTIONS = (
+    "verdict",
+    "headline",
+    "curves",
+    "stages",
+    "findings",
+    "noise",
+    "examples",
+    "landscapes",
+    "classes",
+    "model",
+    "safety",
+    "protocol",
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """One audit with all that its sections show."""
+    """One audit with all that its sections show.
+
+    `anchor` begins the ids of what can be linked to; `workdir` is the folder
+    that the audit's command names.
+    """
 
     audit: load.Audit
+    anchor: str
     name: str
     letter: str
     position: int
@@ -38,6 +62,16 @@ class View:
     examples_accuracy: float
     charts: tuple[charts.Chart, ...]
     examples: examples.Examples
+    landscapes: tuple[landscapes.Drawing, ...]
+    evidence: evidence.Evidence | None
+    classes: classes.Classes
+    workdir: str
+
+    @property
+    def has_exceptions(self) -> bool:
+        """Whether the model was loaded although the rules refuse it."""
+        safety = self.audit.safety
+        return safety is not None and safety.has_exceptions
 
 
 def render(
@@ -65,13 +99,16 @@ def render(
             sections=SECTIONS,
             differences=_differences(audits),
             overlays=_charts(audits, "overlay") if len(audits) > 1 else (),
+            pairs=pairs.describe(audits),
         )
     )
 
 
 def _view(audit: load.Audit, position: int, clean_images) -> View:
+    anchor = f"audit{position}"
     return View(
         audit=audit,
+        anchor=anchor,
         name=text.clean(text.model_name(audit.model_path), 60),
         letter=charts.letter(position),
         position=position,
@@ -79,9 +116,29 @@ def _view(audit: load.Audit, position: int, clean_images) -> View:
             audit.clean_accuracy, audit.num_examples
         ),
         examples_accuracy=float(audit.examples["is_robust"].mean()),
-        charts=_charts([audit], f"audit{position}"),
+        charts=_charts([audit], anchor),
         examples=examples.choose(audit, clean_images),
+        landscapes=landscapes.choose(audit, f"{anchor}-landscape"),
+        evidence=evidence.describe(audit, anchor),
+        classes=classes.describe(audit),
+        workdir=_workdir(audit.command),
     )
+
+
+def _workdir(command: str | None) -> str:
+    """The folder in the command, fit for a shell; a stand-in without one.
+
+    Not the folder that was read: equal audits give equal pages.
+    """
+    try:
+        words = shlex.split(text.clean_lines(command or ""))
+    except ValueError:
+        words = []
+    for word, following in itertools.pairwise([*words, ""]):
+        name, _, value = word.partition("=")
+        if name in ("--workdir", "-workdir") and (value or following):
+            return shlex.quote(value or following)
+    return "AUDIT_FOLDER"
 
 
 def _charts(
@@ -124,7 +181,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "short": text.clean,
+        "short": _short,
         "lines": lambda value: markupsafe.escape(text.clean_lines(value)),
         "json": lambda value: json.dumps(value, indent=1, ensure_ascii=False),
         "breakable": _breakable,
@@ -135,15 +192,29 @@ def _environment() -> jinja2.Environment:
         "epsilon": text.epsilon,
         "norm": text.norm,
         "arguments": text.arguments,
+        "figure": text.figure,
+        "points": text.points,
+        "p_value": text.p_value,
+        "piece": _piece,
     }
     environment.globals |= {"quantity": text.quantity}
     return environment
+
+
+def _short(value, limit: int = 200) -> markupsafe.Markup:
+    """One clean line of another length than `_finalize` leaves."""
+    return markupsafe.escape(text.clean(value, limit))
 
 
 def _breakable(name: str) -> markupsafe.Markup:
     """A name that may go on in the next line after an underscore."""
     parts = text.clean(name).split("_")
     return markupsafe.Markup("_<wbr>").join(parts)
+
+
+def _piece(words: str) -> markupsafe.Markup:
+    """Clean text that stands between two links, its outer spaces kept."""
+    return markupsafe.escape(words)
 
 
 def _finalize(value):

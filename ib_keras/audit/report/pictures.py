@@ -9,7 +9,7 @@ import numpy as np
 import PIL.Image
 
 # Pictures larger than this are reduced, so that a page stays small.
-MAX_SIDE = 80
+MAX_SIDE = 64
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,12 +20,12 @@ import numpy as np
 
 from ib_keras.audit.report import text
 
-_INK, _LINE, _MUTED = "#00aa01", "#00aa02", "#00aa03"
+INK, LINE, MUTED = "#00aa01", "#00aa02", "#00aa03"
 _SERIES = tuple(f"#00aa1{position}" for position in range(6))
 _VARIABLES = {
-    _INK: "var(--ink)",
-    _LINE: "var(--line)",
-    _MUTED: "var(--muted)",
+    INK: "var(--ink)",
+    LINE: "var(--line)",
+    MUTED: "var(--muted)",
     **{
         color: f"var(--series-{position})"
         for position, color in enumerate(_SERIES)
@@ -72,6 +72,7 @@ def draw(
     is_log: bool = False,
     reference: float | None = None,
     highlight: float | None = None,
+    has_bars: bool = False,
     marks: Sequence[int] = (),
 ) -> markupsafe.Markup:
     """Draws shares against x.
@@ -84,31 +85,35 @@ def draw(
         is_log: Whether x is on a log scale.
         reference: A share to mark as that of clean examples.
         highlight: An x to mark.
+        has_bars: Whether each interval is a bar of its own, for points that
+            were measured apart, and not part of a band.
         marks: Where stages begin, to number them along the top.
 
     Returns:
         An `<svg>` element.
     """
-    with matplotlib.rc_context(_settings()):
+    with matplotlib.rc_context(settings()):
         figure = matplotlib.figure.Figure(figsize=_SIZE, facecolor="none")
         matplotlib.backends.backend_svg.FigureCanvasSVG(figure)
         axes = figure.add_axes((0.12, 0.165, 0.81, 0.745), facecolor="none")
         _style_axes(axes, x_label, limits, is_log)
         for line in series:
-            _draw_line(axes, line, has_band=len(series) <= MAX_BANDS)
+            _draw_line(axes, line)
+            if len(series) <= MAX_BANDS:
+                _draw_intervals(axes, line, has_bars)
         if len(series) > 1:
             _draw_labels(axes, series)
         if reference is not None:
             _draw_reference(axes, reference)
         if highlight is not None:
-            axes.axvline(highlight, color=_MUTED, lw=0.8, ls=(0, (2, 2)))
+            axes.axvline(highlight, color=MUTED, lw=0.8, ls=(0, (2, 2)))
         _draw_marks(axes, marks, limits[1])
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return _inline(buffer.getvalue(), name, _describe(series, x_label))
+    return inline(buffer.getvalue(), name, _describe(series, x_label))
 
 
-def _settings() -> dict:
+def settings() -> dict:
     """The defaults of matplotlib, whatever its user has set, and ours."""
     defaults = {
         key: value
@@ -124,14 +129,14 @@ def _style_axes(axes, x_label: str, limits, is_log: bool) -> None:
     axes.set_yticks(np.linspace(0, 1, 5))
     axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, 0))
     _style_x(axes, limits, is_log)
-    axes.set_xlabel(x_label, color=_MUTED)
-    axes.grid(axis="y", color=_LINE, lw=0.8)
+    axes.set_xlabel(x_label, color=MUTED)
+    axes.grid(axis="y", color=LINE, lw=0.8)
     axes.set_axisbelow(True)
-    axes.tick_params(colors=_LINE, labelcolor=_MUTED, length=3, width=0.8)
+    axes.tick_params(colors=LINE, labelcolor=MUTED, length=3, width=0.8)
     axes.tick_params(axis="y", length=0)
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
-        spine.set_color(_LINE)
+        spine.set_color(LINE)
 
 
 def _style_x(axes, limits: tuple[float, float], is_log: bool) -> None:
@@ -155,7 +160,7 @@ def _style_x(axes, limits: tuple[float, float], is_log: bool) -> None:
     )
 
 
-def _draw_line(axes, line: Series, has_band: bool) -> None:
+def _draw_line(axes, line: Series) -> None:
     color = _SERIES[line.position % len(_SERIES)]
     x, y = zip(*((point.x, point.y) for point in line.points), strict=True)
     marker = _MARKERS[line.position % len(_MARKERS)]
@@ -170,16 +175,23 @@ def _draw_line(axes, line: Series, has_band: bool) -> None:
         mew=0,
         clip_on=False,
     )
-    banded = [point for point in line.points if point.interval]
-    if has_band and banded:
-        axes.fill_between(
-            [point.x for point in banded],
-            [point.interval[0] for point in banded],
-            [point.interval[1] for point in banded],
-            color=color,
-            alpha=0.16,
-            lw=0,
-        )
+
+
+def _draw_intervals(axes, line: Series, has_bars: bool) -> None:
+    color = _SERIES[line.position % len(_SERIES)]
+    known = [point for point in line.points if point.interval]
+    if not known:
+        return
+    x = [point.x for point in known]
+    low, high = zip(*(point.interval for point in known), strict=True)
+    if has_bars:
+        axes.vlines(x, low, high, color=color, lw=1.4, clip_on=False)
+        for ends in (low, high):
+            axes.plot(
+                x, ends, ls="", marker="_", ms=7, color=color, clip_on=False
+            )
+    else:
+        axes.fill_between(x, low, high, color=color, alpha=0.16, lw=0)
 
 
 def _draw_labels(axes, series: Sequence[Series]) -> None:
@@ -217,7 +229,7 @@ def _spread(heights: Sequence[float], gap: float) -> list[float]:
 
 
 def _draw_reference(axes, accuracy: float) -> None:
-    axes.axhline(accuracy, color=_MUTED, lw=0.9, ls=(0, (4, 3)))
+    axes.axhline(accuracy, color=MUTED, lw=0.9, ls=(0, (4, 3)))
     is_high = accuracy > 0.9
     axes.text(
         0.995,
@@ -226,7 +238,7 @@ def _draw_reference(axes, accuracy: float) -> None:
         transform=axes.get_yaxis_transform(),
         ha="right",
         va="top" if is_high else "bottom",
-        color=_MUTED,
+        color=MUTED,
     )
 
 
@@ -244,11 +256,11 @@ def _draw_marks(axes, starts: Sequence[int], last: float) -> None:
             transform=axes.get_xaxis_transform(),
             ha="center",
             va="bottom",
-            color=_MUTED,
+            color=MUTED,
             size=9.5,
         )
         if start:
-            axes.axvline(start, color=_LINE, lw=0.8, zorder=0.5)
+            axes.axvline(start, color=LINE, lw=0.8, zorder=0.5)
 
 
 def _describe(series: Sequence[Series], x_label: str) -> str:
@@ -264,7 +276,7 @@ def _describe(series: Sequence[Series], x_label: str) -> str:
     )
 
 
-def _inline(svg: str, name: str, description: str) -> markupsafe.Markup:
+def inline(svg: str, name: str, description: str) -> markupsafe.Markup:
     """A file's SVG made fit for a page: colours, ids, size, description."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)

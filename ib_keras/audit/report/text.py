@@ -78,6 +78,29 @@ def quantity(number: int, noun: str) -> str:
     return f"{count(number)} {noun}{'' if number == 1 else 's'}"
 
 
+def figure(number: float | None) -> str:
+    """0.0123456 -> "0.01235", -3.0 -> "−3", True -> "yes", None -> "–"."""
+    if number is None:
+        return MISSING
+    if isinstance(number, bool):
+        return "yes" if number else "no"
+    if int(number) == number and abs(number) < 1e15:
+        return f"{int(number):,}".replace("-", "−")
+    return f"{number:.4g}".replace("-", "−")
+
+
+def points(difference: float) -> str:
+    """-0.045 -> "−4.5", in percentage points."""
+    return f"{100 * difference:+.1f}".replace("-", "−")
+
+
+def p_value(probability: float) -> str:
+    """0.0314 -> "0.031", 1e-7 -> "below 0.001"."""
+    if probability < 0.001:
+        return "below 0.001"
+    return f"{probability:.2g}"
+
+
 def duration(seconds: float | None) -> str:
     """12.34 -> "12.3 s", 3725 -> "1 h 2 min"."""
     if seconds is None:

@@ -1,0 +1,205 @@
+"""A small audit every few epochs of `model.fit`, as a Keras callback.
+
+    from ib_keras.audit.callback import AuditCallback
+    audit = AuditCallback(images, labels, epsilon=0.1, every_epochs=5)
+    model.fit(..., callbacks=[audit])
+
+It shows the trend while a model trains. It is no evidence: a weak attack on few
+images gives an upper bound that may be far off; `audit.runner` is for that.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ib_keras import types
+from ib_keras.attacks import base
+from ib_keras.attacks import runner
+from ib_keras.errors import UserError
+from ib_keras.errors import unknown_name
+
+OUTPUTS = ("logits", "probabilities")
+PROTOCOLS = ("fgs", "pgd")
+
+
+class AuditCallback(keras.callbacks.Callback):
+    """Adds `robust_accuracy` to the logs of an epoch.
+
+    Also `clean_accuracy`, on the same images, and `gradient_evaluations`, what
+    the audit has cost. So `History`, `TensorBoard`, `CSVLogger`,
+    `EarlyStopping(monitor="robust_accuracy", mode="max")` and the like see
+    them, if they come later in the list of callbacks. As with Keras'
+    `validation_freq`, epochs without an audit have no such entries.
+
+    The model is called with `training=False`, and all variables that are not
+    trained (moving averages, states of random generators) are put back
+    afterwards, so training goes on as it would have done. An `IBClassifier` is
+    audited in mean mode. The attack is compiled at the first audit and used
+    again at the later ones.
+
+    Args:
+        images: `[examples, height, width, channels]` in [0, 1]; some hundreds
+            not in the training set.
+        labels: int `[examples]`.
+        epsilon: Radius in pixel units of [0, 1].
+        protocol: "fgs" (one step), "pgd" (10 steps of epsilon / 4), or stages
+            as in `configs/audits/`: name -> `{num_restarts, attack}`.
+        every_epochs: Audits after every so many epochs.
+        norm: "linf" or "l2".
+        outputs: What the model returns, "logits" or "probabilities"; None to
+            see from what it says. Of probabilities the attack sees the
+            logarithm, which saturates: prefer models that return logits.
+        batch_size: Largest batch.
+        seed: A whole number; every audit draws the same numbers.
+
+    Raises:
+        UserError: If images, labels or another argument cannot be used.
+
+    Example:
+        >>> images = np.random.default_rng(0).random((8, 4, 4, 1), np.float32)
+        >>> labels = np.arange(8) % 2
+        >>> layers = [keras.layers.Flatten(), keras.layers.Dense(2)]
+        >>> model = keras.Sequential(layers)
+        >>> model.compile("sgd", "sparse_categorical_crossentropy")
+        >>> audit = AuditCallback(images, labels, epsilon=0.1)
+        >>> logs = model.fit(images, labels, verbose=0, callbacks=[audit])
+        >>> len(logs.history["robust_accuracy"])
+        1
+    """
+
+    def __init__(
+        self,
+        images,
+        labels,
+        *,
+        epsilon: float,
+        protocol: str | Mapping[str, Any] = "fgs",
+        every_epochs: int = 1,
+        norm: str = "linf",
+        outputs: str | None = None,
+        batch_size: int = 256,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.images = types.check_images(images)
+        self.labels = np.asarray(labels)
+        self.every_epochs = base.check_count("every_epochs", every_epochs)
+        self.threat_model = types.ThreatModel(norm, epsilon)
+        self.stages = _stages(protocol, self.threat_model.epsilon)
+        if outputs not in (None, *OUTPUTS):
+            raise unknown_name(
+                "kind of outputs", outputs, OUTPUTS, "Set outputs to one."
+            )
+        self.outputs = outputs
+        self.batch_size = base.check_count("batch_size", batch_size)
+        self.seed = seed
+        self._runner = None
+
+    def set_model(self, model):
+        if model is not self._model:
+            self._runner = None  # Compiled for another model.
+        super().set_model(model)
+
+    def on_train_begin(self, logs=None):
+        if self.model.built:
+            with _unchanged(self.model):
+                self._prepare()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if (epoch + 1) % self.every_epochs:
+            return
+        with _unchanged(self.model):
+            self._prepare()
+            progress = self._runner.start(self.images, self.labels)
+            ledger = self._runner.run(self.images, progress)
+        if logs is not None:
+            logs["robust_accuracy"] = ledger.robust_accuracy
+            logs["clean_accuracy"] = ledger.clean_accuracy
+            logs["gradient_evaluations"] = int(
+                ledger.gradient_evaluations.sum()
+            )
+
+    def _prepare(self):
+        """Builds the runner, once; what does not fit is noticed here."""
+        if self._runner is not None:
+            return
+        model = self.model
+        answers = _classes(model(tf.constant(self.images[:32]), training=False))
+        self.labels = types.check_labels(
+            self.labels, len(self.images), int(answers.shape[-1])
+        )
+        outputs = self.outputs or _kind(answers.numpy())
+
+        def logits_fn(images, noise_seed):
+            del noise_seed  # Nothing is random but the attack.
+            answers = _classes(model(images, training=False))
+            if outputs == "logits":
+                return answers
+            return tf.math.log(tf.maximum(answers, np.finfo(np.float32).tiny))
+
+        self._runner = runner.Runner(
+            logits_fn,
+            self.stages,
+            self.threat_model,
+            batch_size=min(self.batch_size, len(self.images)),
+            seed=self.seed,
+        )
+
+
+class _unchanged:  # noqa: N801  A context manager reads like a word.
+    """Puts back what a call may change of a model that is not trained."""
+
+    def __init__(self, model):
+        self._variables = [v for v in model.variables if not v.trainable]
+
+    def __enter__(self):
+        self._values = [tf.identity(v.value) for v in self._variables]
+
+    def __exit__(self, *unused):
+        for variable, value in zip(self._variables, self._values, strict=True):
+            variable.assign(value)
+
+
+def _stages(protocol, epsilon: float) -> list[runner.Stage]:
+    """The stages of a small protocol, or of one as configs have it."""
+    if isinstance(protocol, str):
+        sections = {
+            "fgs": {"name": "fgs"},
+            "pgd": {"name": "pgd", "num_steps": 10, "step_size": epsilon / 4},
+        }
+        if protocol not in sections:
+            raise unknown_name(
+                "small protocol",
+                protocol,
+                PROTOCOLS,
+                "Or give stages: name -> {num_restarts, attack}.",
+            )
+        protocol = {protocol: {"attack": sections[protocol]}}
+    return [
+        runner.Stage.build({"name": name, **section})
+        for name, section in protocol.items()
+    ]
+
+
+def _classes(answers) -> tf.Tensor:
+    """The model's answer, if it is one row of numbers an image."""
+    shape = getattr(answers, "shape", None)
+    if shape is None or len(shape) != 2 or shape[-1] is None or shape[-1] < 2:
+        raise UserError(
+            "The model does not return one number a class",
+            received=f"shape {shape}" if shape else type(answers).__name__,
+            expected="logits or probabilities [batch, classes], 2 or more",
+            fix="Give a model with one output a class, without a last sigmoid.",
+        )
+    return tf.cast(answers, tf.float32)
+
+
+def _kind(answers: np.ndarray) -> str:
+    """What the model returns, by values that only a softmax gives."""
+    sums = answers.sum(axis=-1)
+    in_range = (answers >= 0).all() and (answers <= 1).all()
+    is_softmax = in_range and np.allclose(sums, 1, atol=1e-3)
+    return "probabilities" if is_softmax else "logits"

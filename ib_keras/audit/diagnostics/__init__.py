@@ -1,0 +1,179 @@
+"""Diagnostics: the checks that say whether an audit's number can be believed.
+
+One question a file; a file defines `build(**arguments)`, whose result has
+
+    cost: "free" (reads the audit), "cheap" (in the quick set) or "full"
+    ids: of the findings that it gives
+    ask(case) -> list of `base.Finding`; empty where the question makes no
+        sense for the model
+
+A new file is found by its name. `examine` asks the questions of a set and
+writes findings.json with the verdict.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from ib_keras import files
+from ib_keras import plugins
+from ib_keras.audit import verdict
+from ib_keras.audit.diagnostics import base
+from ib_keras.audit.diagnostics.case import Case
+from ib_keras.errors import Interrupted
+from ib_keras.errors import UserError
+from ib_keras.errors import unknown_name
+
+FINDINGS_FILE = "findings.json"
+_PARTIAL_FILE = "findings_partial.json"
+FORMAT_VERSION = 1
+
+SETS = ("none", "quick", "full")
+_COSTS = {"none": (), "quick": ("free", "cheap")}
+_COSTS["full"] = (*_COSTS["quick"], "full")
+
+# What the full set does more of.
+_FULL_ARGUMENTS = {
+    "expectation": {"num_eot": (4, 16)},
+    "gradient_free": {"num_queries": 5000},
+    "noise": {"num_points": 5000},
+}
+
+
+def load(name: str) -> dict[str, Any]:
+    """Builds the diagnostics of a set.
+
+    Args:
+        name: "none", "quick" or "full".
+
+    Returns:
+        Module name -> diagnostic, in the order of names.
+
+    Raises:
+        UserError: If there is no such set.
+    """
+    if name not in SETS:
+        raise unknown_name(
+            "set of diagnostics", name, SETS, "Set diagnostics.set to one."
+        )
+    found = {}
+    for part in plugins.names("audit.diagnostics"):
+        arguments = _FULL_ARGUMENTS.get(part, {}) if name == "full" else {}
+        diagnostic = plugins.build(
+            "audit.diagnostics", {"name": part, **arguments}
+        )
+        if diagnostic.cost in _COSTS[name]:
+            found[part] = diagnostic
+    return found
+
+
+def examine(
+    case: Case,
+    set_name: str,
+    folder: str,
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Asks the questions of a set, or goes on asking them.
+
+    Args:
+        case: The audit.
+        set_name: "quick" or "full".
+        folder: The audit folder; answers are saved one by one.
+        should_stop: Asked between questions.
+        say: Takes a line of news.
+
+    Returns:
+        What findings.json holds.
+
+    Raises:
+        Interrupted: If it was stopped; the answers so far are saved.
+        UserError: If there is no such set or the folder cannot be written.
+    """
+    path = files.join(folder, FINDINGS_FILE)
+    partial = files.join(folder, _PARTIAL_FILE)
+    answers = _restore(partial, set_name, case.seed)
+    for name, diagnostic in load(set_name).items():
+        if name in answers:
+            continue
+        if should_stop():
+            raise Interrupted(
+                f"Stopped before the diagnostic {name}; the same command "
+                "resumes there."
+            )
+        say(f"Diagnostic: {name}")
+        answers[name] = _ask(case, name, diagnostic)
+        files.write_json(
+            partial, {"set": set_name, "seed": case.seed, "answers": answers}
+        )
+    found = [
+        {**finding, "name": name}
+        for name, rows in answers.items()
+        for finding in rows
+    ]
+    found.sort(key=lambda f: (_number(f["id"]), f["question"]))
+    result = {
+        "format_version": FORMAT_VERSION,
+        "set": set_name,
+        "num_examples": len(case.rows),
+        "seed": case.seed,
+        "twin": case.twin.target.describe() if case.twin else None,
+        "verdict": verdict.decide(found, case.summary),
+        "findings": found,
+        "gradient_evaluations": sum(
+            rows[0]["gradient_evaluations"] for rows in answers.values() if rows
+        ),
+        "seconds": round(
+            sum(rows[0]["seconds"] for rows in answers.values() if rows), 3
+        ),
+    }
+    files.write_json(path, result)
+    files.remove(partial)
+    return result
+
+
+def _ask(case, name, diagnostic):
+    """The findings of one diagnostic, with what they cost on the first."""
+    began, before = time.monotonic(), case.gradient_evaluations
+    try:
+        findings = diagnostic.ask(case)
+    except (tf.errors.OpError, UserError) as error:
+        # A foreign model can raise on an image that the audit never showed it.
+        findings = [
+            base.Finding(
+                id=id,
+                question=f"Can {name} be asked?",
+                status=base.WARN,
+                evidence="The check could not be run: "
+                + " ".join(str(error).split())[:300],
+                advice="Without it the number is an upper bound; see whether "
+                "the model takes every image in [0, 1].",
+                source="ib_keras",
+                data={"error": type(error).__name__},
+            )
+            for id in getattr(diagnostic, "ids", (name,))
+        ]
+    rows = [finding.to_json() for finding in findings]
+    for index, row in enumerate(rows):
+        row["gradient_evaluations"] = (
+            0 if index else (case.gradient_evaluations - before)
+        )
+        row["seconds"] = 0.0 if index else round(time.monotonic() - began, 3)
+    return rows
+
+
+def _restore(partial, set_name, seed):
+    if not files.exists(partial):
+        return {}
+    saved = files.read_json(partial)
+    if (saved.get("set"), saved.get("seed")) != (set_name, seed):
+        return {}
+    return saved["answers"]
+
+
+def _number(id: str):
+    digits = "".join(c for c in id if c.isdigit())
+    return (id.rstrip("0123456789"), int(digits or 0))

@@ -1,0 +1,116 @@
+"""Checks of one form: does another attack break what the audit calls robust?
+
+What falls here was counted as robust, so the audit's number is too high by
+that, whatever else is the matter. A share of all examples is what counts, for
+that is the error of the number.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ib_keras.attacks import runner
+from ib_keras.audit.diagnostics import base
+from ib_keras.audit.diagnostics.case import Case
+
+
+def ask(
+    case: Case,
+    stages: Sequence[runner.Stage],
+    *,
+    id: str,
+    question: str,
+    source: str,
+    threshold: float,
+    words: str,
+    advice: str,
+    **arguments,
+) -> base.Finding:
+    """Attacks examples that the audit calls robust.
+
+    Args:
+        case: The audit.
+        stages: The other attack.
+        id: Of the check.
+        question: Of the check.
+        source: Of the check.
+        threshold: Largest share of all examples, by which the audited number
+            may be too high.
+        words: What the other attack is, for the evidence.
+        advice: Where it breaks more than that.
+        **arguments: Further ones of `Case.attack`.
+
+    Returns:
+        "fail" where the estimated excess of the number is over the threshold
+        and over two standard errors; "warn" where any example falls; "not
+        applicable" where none stands.
+    """
+    rows = case.standing
+    known = dict(id=id, question=question, source=source)
+    if not len(rows):
+        return base.Finding(
+            **known,
+            status=base.NOT_APPLICABLE,
+            evidence="The audit left no example standing.",
+        )
+    found = case.attack(stages, rows, **arguments)
+    # Of a stochastic model an example can be wrong by chance without attack.
+    fell = found.broken_by_stage >= 0
+    return finding(
+        case,
+        rows,
+        fell,
+        threshold=threshold,
+        words=words,
+        advice=advice,
+        **known,
+    )
+
+
+def finding(
+    case: Case,
+    rows: np.ndarray,
+    fell: np.ndarray,
+    *,
+    threshold: float,
+    words: str,
+    advice: str,
+    **known,
+) -> base.Finding:
+    """The finding about standing examples of which some fell.
+
+    Args:
+        case: The audit.
+        rows: Positions of the examples that were attacked.
+        fell: bool, one for each.
+        threshold: As in `ask`.
+        words: As in `ask`.
+        advice: As in `ask`.
+        **known: `id`, `question` and `source`.
+
+    Returns:
+        The finding.
+    """
+    excess = float(fell.mean()) * case.robust_accuracy
+    status = base.PASS
+    if fell.any():
+        is_clear = excess > threshold and base.is_clear(int(fell.sum()))
+        status = base.FAIL if is_clear else base.WARN
+    return base.Finding(
+        **known,
+        status=status,
+        value=excess,
+        threshold=threshold,
+        evidence=(
+            f"{words} broke {int(fell.sum())} of {len(rows)} examples that "
+            "the audit calls robust"
+            + (
+                f": of all examples that is {100 * excess:.2g}%."
+                if fell.any()
+                else "."
+            )
+        ),
+        advice=advice if fell.any() else "",
+        examples=tuple(rows[fell]),
+        data={"num_attacked": len(rows), "num_broken": int(fell.sum())},
+    )

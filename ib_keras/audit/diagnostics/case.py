@@ -1,0 +1,187 @@
+"""The audit under examination: what a diagnostic may read and spend.
+
+A diagnostic sees a finished audit (its ledger and summary) and the model. It
+may attack again, on few examples, through the same runner that the audit used;
+what it spends is counted.
+"""
+
+import copy
+import dataclasses
+import json
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from ib_keras import seeds
+from ib_keras import strategy as strategies
+from ib_keras.attacks import runner
+from ib_keras.types import LogitsFn
+from ib_keras.types import ThreatModel
+
+# Seeds of diagnostics are folded with this, so that none is the audit's.
+_PURPOSE = 5
+
+# Calls of the model per example that a short stage makes at most.
+_FEW_CALLS = 300
+
+
+@dataclasses.dataclass
+class Case:
+    """One audit and its model.
+
+    Attributes:
+        subject: `audit.runner.Subject`: the model in the audited mode, and the
+            clean examples.
+        ledger: What the audit found of each example.
+        summary: What summary.json holds.
+        threat_model: The audited ball.
+        stages: The protocol's own, in order.
+        rows: Positions of the examples to spend on: drawn among all.
+        standing: Positions of robust examples to spend on, as many.
+        seed: A whole number.
+        twin: The subject of the deterministic twin; None where none is named.
+        strategy: Where to run; None for TensorFlow's default device.
+        write: Writes arrays to the audit folder, as `name`.npz:
+            `write(name, arrays)`.
+        gradient_evaluations: Spent so far.
+    """
+
+    subject: Any
+    ledger: runner.Ledger
+    summary: Mapping[str, Any]
+    threat_model: ThreatModel
+    stages: Sequence[runner.Stage]
+    rows: np.ndarray
+    standing: np.ndarray
+    seed: int = 0
+    twin: Any = None
+    strategy: tf.distribute.Strategy | None = None
+    write: Callable[[str, Mapping[str, np.ndarray]], None] | None = None
+    gradient_evaluations: int = 0
+    _runners: dict = dataclasses.field(default_factory=dict)
+
+    @property
+    def num_classes(self) -> int:
+        """Of the model."""
+        return self.subject.target.num_classes
+
+    @property
+    def num_examples(self) -> int:
+        """Of the audit."""
+        return len(self.ledger.label)
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the audited classifier has noise."""
+        return self.subject.num_judge_samples > 1
+
+    @property
+    def robust_accuracy(self) -> float:
+        """What the audit claims."""
+        return self.ledger.robust_accuracy
+
+    def seed_of(self, *purpose: int) -> tf.Tensor:
+        """A seed int32 [2] that neither the audit nor another check has."""
+        return seeds.fold(seeds.from_int(self.seed), _PURPOSE, *purpose)
+
+    def attack(
+        self,
+        stages: Sequence[runner.Stage],
+        rows: np.ndarray,
+        *,
+        epsilon: float | None = None,
+        logits_fn: LogitsFn | None = None,
+        is_random: bool | None = None,
+    ) -> runner.Ledger:
+        """Attacks some of the examples.
+
+        Args:
+            stages: What to run, in order.
+            rows: Positions of examples.
+            epsilon: Radius; None takes the audited one.
+            logits_fn: Another classifier than the audited one.
+            is_random: Whether that one has noise; None takes the audit's.
+
+        Returns:
+            A ledger of these rows, in their order. Compiled functions are
+            shared by calls with equal stages, whatever the radius.
+        """
+        if is_random is None:
+            is_random = self.is_random
+        draws = max(self.subject.num_judge_samples, 5) if is_random else 1
+        epsilon = self.threat_model.epsilon if epsilon is None else epsilon
+        logits_fn = logits_fn or self.subject.logits_fn
+        sections = [(s.num_restarts, s.config) for s in stages]
+        key = json.dumps([id(logits_fn), draws, len(rows), sections])
+        if key not in self._runners:
+            # One batch and one chunk: a diagnostic is short, and every size
+            # and chunk would be traced anew. The function is kept, or its id
+            # could become another's.
+            self._runners[key] = (
+                logits_fn,
+                runner.Runner(
+                    logits_fn,
+                    list(stages),
+                    self.threat_model,
+                    batch_size=len(rows),
+                    seed=self.seed,
+                    num_judge_samples=draws,
+                    compact=False,
+                    strategy=self.strategy,
+                    jit_compile=strategies.jit_compile(),
+                ),
+            )
+        attacker = self._runners[key][1].with_epsilon(float(epsilon))
+        images = self.subject.images[rows]
+        with strategies.unfused():
+            found = attacker.run(
+                images, attacker.start(images, self.subject.labels[rows])
+            )
+        self.gradient_evaluations += int(found.gradient_evaluations.sum())
+        return found
+
+    def own_stages(self, num_restarts: int = 1) -> list[runner.Stage]:
+        """The protocol's stages with at most so many restarts each."""
+        return [
+            dataclasses.replace(
+                stage, num_restarts=min(stage.num_restarts, num_restarts)
+            )
+            for stage in self.stages
+        ]
+
+    def short_stages(self) -> list[runner.Stage]:
+        """The protocol's stages that are quick with one restart; the first.
+
+        What an ensemble finds by its shorter attacks, at a small part of its
+        cost: targeted stages and long searches are left out.
+        """
+        stages = self.own_stages()
+        quick = [s for s in stages[1:] if self._num_calls(s) <= _FEW_CALLS]
+        return stages[:1] + quick
+
+    def _num_calls(self, stage):
+        num_targets = stage.attack.num_targets
+        if num_targets is None:
+            return stage.attack.num_steps
+        return stage.attack.num_steps * (num_targets or self.num_classes - 1)
+
+    def with_subject(self, subject) -> "Case":
+        """The same case about another model; its ledger is not that one's."""
+        other = copy.copy(self)
+        other.subject = subject
+        return other
+
+
+def stage(name: str, num_restarts: int = 1, **arguments) -> runner.Stage:
+    """A stage of one attack, as a config's section would make it."""
+    return runner.Stage.build(
+        {
+            "name": name,
+            "num_restarts": num_restarts,
+            "attack": {"name": name, **arguments},
+        }
+    )

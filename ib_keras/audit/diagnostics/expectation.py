@@ -1,0 +1,117 @@
+"""D22: is the expectation over noise taken well enough?"""
+
+import numpy as np
+import tensorflow as tf
+
+from ib_keras import seeds
+from ib_keras import strategy as strategies
+from ib_keras.attacks import base as attacks_base
+from ib_keras.attacks import geometry
+from ib_keras.attacks import losses
+from ib_keras.attacks.runner import Stage
+from ib_keras.audit.diagnostics import base
+from ib_keras.audit.diagnostics import breaks
+from ib_keras.audit.diagnostics.case import Case
+
+_COSINE = 0.9
+_SOURCE = "Athalye et al. 2018, section 4.2; Carlini et al. 2019, section 4.6"
+
+
+class Expectation:
+    """Compares gradients of independent draws; in full, attacks with more.
+
+    Args:
+        num_eot: Draws that the first stage's gradient is averaged over in
+            addition; empty for the comparison alone.
+    """
+
+    cost = "cheap"
+    ids = ("D22",)
+
+    def __init__(self, num_eot):
+        self.num_eot = tuple(num_eot)
+
+    def ask(self, case: Case) -> list[base.Finding]:
+        """Answers D22."""
+        if not case.is_random:
+            return []
+        stage = next(
+            (s for s in case.stages if s.attack.gradients_per_step), None
+        )
+        if stage is None:
+            return []
+        answers = [self._agreement(case, stage.config.get("num_eot", 1))]
+        for count in self.num_eot:
+            more = Stage.build(
+                {
+                    "name": stage.name,
+                    "num_restarts": 1,
+                    "attack": {**stage.config, "num_eot": count},
+                }
+            )
+            answers.append(
+                breaks.ask(
+                    case,
+                    [more],
+                    id="D22",
+                    question=f"Does an expectation over {count} draws find "
+                    "nothing more?",
+                    source=_SOURCE,
+                    threshold=0.005,
+                    words=f"{stage.name} with {count} draws a gradient",
+                    advice="Raise num_eot in the protocol's stages.",
+                )
+            )
+        return answers
+
+    def _agreement(self, case, num_eot):
+        rows = case.rows
+        labels = tf.constant(case.subject.labels[rows])
+        logits_fn = case.subject.logits_fn
+
+        @tf.function(jit_compile=strategies.jit_compile())
+        def gradient(images, example_seeds, seed):
+            ball = geometry.ball(images, case.threat_model)
+            found = attacks_base.evaluate_gradient(
+                logits_fn,
+                lambda logits: losses.cross_entropy(logits, labels),
+                ball.random_point(example_seeds),
+                labels,
+                seed,
+                num_eot,
+            )[1]
+            return tf.reshape(found, [len(rows), -1])
+
+        images = tf.constant(case.subject.images[rows])
+        example_seeds = seeds.fold(case.seed_of(22), rows.astype(np.int32))
+        one, other = (
+            gradient(images, example_seeds, case.seed_of(22, i)).numpy()
+            for i in range(2)
+        )
+        case.gradient_evaluations += 2 * num_eot * len(rows)
+        norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+        cosines = (one * other).sum(axis=1) / np.where(norms > 0, norms, 1.0)
+        value = float(np.median(cosines))
+        status = base.PASS if value >= _COSINE else base.WARN
+        return base.Finding(
+            id="D22",
+            question="Do two independent gradients agree?",
+            status=status,
+            value=value,
+            threshold=_COSINE,
+            evidence=f"The median cosine of two gradients, each over "
+            f"{num_eot} draw(s) of the classifier, is {value:.3f}.",
+            advice="Average over more draws (num_eot), and run the full set, "
+            "which attacks with more."
+            if status == base.WARN
+            else "",
+            source=_SOURCE,
+            examples=tuple(rows[np.argsort(cosines)[:3]])
+            if status == base.WARN
+            else (),
+        )
+
+
+def build(num_eot=()) -> Expectation:
+    """Builds the diagnostic."""
+    return Expectation(num_eot)

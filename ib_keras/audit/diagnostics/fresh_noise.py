@@ -1,0 +1,106 @@
+"""D23: do adversarial images stay adversarial on fresh noise?"""
+
+import math
+
+import numpy as np
+
+from ib_keras.audit.diagnostics import base
+from ib_keras.audit.diagnostics import traces
+from ib_keras.audit.diagnostics.case import Case
+
+_DRAWS = 20
+_LOTTERY = 0.05
+_REPRODUCED = 0.01
+_BATCH = 250
+
+
+class FreshNoise:
+    """Classifies the saved images again, on twenty draws."""
+
+    cost = "cheap"
+    ids = ("D23",)
+
+    def ask(self, case: Case) -> list[base.Finding]:
+        """Answers D23: reproduction, and the lottery component."""
+        if not case.is_random:
+            return []
+        shares = self._shares(case)
+        count = case.num_examples
+        # Clean errors are not attacked and count as wrong.
+        shares[case.ledger.clean_prediction != case.ledger.label] = 1.0
+        by_rule = float((shares <= 0.5).mean())
+        mean = float(1 - shares.mean())
+        every = float((shares == 0.0).mean())
+        claimed = case.robust_accuracy
+        drift = abs(by_rule - claimed)
+        slack = _REPRODUCED + 2 * math.sqrt(
+            max(claimed * (1 - claimed), 1 / count) / count
+        )
+        lottery = mean - every
+        numbers = {
+            "robust_accuracy": claimed,
+            "majority": by_rule,
+            "mean": mean,
+            "every_draw": every,
+            "num_draws": _DRAWS,
+        }
+        moved = (shares > 0.5) == case.ledger.is_robust
+        known = dict(
+            source="Korshunova et al. 2021, section 3.1; AutoAttack, "
+            "evaluation of randomised defences",
+            data=numbers,
+        )
+        return [
+            base.Finding(
+                id="D23",
+                question="Does the number reproduce on fresh noise?",
+                status=base.FAIL if drift > slack else base.PASS,
+                value=drift,
+                threshold=slack,
+                evidence=f"By most of {_DRAWS} fresh draws "
+                f"{100 * by_rule:.3g}% are robust, where the audit says "
+                f"{100 * claimed:.3g}%.",
+                advice="Raise num_judge_samples and audit again."
+                if drift > slack
+                else "",
+                examples=tuple(np.flatnonzero(moved)),
+                **known,
+            ),
+            base.Finding(
+                id="D23",
+                question="Is robustness a property of the image, not of the "
+                "draw?",
+                status=base.WARN if lottery > _LOTTERY else base.PASS,
+                value=lottery,
+                threshold=_LOTTERY,
+                evidence=f"One draw is right on {100 * mean:.3g}% on average, "
+                f"all {_DRAWS} of them on {100 * every:.3g}%: who may ask "
+                "again wins the difference.",
+                advice="Report the accuracy of one draw and of many: the "
+                "difference is a lottery, not robustness."
+                if lottery > _LOTTERY
+                else "",
+                examples=tuple(np.flatnonzero((shares > 0) & (shares < 0.5))),
+                **known,
+            ),
+        ]
+
+    def _shares(self, case):
+        parts = []
+        for first in range(0, case.num_examples, _BATCH):
+            rows = slice(first, first + _BATCH)
+            parts.append(
+                traces.wrong_share(
+                    case.subject.logits_fn,
+                    case.ledger.adversarial_images[rows],
+                    case.subject.labels[rows],
+                    case.seed_of(23, first),
+                    _DRAWS,
+                )
+            )
+        return np.concatenate(parts)
+
+
+def build() -> FreshNoise:
+    """Builds the diagnostic."""
+    return FreshNoise()

@@ -1,0 +1,81 @@
+"""D14: is the loss steady in a small neighbourhood?"""
+
+import numpy as np
+import tensorflow as tf
+
+from ib_keras import strategy as strategies
+from ib_keras.attacks import losses
+from ib_keras.audit.diagnostics import base
+from ib_keras.audit.diagnostics.case import Case
+
+_SIDE = 8 / 255
+_THRESHOLD = 0.1
+
+
+class LossStability:
+    """Compares the margin at an image and around it.
+
+    The margin, for cross-entropy is near zero on clean images, and relative
+    changes of it say nothing.
+
+    Args:
+        num_draws: Points per example.
+    """
+
+    cost = "cheap"
+    ids = ("D14",)
+
+    def __init__(self, num_draws):
+        self.num_draws = num_draws
+
+    def ask(self, case: Case) -> list[base.Finding]:
+        """Answers D14."""
+        rows = case.rows
+        images = tf.constant(case.subject.images[rows])
+        labels = tf.constant(case.subject.labels[rows])
+        logits_fn = case.subject.logits_fn
+
+        @tf.function(jit_compile=strategies.jit_compile())
+        def margins(images, seed):
+            return losses.margin(logits_fn(images, seed), labels)
+
+        rng = np.random.default_rng(case.seed)
+        # One draw of the model's noise for both, which is not in question.
+        seed = case.seed_of(14)
+        there = margins(images, seed).numpy()
+        total = np.zeros(len(rows))
+        for _ in range(self.num_draws):
+            moved = images + rng.uniform(
+                -_SIDE / 2, _SIDE / 2, images.shape
+            ).astype(np.float32)
+            here = margins(tf.clip_by_value(moved, 0.0, 1.0), seed).numpy()
+            change = np.abs(here - there) / np.maximum(np.abs(there), 1e-12)
+            total += np.minimum(change, 1.0)
+        change = total / self.num_draws
+        value = float(np.median(change))
+        status = base.WARN if value > _THRESHOLD else base.PASS
+        return [
+            base.Finding(
+                id="D14",
+                question="Is the loss steady around an image?",
+                status=status,
+                value=value,
+                threshold=_THRESHOLD,
+                evidence=f"In a cube of side {_SIDE:.3g} the margin changes "
+                f"by {100 * value:.2g}% of itself (median of {len(rows)} "
+                f"examples, {self.num_draws} points each).",
+                advice="A loss this rough misleads single gradients: average "
+                "gradients over a neighbourhood, or attack without them."
+                if status == base.WARN
+                else "",
+                source="Pintor et al. 2022 (IoAF), unstable predictions",
+                examples=tuple(rows[np.argsort(-change)[:3]])
+                if status == base.WARN
+                else (),
+            )
+        ]
+
+
+def build(num_draws: int = 100) -> LossStability:
+    """Builds the diagnostic."""
+    return LossStability(num_draws)

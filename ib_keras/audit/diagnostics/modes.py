@@ -1,0 +1,141 @@
+"""D21, D24: does an attack on one mode of the model break another?"""
+
+import numpy as np
+
+from ib_keras import seeds
+from ib_keras.attacks.runner import Stage
+from ib_keras.audit.diagnostics import base
+from ib_keras.audit.diagnostics import breaks
+from ib_keras.audit.diagnostics import traces
+from ib_keras.audit.diagnostics.case import Case
+
+MODES = ("mean", "stochastic", "fixed noise")
+_DRAWS = 25
+_THRESHOLD = 0.01
+_SLACK = 0.02
+
+
+class Modes:
+    """One run against each mode, scored by each: the cross matrix."""
+
+    cost = "cheap"
+    ids = ("D21", "D24")
+
+    def ask(self, case: Case) -> list[base.Finding]:
+        """Answers D21 and D24."""
+        target = case.subject.target
+        if not target.is_stochastic:
+            return []
+        stochastic = target.logits_fn("stochastic", case.subject.num_samples)
+        frozen = case.seed_of(24)
+        classifiers = {
+            "mean": target.logits_fn("mean"),
+            "stochastic": stochastic,
+            # The batch stays whole, so each example keeps its own noise.
+            "fixed noise": lambda x, seed: stochastic(x, seeds.fold(frozen, 0)),
+        }
+        rows = case.rows
+        attack = self._attack(case).attack
+        labels = case.subject.labels[rows]
+        matrix, fell = [], {}
+        for attacked in MODES:
+            trace = traces.run(case, attack, rows, classifiers[attacked])
+            scores = []
+            for scored in MODES:
+                draws = _DRAWS if scored == "stochastic" else 1
+                wrong = (
+                    traces.wrong_share(
+                        classifiers[scored],
+                        trace.images,
+                        labels,
+                        case.seed_of(25),
+                        draws,
+                    )
+                    > 0.5
+                )
+                fell[attacked, scored] = wrong
+                scores.append(float(1 - wrong.mean()))
+            matrix.append(scores)
+        data = {
+            "rows": list(MODES),
+            "columns": list(MODES),
+            "robust_accuracy": matrix,
+            "num_examples": len(rows),
+        }
+        return [
+            self._cross(case, rows, fell, data),
+            self._frozen(rows, matrix, fell),
+        ]
+
+    def _attack(self, case) -> Stage:
+        """The protocol's first stage that traces can run, or PGD."""
+        for stage in case.stages:
+            attack = stage.attack
+            if attack.num_targets is None and not attack.runs_eagerly:
+                return stage
+        return Stage.build(
+            {"name": "pgd", "num_restarts": 1, "attack": {"name": "pgd"}}
+        )
+
+    def _cross(self, case, rows, fell, data):
+        """What the audit calls robust and an attack on another mode breaks."""
+        own = case.subject.mode
+        claimed = case.ledger.is_robust[rows]
+        known = dict(
+            id="D24",
+            question="Does an attack on another mode of the model find "
+            "nothing more?",
+            source="Korshunova et al. 2021, sections 2.3 and 3.1; Tramer et "
+            "al. 2020",
+        )
+        if not claimed.any():
+            return base.Finding(
+                **known,
+                status=base.NOT_APPLICABLE,
+                evidence="The audit left none of these examples standing.",
+                data=data,
+            )
+        others = [fell[m, own] for m in MODES if m != own]
+        found = breaks.finding(
+            case,
+            rows[claimed],
+            np.any(others, axis=0)[claimed],
+            threshold=_THRESHOLD,
+            words=f"One run against the other modes, scored in {own} mode,",
+            advice="Noise hides the gradient of this mode: attack the other "
+            "mode too and count the union.",
+            **known,
+        )
+        found.data.update(data)
+        return found
+
+    def _frozen(self, rows, matrix, fell):
+        """With its noise fixed the model is simpler, and must fall as well."""
+        free, fixed = matrix[1][1], matrix[2][2]
+        gap = fixed - free
+        status = base.FAIL if gap > _SLACK else base.PASS
+        return base.Finding(
+            id="D21",
+            question="With the noise fixed, does the attack succeed at least "
+            "as well?",
+            status=status,
+            value=gap,
+            threshold=_SLACK,
+            evidence=f"One run leaves {100 * free:.3g}% against fresh noise "
+            f"and {100 * fixed:.3g}% against one frozen draw.",
+            advice="The attack fails where nothing is random, so noise is not "
+            "what holds it: look for another fault in it."
+            if status == base.FAIL
+            else "",
+            source="Carlini et al. 2019, section 4.6",
+            examples=tuple(
+                rows[~fell["fixed noise", "fixed noise"]]
+                if status == base.FAIL
+                else ()
+            ),
+        )
+
+
+def build() -> Modes:
+    """Builds the diagnostic."""
+    return Modes()

@@ -1,0 +1,50 @@
+"""D7: does random noise find what gradients do not?"""
+
+from ib_keras.attacks.base import check_count
+from ib_keras.audit.diagnostics import base
+from ib_keras.audit.diagnostics import breaks
+from ib_keras.audit.diagnostics.case import Case
+from ib_keras.audit.diagnostics.case import stage
+
+
+class Noise:
+    """Tries random points and random corners of the ball on what stands.
+
+    Args:
+        num_points: Of each kind, per example.
+    """
+
+    cost = "cheap"
+    ids = ("D7",)
+
+    def __init__(self, num_points):
+        self.num_points = num_points
+
+    def ask(self, case: Case) -> list[base.Finding]:
+        """Answers D7."""
+        return [
+            breaks.ask(
+                case,
+                [
+                    stage("uniform_noise", num_steps=self.num_points),
+                    stage(
+                        "uniform_noise",
+                        num_steps=self.num_points,
+                        corners=True,
+                    ),
+                ],
+                id="D7",
+                question="Do gradients find all that random noise finds?",
+                source="Athalye et al. 2018, section 3.1; Carlini et al. "
+                "2019, section 4.3",
+                threshold=0.0,
+                words=f"2 x {self.num_points:,} random points of the ball",
+                advice="Gradients mislead here: add the stages of "
+                "autoattack_standard, which has an attack without gradients.",
+            )
+        ]
+
+
+def build(num_points: int = 500) -> Noise:
+    """Builds the diagnostic."""
+    return Noise(check_count("num_points", num_points))

@@ -1,0 +1,89 @@
+"""D6: have restarts converged?"""
+
+import dataclasses
+
+import numpy as np
+
+from ib_keras.audit.diagnostics import base
+from ib_keras.audit.diagnostics import breaks
+from ib_keras.audit.diagnostics.case import Case
+
+_ENOUGH = 10
+_SLOPE = 0.005
+_KNOWN = dict(
+    id="D6",
+    question="Do more restarts change nothing?",
+    source="Korshunova et al. 2021, section 3.1 and figure 2; Carlini et al. "
+    "2019, section 4.4",
+)
+_ADVICE = (
+    "Accuracy still falls with restarts, the paper's key sign of gradient "
+    "obfuscation: report it as an upper bound, and run more restarts or "
+    "another attack until it is flat."
+)
+
+
+class Restarts:
+    """Reads the curve of the first stage, or makes ten restarts more."""
+
+    cost = "cheap"
+    ids = ("D6",)
+
+    def ask(self, case: Case) -> list[base.Finding]:
+        """Answers D6."""
+        answers = []
+        main = float(case.threat_model.epsilon)
+        curve = case.summary["stages"][0]["restart_curve"]
+        if len(curve) >= _ENOUGH:
+            answers.append(self._of_curve(case, main, curve))
+        else:
+            answers.append(self._of_more(case))
+        for point in case.summary["epsilon_curve"]:
+            # Of several stages the curves follow one another.
+            curve = point.get("restart_curve", [])[: len(curve)]
+            if len(curve) >= _ENOUGH:
+                answers.append(self._of_curve(case, point["epsilon"], curve))
+        return answers
+
+    def _of_curve(self, case, epsilon, curve):
+        half = curve[(len(curve) + 1) // 2 - 1]
+        fall = half - curve[-1]
+        count = round(fall * case.num_examples)
+        status = base.PASS
+        if count:
+            is_steep = fall > _SLOPE and base.is_clear(count)
+            status = base.FAIL if is_steep else base.WARN
+        late = np.zeros(0)
+        if epsilon == case.threat_model.epsilon:
+            late = (case.ledger.broken_by_stage == 0) & (
+                case.ledger.broken_by_restart >= (len(curve) + 1) // 2
+            )
+        return base.Finding(
+            **_KNOWN,
+            status=status,
+            value=fall,
+            threshold=_SLOPE,
+            evidence=f"At radius {epsilon:.4g}, {100 * curve[0]:.3g}% stand "
+            f"after one restart, {100 * half:.3g}% after "
+            f"{(len(curve) + 1) // 2} and {100 * curve[-1]:.3g}% after "
+            f"{len(curve)}.",
+            advice=_ADVICE if status == base.FAIL else "",
+            examples=tuple(np.flatnonzero(late)),
+            data={"epsilon": epsilon, "restart_curve": list(curve)},
+        )
+
+    def _of_more(self, case):
+        own = case.stages[0]
+        return breaks.ask(
+            case,
+            [dataclasses.replace(own, num_restarts=_ENOUGH)],
+            **_KNOWN,
+            threshold=_SLOPE,
+            words=f"{_ENOUGH} restarts more of {own.name}",
+            advice=_ADVICE,
+        )
+
+
+def build() -> Restarts:
+    """Builds the diagnostic."""
+    return Restarts()

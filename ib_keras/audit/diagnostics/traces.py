@@ -1,0 +1,108 @@
+"""One run of an attack with every step on record, outside of the pool.
+
+The pool forgets what happened between its looks; some questions are about
+that. A trace keeps a batch whole and in order, so that a frozen draw of a
+model's noise stays each example's own.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from ib_keras import seeds
+from ib_keras import strategy as strategies
+from ib_keras.attacks import base
+from ib_keras.audit.diagnostics.case import Case
+
+
+class Trace(NamedTuple):
+    """What a run did; NumPy arrays.
+
+    Attributes:
+        loss: float32 `[steps, n]`, at each iterate that was evaluated.
+        is_wrong: bool `[steps, n]`, whether it was misclassified.
+        images: float32 `[n, ...]`, the iterate of the largest margin.
+    """
+
+    loss: np.ndarray
+    is_wrong: np.ndarray
+    images: np.ndarray
+
+
+def run(
+    case: Case,
+    attack: base.Attack,
+    rows: np.ndarray,
+    logits_fn=None,
+    epsilon: float | None = None,
+) -> Trace:
+    """Runs an untargeted attack once on a fixed batch.
+
+    Args:
+        case: The audit; what is spent goes to its account.
+        attack: A `base.Attack` that is not targeted.
+        rows: Positions of examples.
+        logits_fn: Another classifier than the audited one.
+        epsilon: Another radius than the audited one.
+
+    Returns:
+        The `Trace`.
+    """
+    logits_fn = logits_fn or case.subject.logits_fn
+    if epsilon is None:
+        epsilon = case.threat_model.epsilon
+    threat_model = type(case.threat_model)(case.threat_model.norm, epsilon)
+    count = len(rows)
+
+    @tf.function(jit_compile=strategies.jit_compile())
+    def traced(images, labels, example_seeds):
+        def static(x, seed):
+            return tf.ensure_shape(logits_fn(x, seed), [count, None])
+
+        state = attack.init(static, images, labels, threat_model, example_seeds)
+        losses = tf.TensorArray(tf.float32, attack.num_steps)
+        wrong = tf.TensorArray(tf.bool, attack.num_steps)
+        best = tf.fill([count], -float("inf"))
+        found = images
+        for step in tf.range(attack.num_steps):
+            state = attack.step(static, state, step)
+            said = state.evaluated
+            losses = losses.write(step, said.loss)
+            wrong = wrong.write(step, said.is_wrong)
+            better = said.margin > best
+            best = tf.where(better, said.margin, best)
+            found = base.where(better, said.images, found)
+        return losses.stack(), wrong.stack(), found
+
+    example_seeds = seeds.fold(case.seed_of(1), rows.astype(np.int32))
+    with strategies.unfused():
+        result = traced(
+            tf.constant(case.subject.images[rows]),
+            tf.constant(case.subject.labels[rows]),
+            example_seeds,
+        )
+    case.gradient_evaluations += count * (
+        attack.gradients_at_init + attack.num_steps * attack.gradients_per_step
+    )
+    return Trace(*(part.numpy() for part in result))
+
+
+def wrong_share(
+    logits_fn, images: np.ndarray, labels: np.ndarray, seed, num_draws: int
+) -> np.ndarray:
+    """Share of draws on which each image is misclassified, float64 `[n]`.
+
+    The batch stays whole and in order.
+    """
+
+    @tf.function(jit_compile=strategies.jit_compile())
+    def wrong(images, labels, seed):
+        return base.is_wrong(logits_fn(images, seed), labels)
+
+    total = np.zeros(len(labels))
+    for draw in range(num_draws):
+        total += wrong(
+            tf.constant(images), tf.constant(labels), seeds.fold(seed, draw)
+        ).numpy()
+    return total / num_draws

@@ -1,0 +1,102 @@
+"""D29, D32: does this protocol, on this machine, find what is known?"""
+
+import numpy as np
+import tensorflow as tf
+
+from ib_keras.audit.diagnostics import base
+from ib_keras.audit.diagnostics.case import Case
+
+_COUNT = 64
+_MISSES = 0.02
+
+
+class Validation:
+    """Runs the protocol on a linear model of the same shape.
+
+    The logits are w.(x - 1/2) for class 0 and -w.(x - 1/2) - k/10 for class k,
+    so the nearest other class is 1 and the smallest margin in a ball is known:
+    the ball moves w.x by epsilon |w|_1 (l_inf) or epsilon |w|_2 (l2). Images
+    stay off the walls of the box, which change nothing then.
+    """
+
+    cost = "full"
+    ids = ("D29",)
+
+    def ask(self, case: Case) -> list[base.Finding]:
+        """Answers D29, by the closed form that D32 asks for."""
+        images, labels, exact, logits_fn = _planted(case)
+        other = case.with_subject(_Planted(case, images, labels))
+        found = other.attack(
+            case.own_stages(),
+            np.arange(_COUNT),
+            logits_fn=logits_fn,
+            is_random=False,
+        ).is_robust
+        case.gradient_evaluations = other.gradient_evaluations
+        missed = found & ~exact
+        false = ~found & exact
+        share = float(missed.mean())
+        is_wrong = share > _MISSES or false.any()
+        return [
+            base.Finding(
+                id="D29",
+                question="Does the protocol find the known answer on a linear "
+                "model?",
+                status=base.FAIL if is_wrong else base.PASS,
+                value=share,
+                threshold=_MISSES,
+                evidence=f"Of {int((~exact).sum())} examples that can be "
+                f"broken it misses {int(missed.sum())}, and of "
+                f"{int(exact.sum())} that cannot it breaks "
+                f"{int(false.sum())}.",
+                advice="The attack or this installation is at fault: do not "
+                "use its numbers."
+                if is_wrong
+                else "",
+                source="Carlini et al. 2019, section 4.5; closed form",
+            )
+        ]
+
+
+class _Planted:
+    """What `Case.attack` reads of a subject."""
+
+    def __init__(self, case, images, labels):
+        self.target = case.subject.target
+        self.images, self.labels = images, labels
+        self.num_judge_samples = 1
+
+
+def _planted(case):
+    """Images, labels, which of them are robust, and the model."""
+    shape = case.subject.images.shape[1:]
+    size = int(np.prod(shape))
+    rng = np.random.default_rng(case.seed)
+    weights = rng.uniform(0.5, 1.5, size) * rng.choice([-1, 1], size) / size
+    epsilon = float(case.threat_model.epsilon)
+    reach = epsilon * np.abs(weights).sum()
+    if case.threat_model.norm == "l2":
+        reach = epsilon * np.linalg.norm(weights)
+    # Along sign(w), where a step of a moves w.x by a |w|_1.
+    steps = np.linspace(0.05, 1.95, _COUNT) * reach / np.abs(weights).sum()
+    steps = np.minimum(steps, 0.45)
+    flat = 0.5 + steps[:, None] * np.sign(weights)
+    scale = 1.0 / reach
+    # The margin is 2 scale w.(x - 1/2) + 1/10, and least at -epsilon.
+    least = 2 * scale * (steps * np.abs(weights).sum() - reach) + 0.1
+    kernel = tf.constant(scale * weights[:, None], tf.float32)
+    offsets = tf.constant(0.1 * np.arange(case.num_classes), tf.float32)
+    signs = tf.constant([1.0] + [-1.0] * (case.num_classes - 1))
+
+    def logits_fn(images, seed):
+        del seed
+        value = tf.reshape(images - 0.5, [-1, size]) @ kernel
+        return value * signs - offsets
+
+    images = flat.reshape([_COUNT, *shape]).astype(np.float32)
+    return images, np.zeros(_COUNT, np.int32), least > 0, logits_fn
+
+
+def build() -> Validation:
+    """Builds the diagnostic."""
+    return Validation()

@@ -1,0 +1,108 @@
+"""D10: is there a gradient at all?"""
+
+import numpy as np
+import tensorflow as tf
+
+from ib_keras import seeds
+from ib_keras import strategy as strategies
+from ib_keras.attacks import base as attacks_base
+from ib_keras.attacks import geometry
+from ib_keras.attacks import losses
+from ib_keras.audit.diagnostics import base
+from ib_keras.audit.diagnostics.case import Case
+
+
+class ZeroGradients:
+    """Takes the gradient of each loss at a random point of each ball."""
+
+    cost = "cheap"
+    ids = ("D10",)
+
+    def ask(self, case: Case) -> list[base.Finding]:
+        """Answers D10."""
+        right = case.ledger.clean_prediction == case.ledger.label
+        rows = case.rows[right[case.rows]]
+        if not len(rows):
+            return []
+        names = ["cross_entropy", "margin"]
+        if case.num_classes >= 3:
+            names.append("dlr")
+        zero = {name: self._is_zero(case, rows, name) for name in names}
+        used = _used_losses(case, names)
+        # Only an example that no loss of the protocol moves is out of reach.
+        blind = np.all([zero[name] for name in used], axis=0)
+        some = np.any(list(zero.values()), axis=0)
+        status = base.PASS
+        if some.any():
+            status = base.FAIL if blind.any() else base.WARN
+        shares = ", ".join(
+            f"{name} {100 * zero[name].mean():.3g}%" for name in names
+        )
+        return [
+            base.Finding(
+                id="D10",
+                question="Does every example have a gradient?",
+                status=status,
+                value=float(blind.mean()),
+                threshold=0.0,
+                evidence="Examples whose float32 gradient is exactly zero at "
+                f"a random start: {shares}. The protocol uses "
+                f"{', '.join(used) if used else 'no gradients'}.",
+                advice="Gradient attacks see nothing there: use a loss that "
+                "does not saturate (dlr, margin), and an attack without "
+                "gradients."
+                if some.any()
+                else "",
+                source="Athalye et al. 2018, section 3.1; Croce and Hein "
+                "2020, AutoAttack's own check; IoAF, vanishing gradients",
+                examples=tuple(rows[blind if blind.any() else some]),
+                data={n: float(z.mean()) for n, z in zero.items()},
+            )
+        ]
+
+    def _is_zero(self, case, rows, name):
+        logits_fn = case.subject.logits_fn
+        labels = tf.constant(case.subject.labels[rows])
+        loss = losses.get(name)
+
+        @tf.function(jit_compile=strategies.jit_compile())
+        def norms(images, example_seeds, seed):
+            ball = geometry.ball(images, case.threat_model)
+            return attacks_base.evaluate_gradient(
+                logits_fn,
+                lambda logits: loss(logits, labels),
+                ball.random_point(example_seeds),
+                labels,
+                seed,
+            )[0].gradient_norm
+
+        seed = case.seed_of(10)
+        case.gradient_evaluations += len(rows)
+        return (
+            norms(
+                tf.constant(case.subject.images[rows]),
+                seeds.fold(seed, rows.astype(np.int32)),
+                seed,
+            ).numpy()
+            == 0.0
+        )
+
+
+def _used_losses(case, names):
+    """The losses that the protocol's gradient attacks climb."""
+    used = set()
+    for stage in case.stages:
+        attack = stage.attack
+        if not (attack.gradients_at_init or attack.gradients_per_step):
+            continue
+        default = "margin"
+        if stage.config["name"] in ("fgs", "pgd", "apgd", "cleverhans"):
+            default = "cross_entropy"
+        used.add(stage.config.get("loss", default))
+    # Targeted losses and those of foreign attacks vanish where margins do.
+    return sorted({name if name in names else "margin" for name in used})
+
+
+def build() -> ZeroGradients:
+    """Builds the diagnostic."""
+    return ZeroGradients()

@@ -1,0 +1,112 @@
+"""Audits for other people's tools: tables, a model card, a claim.
+
+    from ib_keras.audit import formats
+    written = formats.write(["audits/vib", "audits/twin"], "markdown")
+
+A format is a module of this room with `build()`, which returns a `Format`; its
+name is the module's. `rows`, `verdicts` and `pairs` are what they share. Every
+number stands beside its interval, its budget and its verdict, because without
+them it is not evidence. Text from models is foreign, and each format escapes it
+in its own way.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from collections.abc import Sequence
+
+from ib_keras import errors
+from ib_keras import files
+from ib_keras import plugins
+from ib_keras.audit.report import load
+
+_ROOM = "audit.formats"
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+    """What a format made of some audits.
+
+    Attributes:
+        text: The file's content.
+        notes: Sentences for the one who asked for it: what is not known, what
+            the tool that reads the file would refuse.
+    """
+
+    text: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """One way to write audits down.
+
+    Attributes:
+        file_name: What its file is called where no other name is given.
+        render: From one `load.Audit` or several to the `Document`.
+    """
+
+    file_name: str
+    render: Callable[[Sequence[load.Audit]], Document]
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """A file that was written, and what is to be said about it."""
+
+    path: str
+    notes: tuple[str, ...]
+
+
+def names() -> tuple[str, ...]:
+    """Lists the formats, sorted."""
+    return plugins.names(_ROOM)
+
+
+def get(name: str) -> Format:
+    """Returns a format by its name.
+
+    Raises:
+        UserError: If there is none of this name.
+    """
+    if name not in names():
+        raise errors.unknown_name(
+            "format", name, names(), "Set --format to one of them."
+        )
+    return plugins.load(_ROOM, name).build()
+
+
+def write(
+    folders: Sequence[str], name: str, path: str | None = None
+) -> Written:
+    """Writes one audit or several in a format.
+
+    Args:
+        folders: Audit folders, local or remote, in the order to show them.
+        name: Of the format.
+        path: Where to; replaced if it is there. None for the format's own
+            file name in the first folder.
+
+    Returns:
+        Where the file is, and notes about it.
+
+    Raises:
+        UserError: If there is no such format, a folder is not a whole audit,
+            the format takes fewer audits, or the file cannot be written.
+    """
+    form = get(name)
+    if not folders or isinstance(folders, str):
+        raise errors.UserError(
+            "There is no audit to write down",
+            received=repr(folders),
+            expected="a list of one or more audit folders",
+            fix="Name the folder of each audit.",
+        )
+    audits = [load.load(os.fspath(folder)) for folder in folders]
+    document = form.render(audits)
+    if path is None:
+        path = files.join(folders[0], form.file_name)
+    if parent := os.path.dirname(path):
+        files.make_folder(parent)
+    files.write_text(path, document.text)
+    return Written(path, document.notes)

@@ -1,0 +1,48 @@
+"""CSV with full precision: one row a radius, for pandas and spreadsheets."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import pandas as pd
+
+from ib_keras.audit import formats
+from ib_keras.audit.formats import pairs
+from ib_keras.audit.formats import rows
+from ib_keras.audit.report import load
+
+# How a cell begins that spreadsheets take for a formula.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def build() -> formats.Format:
+    """Builds the format."""
+    return formats.Format("audit.csv", render)
+
+
+def render(audits: Sequence[load.Audit]) -> formats.Document:
+    """Renders the rows of the audits; accuracies are shares of 1."""
+    records = [_record(row) for audit in audits for row in rows.of(audit)]
+    # Counts stay whole where other rows have none.
+    table = pd.DataFrame(records).convert_dtypes()
+    return formats.Document(
+        table.to_csv(index=False, lineterminator="\n"),
+        tuple(pairs.sentences(audits)),
+    )
+
+
+def _record(row: rows.Row) -> dict:
+    record = {}
+    for field in dataclasses.fields(row):
+        value = getattr(row, field.name)
+        if isinstance(value, rows.Share):
+            record[f"{field.name}_accuracy"] = value.value
+            record[f"{field.name}_low"] = value.low
+            record[f"{field.name}_high"] = value.high
+        else:
+            record[field.name] = _defused(value)
+    return record
+
+
+def _defused(value):
+    is_formula = isinstance(value, str) and value.startswith(_FORMULA)
+    return f"'{value}" if is_formula else value

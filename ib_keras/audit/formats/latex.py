@@ -1,0 +1,118 @@
+r"""A LaTeX tabular for `\usepackage{booktabs}`, all text escaped.
+
+Accuracies are in per cent with the two ends of their 95% interval; other
+people's names are reduced to ASCII, so that every engine compiles them.
+"""
+
+import unicodedata
+from collections.abc import Sequence
+
+import pandas as pd
+
+from ib_keras.audit import formats
+from ib_keras.audit.formats import pairs
+from ib_keras.audit.formats import rows
+from ib_keras.audit.formats import verdicts
+from ib_keras.audit.report import load
+from ib_keras.audit.report import text
+
+_NORMS = {"linf": r"$\ell_\infty$", "l2": r"$\ell_2$"}
+_MISSING = "--"
+# Columns that are set flush right.
+_NUMBERS = (r"$\epsilon$", "$n$", "Clean", "Robust", "Restarts", "Gradients")
+_ESCAPES = str.maketrans(
+    {
+        **{char: f"\\{char}" for char in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        # Other glyphs in LaTeX's first font encoding.
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        '"': "''",
+        # What ends a row takes these, at the start of the next, for its own.
+        "[": "{[}",
+        "*": "{*}",
+    }
+)
+
+
+def build() -> formats.Format:
+    """Builds the format."""
+    return formats.Format("audit.tex", render)
+
+
+def render(audits: Sequence[load.Audit]) -> formats.Document:
+    """Renders the tabular, after a comment with verdicts and comparisons."""
+    cells = [_cells(row) for audit in audits for row in rows.of(audit)]
+    table = pd.DataFrame(cells)
+    tabular = table.style.hide(axis="index").to_latex(
+        hrules=True,
+        column_format="".join("r" if n in _NUMBERS else "l" for n in table),
+    )
+    comments = [
+        r"Needs \usepackage{booktabs}. Accuracies in per cent, with 95%"
+        " intervals.",
+        *_judgements(audits),
+        *pairs.sentences(audits),
+    ]
+    lines = [f"% {plain(comment)}\n" for comment in comments]
+    return formats.Document("".join(lines) + tabular)
+
+
+def plain(value) -> str:
+    """Foreign text as one line of ASCII; what has no ASCII becomes "?"."""
+    folded = unicodedata.normalize("NFKD", text.clean(value, 400))
+    folded = folded.replace(text.MISSING, _MISSING).replace("−", "-")
+    return "".join(
+        char if char.isascii() else "?"
+        for char in folded
+        if not unicodedata.combining(char)
+    )
+
+
+def escape(value) -> str:
+    """Foreign text as LaTeX that shows it."""
+    return plain(value).translate(_ESCAPES)
+
+
+def _cells(row: rows.Row) -> dict[str, str]:
+    return {
+        "Model": escape(row.model),
+        "Data": escape(f"{row.dataset} {row.split}"),
+        "Protocol": escape(rows.protocol(row)),
+        r"\texttt{ib\_keras}": escape(row.version),
+        "Norm": _NORMS[row.norm],
+        r"$\epsilon$": text.epsilon(row.epsilon),
+        "Mode": escape(rows.mode(row)),
+        "$n$": _count(row.num_examples),
+        "Clean": _share(row.clean),
+        "Robust": _share(row.robust),
+        "Restarts": _count(row.restarts),
+        "Gradients": _count(row.gradient_evaluations),
+        "Verdict": row.verdict,
+    }
+
+
+def _share(share: rows.Share) -> str:
+    up, down = share.errors()
+    value = text.percent(share.value).rstrip("%")
+    return f"${value}^{{+{up}}}_{{-{down}}}$"
+
+
+def _count(number: int | None) -> str:
+    # A comma would be typeset as punctuation in mathematics; a thin space is
+    # the same in both.
+    return _MISSING if number is None else f"{number:,}".replace(",", r"\,")
+
+
+def _judgements(audits: Sequence[load.Audit]) -> list[str]:
+    found = []
+    for audit, name in zip(audits, pairs.labels(audits), strict=True):
+        verdict = verdicts.of(audit)
+        sentence = f"{verdicts.NOT_JUDGED}."
+        if verdict is not None:
+            sentence = verdicts.sentence(verdict)
+        found.append(f"{name}: {sentence}")
+    return found

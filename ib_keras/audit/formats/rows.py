@@ -1,0 +1,146 @@
+"""The rows of every table: one a radius, each number with what it cost."""
+
+import dataclasses
+from typing import Any
+
+from ib_keras import files
+from ib_keras.audit import statistics
+from ib_keras.audit.formats import verdicts
+from ib_keras.audit.report import load
+from ib_keras.audit.report import text
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """An accuracy with its 95% interval; all are shares of 1."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """0.08 in [0.059, 0.107] -> "8.0% (+2.7/−2.1)"."""
+        up, down = self.errors()
+        return f"{text.percent(self.value)} (+{up}/−{down})"
+
+    def errors(self) -> tuple[str, str]:
+        """How far the interval reaches up and down, in percentage points.
+
+        The intervals are those of shares of a count, so the two differ.
+        """
+        above, below = self.high - self.value, self.value - self.low
+        return f"{100 * above:.1f}", f"{100 * below:.1f}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One audit at one radius.
+
+    `restarts` and `gradient_evaluations` are what the number was bought with,
+    over all stages; None where an old or partial folder does not say.
+    """
+
+    model: str
+    model_sha256: str | None
+    dataset: str
+    split: str
+    protocol: str
+    protocol_version: Any
+    version: str
+    norm: str
+    epsilon: float
+    mode: str
+    num_samples: int | None
+    num_examples: int
+    clean: Share
+    robust: Share
+    restarts: int | None
+    gradient_evaluations: int | None
+    verdict: str
+    folder: str
+
+
+def of(audit: load.Audit) -> list[Row]:
+    """The rows of an audit, by ascending radius.
+
+    Radii of its epsilon curve get rows of their own. The diagnostics ask about
+    the audit's own radius alone, so the others are not judged.
+
+    Args:
+        audit: The audit.
+
+    Returns:
+        One row or more.
+    """
+    main = _row(audit, audit.folder, verdicts.words(verdicts.of(audit)))
+    rows = [main]
+    for point in audit.epsilon_curve:
+        if point.epsilon == main.epsilon:
+            continue
+        rows.append(_of_radius(audit, point, main))
+    return sorted(rows, key=lambda row: row.epsilon)
+
+
+def _of_radius(audit: load.Audit, point: load.EpsilonPoint, main: Row) -> Row:
+    """The row of another radius, whose folder has its budget."""
+    folder = files.join(audit.folder, f"epsilon_{point.epsilon!r}")
+    if files.exists(files.join(folder, load.SUMMARY)):
+        return _row(load.load(folder), folder, verdicts.NOT_JUDGED)
+    low, high = point.interval or statistics.wilson_interval(
+        round(point.robust_accuracy * audit.num_examples), audit.num_examples
+    )
+    return dataclasses.replace(
+        main,
+        epsilon=point.epsilon,
+        robust=Share(point.robust_accuracy, low, high),
+        restarts=None,
+        gradient_evaluations=None,
+        verdict=verdicts.NOT_JUDGED,
+        folder=folder,
+    )
+
+
+def _row(audit: load.Audit, folder: str, verdict: str) -> Row:
+    examples = audit.examples
+    correct = int((examples["clean_prediction"] == examples["label"]).sum())
+    clean = statistics.wilson_interval(correct, audit.num_examples)
+    restarts = [stage.num_restarts for stage in audit.stages]
+    return Row(
+        model=model_name(audit),
+        model_sha256=audit.model_sha256,
+        dataset=text.clean(audit.dataset.get("name") or text.MISSING, 40),
+        split=text.clean(audit.dataset.get("split") or text.MISSING, 40),
+        protocol=text.clean(audit.protocol, 60),
+        protocol_version=audit.protocol_version,
+        version=text.clean(audit.versions.get("ib_keras") or text.MISSING, 20),
+        norm=audit.threat_model.norm,
+        epsilon=float(audit.threat_model.epsilon),
+        mode=text.clean(audit.mode, 20),
+        num_samples=audit.num_samples if audit.mode == "stochastic" else None,
+        num_examples=audit.num_examples,
+        clean=Share(audit.clean_accuracy, *clean),
+        robust=Share(audit.robust_accuracy, *audit.robust_interval),
+        restarts=None if None in restarts else sum(restarts),
+        gradient_evaluations=audit.gradient_evaluations,
+        verdict=verdict,
+        folder=folder,
+    )
+
+
+def model_name(audit: load.Audit) -> str:
+    """What tables call the audited model."""
+    return text.clean(text.model_name(audit.model_path), 60)
+
+
+def protocol(row: Row) -> str:
+    """The protocol with its version: "pgd_restarts v1"."""
+    if row.protocol_version is None:
+        return row.protocol
+    return f"{row.protocol} v{text.clean(row.protocol_version, 10)}"
+
+
+def mode(row: Row) -> str:
+    """The mode, with S where there is one: "stochastic, S = 12"."""
+    if row.num_samples is None:
+        return row.mode
+    return f"{row.mode}, S = {row.num_samples}"

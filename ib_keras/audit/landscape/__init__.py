@@ -1,0 +1,23 @@
+"""Loss landscapes: cross-entropy and margin on a plane through an image.
+
+`surface` computes one, `examples` chooses whose and keeps them in a file,
+`survey` makes them for a finished audit.
+"""
+
+from ib_keras.audit.landscape.surface import FLAT
+from ib_keras.audit.landscape.surface import Landscape
+from ib_keras.audit.landscape.surface import Surveyor
+from ib_keras.audit.landscape.surface import compute
+from ib_keras.audit.landscape.surface import describe
+from ib_keras.audit.landscape.surface import plane
+from ib_keras.audit.landscape.surface import with_static_batch
+
+__all__ = [
+    "FLAT",
+    "Landscape",
+    "Surveyor",
+    "compute",
+    "describe",
+    "plane",
+    "with_static_batch",
+]

@@ -1,0 +1,245 @@
+"""`.keras` files: members, sizes and classes, before Keras sees them.
+
+Safe mode of Keras has been got round again and again, so it is the second
+lock, not the first: `config.json` may name only the classes listed here.
+"""
+
+import hashlib
+import io
+import json
+import os
+import zipfile
+
+import h5py
+
+from ib_keras.audit.safety import classes
+from ib_keras.audit.safety import tree
+from ib_keras.audit.safety.report import Limits
+from ib_keras.audit.safety.report import Problem
+from ib_keras.audit.safety.report import Report
+from ib_keras.audit.safety.report import damaged
+from ib_keras.audit.safety.report import reason
+from ib_keras.audit.safety.report import refuse
+from ib_keras.audit.safety.report import shown
+from ib_keras.audit.safety.report import unused
+from ib_keras.errors import UnsafeError
+from ib_keras.errors import UserError
+
+CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
+_MEMBERS = (CONFIG, METADATA, WEIGHTS)
+_MAX_RATIO = 100
+# Below this many bytes a high ratio is no bomb.
+_SMALL = 1 << 20
+_HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+
+
+def inspect(
+    place: str, path: str, allow_ops: list[str], limits: Limits
+) -> Report:
+    """The static pass over a local `.keras` file.
+
+    Args:
+        place: The file.
+        path: What messages and the report call it.
+        allow_ops: Names of classes that are accepted beyond the list.
+        limits: On sizes.
+
+    Returns:
+        A `Report` without `probe`.
+
+    Raises:
+        UserError: If the file is damaged or no `.keras` file.
+        UnsafeError: If it is refused.
+    """
+    data = _bytes(place, path, limits)
+    members = _read(data, path, limits)
+    config = _parse(members[CONFIG], path)
+    # Loaded with compile=False; the copy that is loaded does not have it.
+    config.pop("compile_config", None)
+    found = classes.scan(config, frozenset(allow_ops))
+    problems = [*found.problems, *_weight_problems(members, path, limits)]
+    if problems:
+        raise refuse(path, problems)
+    return Report(
+        path=path,
+        kind="keras",
+        files={os.path.basename(path): hashlib.sha256(data).hexdigest()},
+        ops={"classes": sorted(found.names)},
+        allow_ops=list(allow_ops),
+        exceptions=sorted(found.used),
+        notes=unused(allow_ops, found.used),
+    )
+
+
+def write(place: str, path: str, report: Report, folder: str) -> str:
+    """Writes the private copy that is loaded: config and weights alone.
+
+    Args:
+        place: The local file.
+        path: What messages call it.
+        report: Of its check.
+        folder: An empty local folder.
+
+    Returns:
+        The path of the copy.
+
+    Raises:
+        UserError: If the file is not the one that was checked.
+    """
+    limits = Limits(max_model_gb=1 << 20)
+    # Read once: what is hashed is what is written.
+    data = _bytes(place, path, limits)
+    digest = hashlib.sha256(data).hexdigest()
+    if report.files != {os.path.basename(path): digest}:
+        raise UserError(
+            "The model has changed since it was checked",
+            received=path,
+            expected="the file whose SHA-256 the check recorded",
+            fix="Run the same command again.",
+        )
+    members = _read(data, path, limits)
+    config = _parse(members[CONFIG], path)
+    config["compile_config"] = None
+    members[CONFIG] = json.dumps(config).encode()
+    copy = os.path.join(folder, "model.keras")
+    with zipfile.ZipFile(copy, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return copy
+
+
+def _bytes(place, path, limits):
+    """The whole file, which has to be a regular one."""
+    if os.path.islink(place) or not os.path.isfile(place):
+        raise refuse(path, [Problem("a link or a device in place of a file")])
+    return tree.read(place, "", limits.max_model_bytes())
+
+
+def _read(data, path, limits):
+    """The members that are known, each within the limits."""
+    if data.startswith(_HDF5_MAGIC) or path.endswith((".h5", ".hdf5")):
+        raise UnsafeError(
+            "Models in .h5 files are refused, since to load one can run code",
+            received=path,
+            expected="a SavedModel folder or a .keras file",
+            fix="Where you trust it, load it with Keras and save it by"
+            ' model.save("model.keras") or model.export("folder").',
+        )
+    if not path.endswith(".keras"):
+        raise UserError(
+            "The file is no model that can be loaded",
+            received=path,
+            expected="a SavedModel folder or a .keras file",
+            fix="Give the folder itself, or a file named *.keras.",
+        )
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            infos = archive.infolist()
+            problems = _member_problems(infos, limits)
+            if problems:
+                raise refuse(path, problems)
+            members = {i.filename: _member(archive, i) for i in infos}
+    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError) as error:
+        raise damaged(path, reason(error)) from error
+    except Exception as error:  # zlib and struct have their own.
+        if isinstance(error, UserError):
+            raise
+        raise damaged(path, reason(error)) from error
+    for name in (CONFIG, WEIGHTS):
+        if name not in members:
+            raise damaged(path, f"there is no {name} in it")
+    return members
+
+
+def _member(archive, info):
+    with archive.open(info) as member:
+        data = member.read(info.file_size + 1)
+    if len(data) != info.file_size:
+        raise zipfile.BadZipFile(f"{info.filename} has another size")
+    return data
+
+
+def _member_problems(infos, limits):
+    names = [info.filename for info in infos]
+    problems = [
+        Problem(f"{names.count(name)} members named {shown(name)}")
+        for name in sorted(set(names))
+        if names.count(name) > 1
+    ]
+    total = 0
+    for info in infos:
+        name = shown(info.filename)
+        total += info.file_size
+        if info.filename not in _MEMBERS:
+            problems.append(
+                Problem(f"the member {name}, which no image classifier needs")
+            )
+        if info.file_size > _MAX_RATIO * info.compress_size + _SMALL:
+            problems.append(
+                Problem(
+                    f"the member {name} of {info.file_size} bytes in"
+                    f" {info.compress_size}, as of a decompression bomb"
+                )
+            )
+    small = [i for i in infos if i.filename != WEIGHTS]
+    if any(i.file_size > limits.max_graph_mb * 2**20 for i in small):
+        problems.append(Problem(f"{CONFIG} over {limits.max_graph_mb} MiB"))
+    if total > limits.max_model_bytes():
+        problems.append(
+            Problem(f"members of {total / 2**30:.1f} GiB, over the limit")
+        )
+    return problems
+
+
+def _parse(data, path):
+    def no_duplicates(pairs):
+        keys = [key for key, _ in pairs]
+        if len(set(keys)) < len(keys):
+            raise refuse(path, [Problem(f"a key twice in {CONFIG}")])
+        return dict(pairs)
+
+    try:
+        config = json.loads(data, object_pairs_hook=no_duplicates)
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise damaged(path, f"{CONFIG}: {reason(error)}") from error
+    if not isinstance(config, dict):
+        raise damaged(path, f"{CONFIG} is no dictionary")
+    return config
+
+
+def _weight_problems(members, path, limits):
+    """Links, external storage and sizes in the HDF5 file of the weights."""
+    problems, total = [], 0
+    try:
+        with h5py.File(io.BytesIO(members[WEIGHTS]), "r") as file:
+            pending = [file]
+            while pending:
+                group = pending.pop()
+                for name in group:
+                    place = shown(f"{group.name}/{name}")
+                    link = group.get(name, getlink=True)
+                    if not isinstance(link, h5py.HardLink):
+                        kind = type(link).__name__
+                        problems.append(Problem(f"a {kind} at {place}"))
+                        continue
+                    item = group[name]
+                    if isinstance(item, h5py.Group):
+                        pending.append(item)
+                        continue
+                    if item.external or item.is_virtual:
+                        problems.append(
+                            Problem(f"data of another file at {place}")
+                        )
+                    total += item.nbytes
+    except Exception as error:  # h5py has no type of its own.
+        raise damaged(path, f"{WEIGHTS}: {reason(error)}") from error
+    stored = len(members[WEIGHTS])
+    if total > max(_MAX_RATIO * stored, _SMALL) or (
+        total > limits.max_model_bytes()
+    ):
+        problems.append(
+            Problem(f"weights that declare {total} bytes in {stored}")
+        )
+    return problems

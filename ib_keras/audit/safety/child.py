@@ -1,0 +1,273 @@
+"""What the child process of the safety check does. Nobody else imports it."""
+
+import hashlib
+import importlib
+import json
+import os
+import resource
+import signal
+import socket
+import warnings
+
+import numpy as np
+import tensorflow as tf
+
+from ib_keras.audit import safety
+from ib_keras.audit.safety.report import Limits
+from ib_keras.audit.safety.report import reason
+from ib_keras.errors import UnsafeError
+from ib_keras.errors import UserError
+
+BATCHES = (1, 2)
+# Stands in for extents that a signature leaves open, but for the batch.
+_EXTENT = 32
+_MAX_CALLS = 16
+_ALLOWED_FILE_BYTES = 64 << 20
+
+
+def main(job: dict) -> None:
+    """Checks the model of a job and prints the answer as lines of JSON."""
+    # Whatever else writes to standard output must not be taken for an answer.
+    output = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def say(**message):
+        output.write(json.dumps(message) + "\n")
+        output.flush()
+
+    say(stage="scan")
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limits = Limits(**job["limits"])
+    try:
+        report = safety.inspect(
+            job["place"], job["path"], job["allow_ops"], limits
+        )
+        with safety.loadable(job["place"], report) as copy:
+            report.probe = _probe(copy, report, limits, say)
+            answer = {"report": report.to_json()}
+            # With no room for files left, the copy goes with `home`.
+            say(answer=answer)
+            output.close()
+            os._exit(0)
+    except UserError as error:
+        kind = "UnsafeError" if isinstance(error, UnsafeError) else "UserError"
+        say(
+            answer={
+                "error": kind,
+                "what": error.what,
+                "received": error.received,
+                "expected": error.expected,
+                "fix": error.fix,
+            }
+        )
+
+
+def _probe(copy, report, limits, say):
+    """Loads the copy under the limits and calls it."""
+    # Imports may write caches, so they come before the limits.
+    if report.kind == "keras":
+        importlib.import_module("keras")
+    # Whoever allowed an operation may have allowed it to write.
+    file_bytes = _ALLOWED_FILE_BYTES if report.exceptions else 0
+    if report.kind == "keras":
+        # Keras unpacks the weights beside the file.
+        file_bytes = max(file_bytes, _weight_bytes(copy))
+    _limit(limits, _weight_bytes(copy), file_bytes)
+    say(stage="loading")
+    try:
+        functions, variables = _load(copy, report.kind)
+    except Exception as error:  # TensorFlow has seven kinds for one fault.
+        if _is_memory(error):
+            os.abort()
+        raise UserError(
+            "The model is damaged or incomplete",
+            received=f"{report.path} ({reason(error)})",
+            expected="a model that TensorFlow can load",
+            fix="Copy or export the model again.",
+        ) from error
+    before = _hash(variables)
+    calls = []
+    for name, function, inputs in functions[:_MAX_CALLS]:
+        say(stage=f"calling {name}")
+        calls.append(_call(name, function, inputs))
+    changed = _hash(variables) != before
+    network = _has_network()
+    report.notes += _notes(calls, changed, network)
+    return {
+        "calls": calls,
+        "num_variables": len(variables),
+        "changes_variables": changed,
+        "has_network": network,
+    }
+
+
+def _notes(calls, changed, network):
+    """Sentences about what the first calls showed."""
+    notes = []
+    for call in calls:
+        if call["error"]:
+            notes.append(f"A first call of {call['name']}: {call['error']}.")
+        elif not call["repeats"]:
+            notes.append(f"Two equal calls of {call['name']} differ.")
+    if changed:
+        notes.append("The model changes its own variables when called.")
+    if network:
+        notes.append(
+            "The first calls could not be cut off from the network here."
+        )
+    return notes
+
+
+def _weight_bytes(copy):
+    if os.path.isfile(copy):
+        return os.path.getsize(copy)
+    return sum(
+        os.path.getsize(os.path.join(folder, name))
+        for folder, _, names in os.walk(copy)
+        for name in names
+    )
+
+
+def _limit(limits, weight_bytes, file_bytes):
+    """Sets the kernel's limits: each ends the process by a signal."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        pages = int(file.read().split()[0])
+    used = pages * os.sysconf("SC_PAGE_SIZE")
+    # Weights are in memory up to three times while they are read.
+    room = used + limits.memory_bytes() + 3 * weight_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (room, room))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, limits.seconds)
+
+
+def _load(copy, kind):
+    """The functions of a model, [name, function, specs], and its variables."""
+    if kind == "keras":
+        import keras
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = keras.saving.load_model(copy, compile=False, safe_mode=True)
+        shape = getattr(model, "input_shape", None)
+        if shape is None:  # A subclass knows what it was built for.
+            shape = (model.get_build_config() or {}).get("input_shape")
+        if not shape or not all(isinstance(n, int | None) for n in shape):
+            return [], [v.value for v in model.variables]
+        spec = tf.TensorSpec(shape, model.compute_dtype)
+        return (
+            [("the model", lambda x: model(*x, training=False), [spec])],
+            [v.value for v in model.variables],
+        )
+    loaded = tf.saved_model.load(copy)
+    functions = []
+    for name, function in sorted(loaded.signatures.items()):
+        _, named = function.structured_input_signature
+        functions.append((f'signature "{name}"', function, named))
+    for name in sorted(set(dir(loaded)) - {"signatures"}):
+        attribute = getattr(loaded, name, None)
+        for concrete in getattr(attribute, "concrete_functions", []):
+            positional, named = concrete.structured_input_signature
+            if not named and all(
+                isinstance(spec, tf.TensorSpec)
+                for spec in tf.nest.flatten(positional)
+            ):
+                functions.append((f'"{name}"', attribute, list(positional)))
+                break
+    # Kept alive by the functions' captures alone otherwise.
+    functions = [(n, _keeping(loaded, f), s) for n, f, s in functions]
+    return functions, _variables(loaded)
+
+
+def _keeping(loaded, function):
+    """One argument, all inputs, in place of several."""
+
+    def call(inputs):
+        if isinstance(inputs, dict):
+            return loaded and function(**inputs)
+        return loaded and function(*inputs)
+
+    return call
+
+
+def _variables(loaded):
+    """All variables of a loaded SavedModel, each once."""
+    found, pending, seen = [], [loaded], set()
+    while pending:
+        item = pending.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, tf.Variable):
+            found.append(item)
+        elif hasattr(item, "_trackable_children"):
+            pending += item._trackable_children().values()
+    return found
+
+
+def _hash(variables):
+    total = hashlib.sha256()
+    for variable in variables:
+        total.update(np.ascontiguousarray(variable.numpy()).tobytes())
+    return total.hexdigest()
+
+
+def _call(name, function, specs):
+    """Calls a function twice on each batch; a failure is a result, too."""
+    result = {"name": name, "batches": [], "repeats": True, "error": None}
+    for batch in BATCHES:
+        inputs = tf.nest.map_structure(
+            lambda spec, batch=batch: _input(spec, batch), specs
+        )
+        try:
+            first, second = (
+                [
+                    np.asarray(value)
+                    for value in tf.nest.flatten(function(inputs))
+                ]
+                for _ in range(2)
+            )
+        except Exception as error:  # A foreign graph can raise anything.
+            if _is_memory(error):
+                os.abort()
+            result["error"] = reason(error)
+            return result
+        result["batches"].append([list(value.shape) for value in first])
+        result["repeats"] &= all(
+            a.shape == b.shape and a.tobytes() == b.tobytes()
+            for a, b in zip(first, second, strict=True)
+        )
+    return result
+
+
+def _input(spec, batch):
+    """An input by a spec: a ramp in [0, 1], ones for integers."""
+    shape = [] if spec.shape.rank is None else list(spec.shape)
+    open_axes = [axis for axis, extent in enumerate(shape) if extent is None]
+    for axis in open_axes:
+        shape[axis] = batch if axis == 0 else _EXTENT
+    if spec.dtype == tf.string:
+        return tf.fill(shape, "")
+    if not spec.dtype.is_floating:
+        return tf.ones(shape, spec.dtype)
+    # Unlike a plain grey, a ramp shows a flip or a rotation.
+    values = np.linspace(0.0, 1.0, int(np.prod(shape))).reshape(shape)
+    return tf.constant(values, spec.dtype)
+
+
+def _is_memory(error):
+    text = str(error).lower()
+    return isinstance(
+        error, MemoryError | tf.errors.ResourceExhaustedError
+    ) or any(
+        word in text for word in ("oom when", "bad_alloc", "out of memory")
+    )
+
+
+def _has_network():
+    """Whether there is any interface but the loopback."""
+    try:
+        return any(name != "lo" for _, name in socket.if_nameindex())
+    except OSError:
+        return True

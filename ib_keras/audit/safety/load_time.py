@@ -1,0 +1,112 @@
+"""What loading alone would run, and what the loader would make of objects.
+
+`tf.saved_model.load` calls the initialisers of resources before anybody calls
+the model. Those that fill a table from constants are allowed, no others.
+"""
+
+import posixpath
+import re
+
+from ib_keras.audit.safety import ops
+from ib_keras.audit.safety.report import shown
+
+# Called by the loader, or when an object goes away.
+_CALLED = ("_initialize", "_create_resource", "_destroy_resource")
+# TensorFlow's own; all others would be looked up among this process' classes.
+_CLASSES = ("", "tf.StaticHashTable", "tf.TrackableConstant")
+
+
+def check(meta_graph, allow_ops: frozenset[str], found) -> None:
+    """Adds to `found` (a `Scan`) what must not happen while loading.
+
+    Args:
+        meta_graph: A `MetaGraphDef`.
+        allow_ops: Operations that are accepted beyond the rules.
+        found: Gets the problems.
+    """
+    objects = meta_graph.object_graph_def
+    library = {
+        function.signature.name: function
+        for function in meta_graph.graph_def.library.function
+    }
+    _check_assets(meta_graph, found)
+    for index, node in enumerate(objects.nodes):
+        place = f"object {index}"
+        if node.registered_saver:
+            name = shown(node.registered_saver)
+            found.refuse(f"the registered saver {name} at {place}")
+        if node.registered_name not in _CLASSES:
+            name = shown(node.registered_name)
+            found.refuse(f"the registered class {name} at {place}")
+        if node.HasField("serialized_user_proto"):
+            found.refuse(f"a serialised object of a class at {place}")
+        if node.saveable_objects:
+            found.refuse(f"functions that save or restore at {place}")
+        for child in node.children:
+            name = child.local_name
+            if not 0 <= child.node_id < len(objects.nodes):
+                found.refuse(f"a child that is not there at {place}")
+            elif name in _CALLED:
+                for function in _functions_of(objects.nodes[child.node_id]):
+                    _check_called(function, name, library, allow_ops, found)
+            elif re.fullmatch(r"__.*__", name) and name != "__call__":
+                found.refuse(f"the attribute {shown(name)} set at {place}")
+
+
+def _functions_of(node):
+    """Names of the functions behind an object."""
+    names = list(node.function.concrete_functions)
+    bare = node.bare_concrete_function.concrete_function_name
+    return [*names, bare] if bare else names
+
+
+def _check_called(name, role, library, allow_ops, found):
+    """All that a function calls must be of a table made from constants."""
+    pending, seen = [name], set()
+    while pending:
+        name = pending.pop()
+        if name in seen or name not in library:
+            continue
+        seen.add(name)
+        for node in library[name].node_def:
+            pending += _called(node.attr.values())
+            if node.op in ops.LOAD_TIME_OPS:
+                continue
+            if node.op in allow_ops:
+                found.used.add(node.op)
+                continue
+            found.refuse(
+                f"operation {shown(node.op)} at node {shown(node.name)} of"
+                f" function {shown(name)}, which loading alone would run as"
+                f" {role}",
+                node.op if ops.definition(node.op) else None,
+            )
+
+
+def _called(values):
+    names = []
+    for value in values:
+        functions = [value.func, *value.list.func]
+        names += [function.name for function in functions if function.name]
+        for function in functions:
+            names += _called(function.attr.values())
+    return names
+
+
+def _check_assets(meta_graph, found):
+    for asset in meta_graph.asset_file_def:
+        name = asset.filename
+        is_plain = (
+            name == posixpath.basename(name)
+            and name not in ("", ".", "..")
+            and "\\" not in name
+            and name.isprintable()
+        )
+        if not is_plain:
+            found.refuse(f"the asset file name {shown(name)}")
+    count = len(meta_graph.asset_file_def)
+    for index, node in enumerate(meta_graph.object_graph_def.nodes):
+        if node.WhichOneof("kind") != "asset":
+            continue
+        if not 0 <= node.asset.asset_file_def_index < count:
+            found.refuse(f"an asset that is not there at object {index}")

@@ -1,0 +1,165 @@
+"""Which operations a model may hold: a list of what is allowed.
+
+Allowed is what XLA can compile, less what leaves the program all the same
+(custom calls, sends, collectives), plus a few names that honest classifiers
+need. Everything else is refused by name. TensorFlow's own mark `is_stateful`
+says nothing here: operations that read files are registered as stateless.
+"""
+
+import functools
+import json
+import pathlib
+import re
+
+import tensorflow as tf
+from tensorflow.python.framework import op_def_registry
+
+XLA_OPS_FILE = pathlib.Path(__file__).with_name("xla_ops.json")
+
+# XLA has kernels for these, and they reach beyond the computation.
+_ESCAPES = re.compile(
+    r"XlaCallModule|XlaCustomCall.*|XlaSend.*|XlaRecv.*|Collective.*"
+    r"|XlaAllReduce|XlaReduceScatter|_.*"
+)
+
+# No kernel for XLA on CPUs, and honest classifiers have them.
+_EXTRA = frozenset(
+    {
+        "DisableCopyOnRead",
+        "HashTableV2",
+        "ImageProjectiveTransformV3",
+        "LookupTableFindV2",
+        "LookupTableImportV2",
+        "LookupTableSizeV2",
+        "Placeholder",
+        "PlaceholderWithDefault",
+        "VarHandleOp",
+        "VarIsInitializedOp",
+    }
+)
+
+# Only in the two functions that write and read the model's own variables.
+SAVER_OPS = frozenset(
+    {
+        "MergeV2Checkpoints",
+        "RestoreV2",
+        "SaveV2",
+        "ShardedFilename",
+        "StaticRegexFullMatch",
+        "StringJoin",
+    }
+)
+
+# All that a table filled from constants runs when a model is loaded.
+LOAD_TIME_OPS = frozenset(
+    {
+        "Const",
+        "HashTableV2",
+        "Identity",
+        "LookupTableImportV2",
+        "NoOp",
+        "PartitionedCall",
+        "Placeholder",
+        "StatefulPartitionedCall",
+    }
+)
+
+# Attributes that TensorFlow adds to nodes and functions by itself.
+HIDDEN_ATTRIBUTES = frozenset(
+    {
+        "_XlaHasReferenceVars",
+        "_XlaMustCompile",
+        "_acd_function_control_output",
+        "_class",
+        "_cloned",
+        "_collective_manager_ids",
+        "_construction_context",
+        "_disable_acd",
+        "_disable_call_shape_inference",
+        "_gradient_op_type",
+        "_has_manual_control_dependencies",
+        "_input_shapes",
+        "_lower_using_switch_merge",
+        "_noinline",
+        "_num_original_outputs",
+        "_original_func_name",
+        "_output_shapes",
+        "_read_only_resource_inputs",
+        "_stateful_parallelism",
+        "_user_specified_name",
+        "_xla_inferred_shapes",
+        "backward_function_name",
+        "forward_function_name",
+    }
+)
+
+# Family -> names that are allowed but reported; the first that fits counts.
+_REPORTED = {
+    "can stop a batch": r"Assert|CheckNumerics",
+    "random without a seed": r"Random.*|Multinomial"
+    r"|ParameterizedTruncatedNormal|TruncatedNormal|Stateful(?!PartitionedCall).*|Rng.*",
+    "writes variables": r"Assign.*|Resource(Apply|Scatter|Strided).*",
+    "loops": r"While|StatelessWhile|XlaWhile",
+    "tables": r"HashTable.*|LookupTable.*",
+}
+
+# What a refused operation would do; the first that fits counts.
+_REFUSED = {
+    "runs Python code": r".*PyFunc.*|GeneratorDataset.*|_?XlaHostCompute.*",
+    "custom call into native code": r"XlaCallModule|XlaCustomCall.*|TRT.*",
+    "writes files": r"WriteFile|Save.*|Snapshot.*|CacheDataset.*"
+    r"|DatasetToTFRecord|MergeV2Checkpoints|.*Summary.*|Print.*|Debug.*",
+    "reads files": r"ReadFile|MatchingFiles|.*Reader.*|Restore.*"
+    r"|TextLine.*|TFRecord.*|FixedLength.*|CSVDataset.*|SqlDataset.*|LMDB.*"
+    r"|LoadDataset.*|ImmutableConst|LoadAndRemap.*|GenerateVocabRemapping"
+    r"|InitializeTableFromTextFile.*|DecodeProto.*|EncodeProto.*"
+    r"|DTensorRestore.*",
+    "reaches the network or other devices": r"DataService.*|RegisterDataset.*"
+    r"|_?(Host)?Send|_?(Host)?Recv|RemoteCall|Collective.*|Nccl.*|Xla(Send|Recv)"
+    r".*|ConfigureDistributed.*|FileSystemSetConfiguration|Rpc.*|TryRpc.*"
+    r"|XlaAllReduce|XlaReduceScatter",
+    "can end the process": r"Abort|XlaLaunch.*|_Xla.*",
+    "data set, which can hold a graph that no scan sees": r".*Dataset.*"
+    r"|.*Iterator.*",
+    "decodes bytes; export a signature that takes float images": r"Decode.*"
+    r"|Parse.*|Unicode.*",
+    "works on strings": r"String.*|Regex.*|StaticRegex.*|AsString|Reduce"
+    r"Join.*|ShardedFilename|Substr.*",
+}
+
+
+@functools.cache
+def allowed() -> frozenset[str]:
+    """Names of the operations that may be anywhere in a model."""
+    table = json.loads(XLA_OPS_FILE.read_text(encoding="utf-8"))["ops"]
+    return _EXTRA | {name for name in table if not _ESCAPES.fullmatch(name)}
+
+
+def definition(name: str):
+    """The `OpDef` by which TensorFlow knows an operation; None if unknown."""
+    return op_def_registry.get(name)
+
+
+@functools.cache
+def family(name: str) -> str:
+    """The family by which the report lists an allowed operation."""
+    for title, pattern in _REPORTED.items():
+        if re.fullmatch(pattern, name):
+            return title
+    return "computes"
+
+
+@functools.cache
+def why_refused(name: str) -> str:
+    """What an operation that is not allowed could do, in a few words."""
+    if definition(name) is None:
+        return "unknown to TensorFlow; it needs a library of custom operations"
+    for title, pattern in _REFUSED.items():
+        if re.fullmatch(pattern, name):
+            return title
+    return "not on the list of what is allowed"
+
+
+def known() -> list[str]:
+    """Names of all operations of this TensorFlow."""
+    return sorted(dir(tf.raw_ops))

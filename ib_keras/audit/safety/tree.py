@@ -1,0 +1,193 @@
+"""The files of a model: which there are, their digests, a copy of remote ones.
+
+Nothing here understands what the files hold.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+import stat
+import tempfile
+from collections.abc import Iterator
+
+import tensorflow as tf
+
+from ib_keras import files
+from ib_keras.audit.safety.report import Limits
+from ib_keras.audit.safety.report import Problem
+from ib_keras.audit.safety.report import refuse
+from ib_keras.audit.safety.report import shown
+from ib_keras.errors import UserError
+
+GRAPH_FILE = "saved_model.pb"
+FINGERPRINT_FILE = "fingerprint.pb"
+INDEX_FILE = "variables/variables.index"
+VARIABLES = "variables/variables"
+
+# Folder ("" is the top one) -> pattern of the names of its files.
+_KNOWN = {
+    "": r"saved_model\.pb|fingerprint\.pb|keras_metadata\.pb",
+    "variables": r"variables\.index|variables\.data-\d{5}-of-\d{5}",
+    "assets": r"[^/\\\x00-\x1f]{1,255}",
+    "assets.extra": r"[^/\\\x00-\x1f]{1,255}",
+}
+_CHUNK = 1 << 22
+_MAX_FILES = 10_000
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path is of another file system than this machine's."""
+    return "://" in path
+
+
+@contextlib.contextmanager
+def local(path: str, limits: Limits) -> Iterator[str]:
+    """A local path of the same files: a temporary copy of remote ones.
+
+    Args:
+        path: File or folder.
+        limits: Their sum is checked before anything is copied.
+
+    Yields:
+        `path` itself where it is local.
+
+    Raises:
+        UserError: If there is no such path.
+        UnsafeError: If it is larger than the limits allow.
+    """
+    path = path.rstrip("/")
+    if not files.exists(path):
+        raise UserError(
+            "There is no model",
+            received=path,
+            expected="a SavedModel folder or a .keras file",
+            fix="Check the path.",
+        )
+    if not is_remote(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="ib_keras_") as folder:
+        target = os.path.join(folder, os.path.basename(path))
+        names = _remote_names(path)
+        _check_size(
+            path,
+            sum(tf.io.gfile.stat(path + name).length for name in names),
+            limits,
+        )
+        for name in names:
+            os.makedirs(os.path.dirname(target + name), exist_ok=True)
+            tf.io.gfile.copy(path + name, target + name)
+        yield target
+
+
+def _remote_names(path):
+    """Names relative to `path`, each with its slash; "" for a file."""
+    if not files.is_folder(path):
+        return [""]
+    names = []
+    for folder, _, found in tf.io.gfile.walk(path):
+        below = folder.rstrip("/")[len(path) :]
+        names += [f"{below}/{name}" for name in found]
+    odd = [n for n in names if ".." in n.split("/") or "\\" in n]
+    if odd or len(names) > _MAX_FILES:
+        what = f"the file name {shown(odd[0])}" if odd else "too many files"
+        raise refuse(path, [Problem(what)])
+    return names
+
+
+def _check_size(path, size, limits):
+    limit = limits.max_model_bytes()
+    if size > limit:
+        raise refuse(
+            path,
+            [
+                Problem(
+                    f"files of {size / 2**30:.1f} GiB, where"
+                    f" {limit / 2**30:.1f} GiB is the limit (half of this"
+                    " machine's memory)"
+                )
+            ],
+        )
+
+
+def listing(folder: str, path: str, limits: Limits) -> list[str]:
+    """The names of a SavedModel's files, relative to its folder, sorted.
+
+    Args:
+        folder: A local folder.
+        path: What messages call it.
+        limits: On the sum of their sizes.
+
+    Returns:
+        The names.
+
+    Raises:
+        UserError: If a file is missing without which it is no SavedModel.
+        UnsafeError: If there is anything but the files of a SavedModel: links,
+            devices, other names, other folders.
+    """
+    problems, names, size = [], [], 0
+    pending = [""]
+    while pending:
+        below = pending.pop()
+        with os.scandir(os.path.join(folder, below)) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                name = os.path.join(below, entry.name)
+                mode = entry.stat(follow_symlinks=False)
+                if stat.S_ISDIR(mode.st_mode) and name in _KNOWN:
+                    pending.append(name)
+                elif problem := _problem(below, entry.name, mode.st_mode):
+                    problems.append(Problem(problem))
+                else:
+                    names.append(name)
+                    size += mode.st_size
+        if len(names) > _MAX_FILES:
+            problems.append(Problem(f"more than {_MAX_FILES} files"))
+            break
+    if problems:
+        raise refuse(path, problems)
+    _check_size(path, size, limits)
+    if GRAPH_FILE not in names:
+        raise UserError(
+            "There is no SavedModel",
+            received=f"{path} without {GRAPH_FILE}",
+            expected=f"a folder that holds {GRAPH_FILE}",
+            fix="Give the folder that was exported.",
+        )
+    return sorted(names)
+
+
+def _problem(below, name, mode):
+    place = shown(os.path.join(below, name))
+    if stat.S_ISLNK(mode):
+        return f"the symbolic link {place}"
+    if stat.S_ISDIR(mode):
+        return f"the folder {place}, which no SavedModel has"
+    if not stat.S_ISREG(mode):
+        return f"{place}, which is not a regular file"
+    if not re.fullmatch(_KNOWN[below], name):
+        return f"the file {place}, which no SavedModel has (remove it)"
+    return None
+
+
+def read(path: str, name: str, limit: float) -> bytes:
+    """Reads a file of the model, which may have at most `limit` bytes."""
+    full = os.path.join(path, name) if name else path
+    with open(full, "rb") as file:
+        # A file that grows meanwhile is no reason to read on.
+        data = file.read(min(int(limit), os.path.getsize(full)) + 1)
+    if len(data) > limit:
+        raise refuse(path, [Problem(f"{name} is larger than {limit} bytes")])
+    return data
+
+
+def sha256(path: str) -> str:
+    """SHA-256 of a local file, as hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digests(folder: str, names: list[str]) -> dict[str, str]:
+    """SHA-256 of each of a folder's files, by name."""
+    return {name: sha256(os.path.join(folder, name)) for name in names}

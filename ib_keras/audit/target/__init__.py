@@ -1,0 +1,32 @@
+"""The audited model: anybody's, made into functions to logits.
+
+The files of this room, in the order of the work:
+
+* `loading`: a checked folder or file into functions and variables.
+* `signatures`: which function of several is meant.
+* `reading`: how images go in and scores come out; `outputs`: what scores are.
+* `settling` (with `choosing`): what the graph does not tell, by a few calls.
+* `target`: the model itself, and its functions to logits.
+* `checks`: refusals before anything is written; `behaviour`: what a few calls
+  show of a model that answers.
+"""
+
+from ib_keras.audit.target.checks import check_finite
+from ib_keras.audit.target.checks import check_gradients
+from ib_keras.audit.target.loading import hash_folder
+from ib_keras.audit.target.reading import Options
+from ib_keras.audit.target.target import MODES
+from ib_keras.audit.target.target import Target
+from ib_keras.audit.target.target import from_function
+from ib_keras.audit.target.target import load
+
+__all__ = [
+    "MODES",
+    "Options",
+    "Target",
+    "check_finite",
+    "check_gradients",
+    "from_function",
+    "hash_folder",
+    "load",
+]

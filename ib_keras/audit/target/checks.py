@@ -1,0 +1,86 @@
+"""What a model must be to be attacked at all."""
+
+import numpy as np
+import tensorflow as tf
+
+from ib_keras import seeds
+from ib_keras.errors import UserError
+from ib_keras.types import LogitsFn
+
+
+def check_gradients(
+    logits_fn: LogitsFn, image_shape, num_classes: int, is_needed: bool = True
+) -> None:
+    """Refuses a model that attacks cannot differentiate.
+
+    Args:
+        logits_fn: The audited classifier.
+        image_shape: (height, width, channels) by the metadata.
+        num_classes: How many logits there are by the metadata.
+        is_needed: False where no attack takes a gradient.
+
+    Raises:
+        UserError: If it is no function from such images to so many logits, or
+            there is no gradient with respect to images.
+    """
+    images = tf.constant(
+        np.linspace(0.0, 1.0, 2 * int(np.prod(image_shape))).reshape(
+            [2, *image_shape]
+        ),
+        tf.float32,
+    )
+    problem = "None"
+    gradient = None
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        try:
+            logits = logits_fn(images, seeds.from_int(0))
+            answer = f"shape {tuple(logits.shape)}, {logits.dtype.name}"
+        except Exception as error:  # A foreign graph can raise anything.
+            reason = " ".join(str(error).split())[:200]
+            logits, answer = None, f"{type(error).__name__}: {reason}"
+    if answer != f"shape {(2, num_classes)}, float32":
+        raise UserError(
+            "The model is not what its metadata say",
+            received=f"{answer} for images of shape {tuple(images.shape)}",
+            expected=f"logits of shape {(2, num_classes)}, float32",
+            fix="Export the model with ib_keras.export.save.",
+        )
+    if not is_needed:
+        return
+    try:
+        gradient = tape.gradient(logits, images)
+    except Exception as error:  # A foreign graph can raise anything.
+        problem = " ".join(str(error).split())[:200]
+    if gradient is None:
+        raise UserError(
+            "The model has no gradient with respect to images",
+            received=problem,
+            expected="a differentiable function from images to logits",
+            fix="Export it without rounding, casts to integers or operations "
+            "that have no gradient; gradient-free attacks need none.",
+        )
+
+
+def check_finite(
+    logits_fn: LogitsFn, images: np.ndarray, batch_size: int
+) -> None:
+    """Refuses a model that answers no image with finite logits.
+
+    The runner refuses it too, but first here, where nothing is written yet.
+
+    Raises:
+        UserError: If there is not one finite answer.
+    """
+    for first in range(0, len(images), batch_size):
+        batch = tf.constant(images[first : first + batch_size])
+        logits = logits_fn(batch, seeds.from_int(0)).numpy()
+        if np.isfinite(logits).all(axis=-1).any():
+            return
+    raise UserError(
+        "The model's logits are not finite on any clean image",
+        received="NaN or infinity for every example",
+        expected="finite logits",
+        fix="Check the model's weights, and that images in [0, 1] are what it "
+        "takes.",
+    )

@@ -1,0 +1,167 @@
+"""What a model answers with, made into logits.
+
+Attacks and verdicts need no more than the order and the ratios of the classes'
+probabilities, so log p serves as logits; where p was rounded to 1 in float32
+the gradient is lost, which no wrapper can mend, so it is counted and said.
+"""
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from ib_keras.errors import UserError
+from ib_keras.errors import unknown_name
+
+KINDS = ("logits", "log_probabilities", "probabilities")
+
+# Croce and Hein's automatic check takes 1e-5; rows of half precision round
+# more coarsely.
+_TOLERANCE = {"float16": 5e-3, "bfloat16": 4e-2}
+_TINY = float(np.finfo(np.float32).tiny)
+_CLEAR_NAMES = ("logits", "logit")
+
+
+def flatten(answer: Any) -> dict[str, tf.Tensor]:
+    """Gives each tensor of an answer a name."""
+    if isinstance(answer, dict):
+        return {str(key): value for key, value in answer.items()}
+    if isinstance(answer, list | tuple):
+        return {str(i): value for i, value in enumerate(answer)}
+    return {"": answer}
+
+
+def _is_scores(tensor, count) -> bool:
+    shape = getattr(tensor, "shape", None)
+    if shape is None or not tensor.dtype.is_floating:
+        return False
+    return shape[:1] == [count] and shape.rank in (1, 2)
+
+
+def choose(
+    answer: Any, wanted: str | None, count: int, num_classes: int | None
+) -> str:
+    """Chooses which tensor of an answer holds the classes' scores.
+
+    Args:
+        answer: What the model returned for `count` images.
+        wanted: Its name; None leaves the choice to what fits alone.
+        count: Number of images.
+        num_classes: Of the data; None where that is not known.
+
+    Returns:
+        The name of the tensor; "" where the answer is a tensor.
+
+    Raises:
+        UserError: If none fits, or several do.
+    """
+    found = flatten(answer)
+    shapes = {name: tuple(t.shape) for name, t in found.items()}
+    described = ", ".join(
+        f"{name or 'a tensor'} {shape}"
+        for name, shape in sorted(shapes.items())
+    )
+    if wanted is not None:
+        if wanted not in found:
+            raise unknown_name(
+                "output of the model",
+                wanted,
+                [name for name in found if name] or ["(one without a name)"],
+                "Set --config.model.output to one of them.",
+            )
+        fitting = [wanted] if _is_scores(found[wanted], count) else []
+    else:
+        fitting = [n for n, t in found.items() if _is_scores(t, count)]
+    if not fitting:
+        raise UserError(
+            "The model's answer is not one row of scores an image",
+            received=f"{described} for {count} images",
+            expected=f"floats [{count}, classes]",
+            fix="Set --config.model.signature or --config.model.output to "
+            "the one that classifies.",
+        )
+    if len(fitting) > 1:
+        same = [n for n in fitting if found[n].shape[-1] == num_classes]
+        clear = [n for n in same or fitting if n.lower() in _CLEAR_NAMES]
+        fitting = sorted(clear or same or fitting)
+    if len(fitting) > 1:
+        raise UserError(
+            "The model has several outputs that could be the classes' scores",
+            received=described,
+            expected="the name of one of them",
+            fix=f"Set --config.model.output={fitting[0]} or another.",
+        )
+    return fitting[0]
+
+
+def kind_of(values: np.ndarray, dtype: str = "float32") -> str | None:
+    """Tells logits from log-probabilities and probabilities.
+
+    Args:
+        values: Finite answers, float `[examples, classes]`, of more than a
+            few images.
+        dtype: What the model computed them in.
+
+    Returns:
+        One of `KINDS`; None where it cannot be told: values within [0, 1]
+        whose rows do not sum to 1.
+    """
+    values = values.astype(np.float64)
+    slack = _TOLERANCE.get(dtype, 1e-5)
+    if not values.size or (values == values[0, 0]).all():
+        return "logits"
+    if values.min() > -slack and values.max() < 1 + slack:
+        if values.shape[1] == 1:
+            return "probabilities"
+        is_sum = np.abs(values.sum(axis=1) - 1).max() < slack * 2
+        return "probabilities" if is_sum else None
+    if values.shape[1] > 1 and values.max() < slack:
+        total = np.exp(values).sum(axis=1)
+        if np.abs(total - 1).max() < 10 * slack:
+            return "log_probabilities"
+    return "logits"
+
+
+def check_kind(kind: str | None) -> str | None:
+    """Refuses a kind of outputs that there is not."""
+    if kind is not None and kind not in KINDS:
+        raise unknown_name(
+            "kind of outputs", kind, KINDS, "Set --config.model.outputs to it."
+        )
+    return kind
+
+
+def to_logits(scores: tf.Tensor, kind: str) -> tf.Tensor:
+    """Logits of a softmax whose probabilities are the model's.
+
+    Args:
+        scores: float `[batch, classes]`, `[batch, 1]` or `[batch]`; the last
+            two are of one class against the other.
+        kind: One of `KINDS`.
+
+    Returns:
+        float32 `[batch, classes]`; two classes for one score.
+    """
+    scores = tf.cast(scores, tf.float32)
+    if scores.shape.rank == 1:
+        scores = scores[:, None]
+    is_binary = scores.shape[-1] == 1
+    if kind == "probabilities":
+        if is_binary:
+            scores = tf.concat([1.0 - scores, scores], axis=1)
+        return tf.math.log(tf.maximum(scores, _TINY))
+    if not is_binary:
+        return scores
+    if kind == "log_probabilities":
+        # 1 - p by expm1, which keeps its digits where p is next to 1.
+        other = tf.math.log(tf.maximum(-tf.math.expm1(scores), _TINY))
+        return tf.concat([other, scores], axis=1)
+    return tf.concat([tf.zeros_like(scores), scores], axis=1)
+
+
+def saturated_share(logits: np.ndarray) -> float:
+    """Share of rows in which float32 rounds a probability to 1 exactly."""
+    logits = np.asarray(logits, np.float32)
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    largest = 1.0 / shifted.sum(axis=1, dtype=np.float32)
+    return float(np.mean(largest == 1.0))

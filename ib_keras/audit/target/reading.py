@@ -1,0 +1,210 @@
+"""How images go into a model and scores come out of it.
+
+The audit's images are float32 `[batch, height, width, channels]` in [0, 1]; a
+model may want them with channels first, flat, in other units, in another
+dtype or by a fixed number. All that happens inside of the wrapped function,
+so attacks, epsilons and verdicts stay in pixel units of [0, 1].
+"""
+
+import dataclasses
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from ib_keras.audit.target import outputs as outputs_
+from ib_keras.audit.target.signatures import Endpoint
+from ib_keras.errors import UserError
+from ib_keras.errors import unknown_name
+from ib_keras.types import LogitsFn
+
+LAYOUTS = ("channels_last", "channels_first")
+RANGES = ((0.0, 1.0), (0.0, 255.0), (-1.0, 1.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a user says of a model; None leaves it to be found.
+
+    Attributes:
+        signature: Name of the endpoint.
+        output: Name of the tensor among several that it returns.
+        outputs: "logits", "log_probabilities" or "probabilities".
+        input_range: (lowest, highest) value of the images that it takes.
+        layout: "channels_last" or "channels_first".
+    """
+
+    signature: str | None = None
+    output: str | None = None
+    outputs: str | None = None
+    input_range: tuple[float, float] | None = None
+    layout: str | None = None
+
+    def __post_init__(self):
+        outputs_.check_kind(self.outputs)
+        if self.layout is not None and self.layout not in LAYOUTS:
+            raise unknown_name(
+                "layout", self.layout, LAYOUTS, "Set --config.model.layout."
+            )
+        if self.input_range is not None:
+            found = _check_range(self.input_range)
+            object.__setattr__(self, "input_range", found)
+
+    @classmethod
+    def from_config(cls, section: Mapping[str, Any] | None) -> "Options":
+        """Reads the section `model` of an audit config.
+
+        Raises:
+            UserError: If a value is none that the field can have.
+        """
+        return cls(**(section or {}))
+
+
+def _check_range(values) -> tuple[float, float]:
+    try:
+        low, high = (float(value) for value in values)
+    except (TypeError, ValueError):
+        low = high = 0.0
+    if not -1e6 < low < high < 1e6:
+        raise UserError(
+            "The model's range of input values is none",
+            received=values,
+            expected="two numbers, the lower one first",
+            fix="Set --config.model.input_range=0,255 or another.",
+        )
+    return low, high
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What was found, or said, about one endpoint.
+
+    Attributes:
+        image_shape: (height, width, channels) of the audit's images.
+        layout: The model's.
+        input_range: The model's.
+        output: Name of the tensor in its answer; "" where that is one.
+        outputs: Kind of the scores, one of `outputs.KINDS`.
+        num_classes: How many logits there are.
+    """
+
+    image_shape: tuple[int, ...]
+    layout: str = "channels_last"
+    input_range: tuple[float, float] = (0.0, 1.0)
+    output: str = ""
+    outputs: str = "logits"
+    num_classes: int = 0
+
+
+def layouts(
+    shape: Sequence[int | None] | None, image_shape: Sequence[int]
+) -> list[str]:
+    """Lists the layouts by which images fit into an endpoint.
+
+    Args:
+        shape: The endpoint's, of one image; None where the graph is silent.
+        image_shape: (height, width, channels).
+
+    Returns:
+        None, one or both of `LAYOUTS`, the usual one first.
+    """
+    height, width, channels = image_shape
+    if shape is None:
+        return list(LAYOUTS)
+    shape = tuple(shape)
+    if len(shape) == 3:
+        orders = {
+            "channels_last": (height, width, channels),
+            "channels_first": (channels, height, width),
+        }
+        return [
+            name
+            for name, order in orders.items()
+            if all(s in (None, o) for s, o in zip(shape, order, strict=True))
+        ]
+    flat = len(shape) == 1 and shape[0] in (None, height * width * channels)
+    gray = len(shape) == 2 and channels == 1
+    gray = gray and shape[0] in (None, height) and shape[1] in (None, width)
+    return ["channels_last"] if flat or gray else []
+
+
+def prepare(
+    images: tf.Tensor, endpoint: Endpoint, reading: Reading
+) -> tf.Tensor:
+    """Takes images of the audit to what the endpoint takes."""
+    low, high = reading.input_range
+    if (low, high) != (0.0, 1.0):
+        images = low + images * (high - low)
+    if reading.layout == "channels_first":
+        images = tf.transpose(images, [0, 3, 1, 2])
+    shape = endpoint.shape
+    if shape is not None and len(shape) == 1:
+        images = tf.reshape(images, [-1, _size(reading.image_shape)])
+    elif shape is not None and len(shape) == 2:
+        images = images[..., 0]
+    if endpoint.spec is None or endpoint.spec.dtype == images.dtype:
+        return images
+    if endpoint.spec.dtype.is_integer:
+        images = tf.round(images)
+    return tf.cast(images, endpoint.spec.dtype)
+
+
+def _size(shape) -> int:
+    size = 1
+    for axis in shape:
+        size *= axis
+    return size
+
+
+def wrap(
+    call: Callable[[tf.Tensor, tf.Tensor], Any],
+    endpoint: Endpoint,
+    reading: Reading,
+) -> LogitsFn:
+    """Makes a function from the audit's images to logits.
+
+    Args:
+        call: The model, `(its images, seed) -> its answer`.
+        endpoint: Which endpoint of it that is.
+        reading: How to call it and how to take its answer.
+
+    Returns:
+        A function `(images, seed) -> logits`.
+    """
+
+    def logits_fn(images, seed):
+        answer = call(prepare(images, endpoint, reading), seed)
+        scores = outputs_.flatten(answer)[reading.output]
+        return outputs_.to_logits(scores, reading.outputs)
+
+    if endpoint.batch_size is None:
+        return logits_fn
+    return _by_fixed_batches(logits_fn, endpoint.batch_size, reading)
+
+
+def _by_fixed_batches(logits_fn, size, reading):
+    """Fills the last batch up with copies, whose answers are dropped."""
+
+    def padded(images, seed):
+        count = images.shape[0]
+        if count is None:
+            count = tf.shape(images)[0]
+        elif count == size:
+            return logits_fn(images, seed)
+        batches = (count + size - 1) // size
+        full = batches * size
+        copies = (full + count - 1) // count
+        # Tiled, for a gather would make sparse slices of the gradient.
+        filled = tf.tile(images, [copies, 1, 1, 1])[:full]
+        logits = tf.map_fn(
+            lambda batch: logits_fn(batch, seed),
+            tf.reshape(filled, [batches, size, *reading.image_shape]),
+            fn_output_signature=tf.TensorSpec(
+                [size, reading.num_classes], tf.float32
+            ),
+        )
+        return tf.reshape(logits, [full, reading.num_classes])[:count]
+
+    return padded

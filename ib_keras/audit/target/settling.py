@@ -1,0 +1,242 @@
+"""Finds, by a few calls on clean examples, how a model is to be called."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from ib_keras import seeds
+from ib_keras.audit.target import choosing
+from ib_keras.audit.target import outputs
+from ib_keras.audit.target import reading as readings
+from ib_keras.audit.target.reading import Reading
+from ib_keras.errors import UserError
+
+# Images per call, and images of a choice between readings.
+_BATCH = 64
+_MOST = 500
+
+
+@dataclasses.dataclass(frozen=True)
+class _Answers:
+    """Raw scores `[examples, classes]` by one reading, and their dtype."""
+
+    reading: Reading
+    scores: np.ndarray
+    dtype: str
+    others: tuple[str, ...]
+
+
+def settle(target, images, labels, mode="mean", num_samples=None) -> Any:
+    """As `target.Target.settle`."""
+    options = target.options
+    images = np.asarray(images, np.float32)
+    labels = np.asarray(labels)
+    candidates = _candidates(target, images.shape[1:])
+    most = _BATCH if len(candidates) == 1 else _MOST
+    images, labels = images[:most], labels[:most]
+    call = target.caller(mode, num_samples)
+    known, problems = [], []
+    for candidate in candidates:
+        try:
+            known.append(_ask(target, call, candidate, images, labels))
+        except UserError:
+            raise
+        except Exception as error:  # A foreign graph can raise anything.
+            reason = " ".join(str(error).split())[:200]
+            problems.append(f"{type(error).__name__}: {reason}")
+    if not known:
+        raise UserError(
+            "The model fails on the images of the data set",
+            received=f"{problems[0]} for images of shape {images.shape[1:]}",
+            expected="a row of scores for each image",
+            fix="Check the data set, --config.model.signature and "
+            "--config.model.layout.",
+        )
+    trials = [_trial(answers, options, labels) for answers in known]
+    chosen, is_clear = choosing.choose(trials)
+    answers = known[[t is chosen for t in trials].index(True)]
+    reading = chosen.reading
+    if reading.outputs not in outputs.KINDS:
+        raise UserError(
+            "It cannot be told whether the outputs are logits",
+            received=f"values from {answers.scores.min():.4g} to "
+            f"{answers.scores.max():.4g} whose rows do not sum to 1",
+            expected="logits, or probabilities that sum to 1",
+            fix="Set --config.model.outputs=logits or =probabilities.",
+        )
+    notes = [
+        *_notes_on_input(target, reading, trials, is_clear),
+        *_notes_on_output(target, answers, chosen),
+    ]
+    settled = dataclasses.replace(target, reading=reading)
+    return settled.with_notes(*notes)
+
+
+def _candidates(target, image_shape):
+    """The readings that graph, metadata and user leave open."""
+    options, endpoint = target.options, target.endpoint
+    fitting = readings.layouts(endpoint.shape, image_shape)
+    if options.layout is not None:
+        fitting = [name for name in fitting if name == options.layout]
+    if not fitting:
+        layout = f" with {options.layout}" if options.layout else ""
+        raise UserError(
+            "The data set does not fit the model",
+            received=f"images of shape {tuple(image_shape)}",
+            expected=f"images for the model's {endpoint.shape}{layout}",
+            fix="Set dataset.name to the data set of the model.",
+        )
+    said = options.input_range or target.metadata.get("input_range")
+    is_declared = target.kind in ("ib_keras", "function")
+    if said is not None:
+        ranges = [tuple(map(float, said))]
+    elif is_declared:
+        ranges = [readings.RANGES[0]]
+    elif endpoint.spec is not None and endpoint.spec.dtype.is_integer:
+        ranges = [readings.RANGES[1]]
+    else:
+        ranges = list(readings.RANGES)
+    if is_declared:
+        fitting = fitting[:1]
+    return [
+        Reading(tuple(image_shape), layout, range_)
+        for layout in fitting
+        for range_ in ranges
+    ]
+
+
+def _ask(target, call, reading, images, labels):
+    """Calls the model on all images by one reading."""
+    endpoint, options = target.endpoint, target.options
+    size = endpoint.batch_size or _BATCH
+    seed = seeds.from_int(0)
+    rows, name, dtype, others = [], None, "float32", ()
+    for first in range(0, len(images), size):
+        batch = images[first : first + size]
+        count = len(batch)
+        if endpoint.batch_size is not None:
+            batch = batch[np.arange(size) % count]
+        answer = call(
+            readings.prepare(tf.constant(batch), endpoint, reading), seed
+        )
+        if name is None:
+            name = outputs.choose(
+                answer, options.output, len(batch), _classes(target, labels)
+            )
+            others = tuple(n for n in outputs.flatten(answer) if n != name)
+        scores = outputs.flatten(answer)[name]
+        dtype = scores.dtype.name
+        values = tf.cast(scores, tf.float32).numpy()[:count]
+        rows.append(values.reshape(count, -1))
+    found = dataclasses.replace(reading, output=name)
+    return _Answers(found, np.concatenate(rows), dtype, others)
+
+
+def _classes(target, labels):
+    return target.metadata.get("num_classes") or int(labels.max()) + 1
+
+
+def _trial(answers, options, labels):
+    scores = answers.scores
+    finite = np.isfinite(scores).all(axis=1)
+    seen = outputs.kind_of(scores[finite], answers.dtype)
+    kind = options.outputs or seen
+    logits = outputs.to_logits(tf.constant(scores), kind or "logits").numpy()
+    if labels.max() >= logits.shape[1]:
+        raise UserError(
+            "The data set does not fit the model",
+            received=f"labels up to {labels.max()}",
+            expected=f"classes from 0 to {logits.shape[1] - 1}, as the "
+            "model has",
+            fix="Set dataset.name to the data set of the model.",
+        )
+    reading = dataclasses.replace(
+        answers.reading,
+        outputs=kind or "unknown",
+        num_classes=logits.shape[1],
+    )
+    log_p = choosing.log_softmax(logits)
+    return choosing.Trial(reading, log_p, labels, seen is not None)
+
+
+def _notes_on_input(target, reading, trials, is_clear):
+    endpoint, notes = target.endpoint, []
+    said = target.metadata.get("input_shape")
+    if said is not None and tuple(said) != reading.image_shape:
+        notes.append(
+            f"The metadata say images of shape {tuple(said)}, the graph takes "
+            f"{endpoint.shape}: the graph is believed."
+        )
+    if reading.layout == "channels_first":
+        notes.append(
+            "The model takes channels first; images are transposed inside of "
+            "the audited function."
+        )
+    if endpoint.shape is not None and len(endpoint.shape) < 3:
+        notes.append(
+            f"The model takes images of shape {endpoint.shape}; they are "
+            "reshaped inside of the audited function."
+        )
+    low, high = reading.input_range
+    if len({trial.reading.input_range for trial in trials}) > 1:
+        tried = ", ".join(
+            f"{t.accuracy:.3f} in [{t.reading.input_range[0]:g}, "
+            f"{t.reading.input_range[1]:g}]"
+            for t in trials
+            if t.reading.layout == reading.layout
+        )
+        how = (
+            "told by accuracy and likelihood"
+            if is_clear
+            else "assumed, for no other range does better; if that is wrong "
+            "set --config.model.input_range"
+        )
+        notes.append(
+            f"The model takes images in [{low:g}, {high:g}], {how}. Accuracy "
+            f"on {len(trials[0].labels)} clean images: {tried}."
+        )
+    if (low, high) != (0.0, 1.0):
+        notes.append(
+            f"Images are taken from [0, 1] to [{low:g}, {high:g}] inside of "
+            "the audited function; epsilons stay in units of [0, 1]."
+        )
+    if endpoint.batch_size is not None:
+        notes.append(
+            f"The model takes {endpoint.batch_size} images at a time; the "
+            "last batch is filled up with copies."
+        )
+    return notes
+
+
+def _notes_on_output(target, answers, chosen):
+    reading, notes = chosen.reading, []
+    said = target.metadata.get("num_classes")
+    if said is not None and said != reading.num_classes:
+        notes.append(
+            f"The metadata say {said} classes, the graph gives "
+            f"{reading.num_classes}: the graph is believed."
+        )
+    if answers.others:
+        others = ", ".join(sorted(answers.others))
+        notes.append(f"Audited is the output {reading.output}, not {others}.")
+    if answers.scores.shape[1] == 1:
+        notes.append(
+            "The model gives one score an image, taken for the second of two "
+            "classes."
+        )
+    if answers.dtype != "float32":
+        notes.append(
+            f"The outputs are {answers.dtype}, cast to float32: what the cast "
+            "cannot bring back is lost to verdicts and gradients."
+        )
+    if reading.outputs == "probabilities":
+        share = outputs.saturated_share(chosen.log_p)
+        notes.append(
+            "The model returns probabilities; the audit works on their "
+            f"logarithm. On {share:.1%} of {len(chosen.labels)} clean images "
+            "float32 rounds one of them to exactly 1, where the gradient is "
+            "lost: export the logits if you can."
+        )
+    return notes

@@ -1,0 +1,210 @@
+"""Which function of a loaded SavedModel is the classifier.
+
+Exporters name and shape their functions in many ways; here each becomes an
+`Endpoint`: a function of one tensor of images, and what its graph tells.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from ib_keras.errors import UserError
+from ib_keras.errors import unknown_name
+
+# What exporters call the function to serve, the most explicit name first.
+_USUAL = ("mean", "serving_default", "serve", "__call__")
+# Keras layers that are random in training and should not be at inference.
+_AUGMENTATION = re.compile(
+    r"(?:^|/)((?:random_(?:flip|rotation|crop|translation|zoom|brightness"
+    r"|contrast|saturation|hue|shear|erasing|gaussian_blur|color_jitter"
+    r"|color_degeneration|posterization|invert|grayscale|sharpness"
+    r"|perspective|elastic_transform|height|width)"
+    r"|rand_augment|aug_mix|mix_up|cut_mix|gaussian_noise"
+    r"|(?:spatial_|gaussian_|alpha_)?dropout)(?:\d[dD])?)(?:_\d+)*/"
+)
+_RANDOM_OPS = re.compile(r"Random|Multinomial|TruncatedNormal|ParameterizedT")
+_ASSIGN_OPS = re.compile(r"^(Resource)?(Assign|Scatter)|^CountUpTo$")
+
+
+@dataclasses.dataclass(frozen=True)
+class Endpoint:
+    """A function of images, as it was saved.
+
+    Attributes:
+        name: What the model calls it.
+        call: Takes images in the model's own shape, dtype and units.
+        spec: Of those images; None where no graph tells.
+        concrete: The graph behind it; None for a Python function.
+        held: Variables that no graph tells of.
+    """
+
+    name: str
+    call: Callable[[tf.Tensor], Any]
+    spec: tf.TensorSpec | None = None
+    concrete: Any = None
+    held: tuple[tf.Variable, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int | None, ...] | None:
+        """Of one image, None where open; None where even the rank is."""
+        if self.spec is None or self.spec.shape.rank is None:
+            return None
+        return tuple(self.spec.shape)[1:]
+
+    @property
+    def batch_size(self) -> int | None:
+        """The one batch size that it takes; None where it takes all."""
+        if self.spec is None or not self.spec.shape.rank:
+            return None
+        return self.spec.shape[0]
+
+    @property
+    def variables(self) -> tuple[tf.Variable, ...]:
+        """The variables that its graph reads or writes."""
+        if self.concrete is None:
+            return self.held
+        return tuple(self.concrete.graph.variables)
+
+    def nodes(self) -> tuple[set[str], set[str]]:
+        """Names and operations of all nodes that a call can reach."""
+        if self.concrete is None:
+            return set(), set()
+        graph = self.concrete.graph.as_graph_def()
+        bodies = [f.node_def for f in graph.library.function]
+        nodes = [node for body in (graph.node, *bodies) for node in body]
+        return {node.name for node in nodes}, {node.op for node in nodes}
+
+    def randomness(self) -> dict[str, list[str]]:
+        """What in the graph could answer differently another time.
+
+        Returns:
+            Names of augmentation layers, of random operations and of
+            operations that write variables, each sorted.
+        """
+        names, ops = self.nodes()
+        layers = [
+            found for name in names for found in _AUGMENTATION.findall(name)
+        ]
+        return {
+            "augmentation": sorted(set(layers)),
+            "random_ops": sorted(op for op in ops if _RANDOM_OPS.search(op)),
+            "assign_ops": sorted(op for op in ops if _ASSIGN_OPS.search(op)),
+        }
+
+
+def endpoints(loaded: Any) -> dict[str, list[Any]]:
+    """Lists the functions of a loaded SavedModel and their graphs.
+
+    Args:
+        loaded: What `tf.saved_model.load` returned.
+
+    Returns:
+        Name -> concrete functions. A saved function goes before a signature
+        of the same name, which is made of it.
+    """
+    found = {}
+    public = [name for name in dir(loaded) if not name.startswith("_")]
+    for name in (*public, "__call__"):
+        part = getattr(loaded, name, None)
+        if concrete := list(getattr(part, "concrete_functions", ())):
+            found[name] = concrete
+    for name, signature in getattr(loaded, "signatures", {}).items():
+        found.setdefault(name, [signature])
+    return found
+
+
+def _tensors(concrete) -> list[tf.TensorSpec]:
+    arguments = concrete.structured_input_signature
+    return [
+        spec
+        for spec in tf.nest.flatten(arguments)
+        if isinstance(spec, tf.TypeSpec)
+    ]
+
+
+def choose(loaded: Any, wanted: str | None, path: str) -> Endpoint:
+    """Chooses the endpoint to audit.
+
+    Args:
+        loaded: What `tf.saved_model.load` returned.
+        wanted: Its name; None leaves the choice to the usual names, or to
+            there being one alone.
+        path: Of the model, for messages.
+
+    Returns:
+        The `Endpoint`.
+
+    Raises:
+        UserError: If there is none, there are several of unknown names, or
+            it is no function of images alone.
+    """
+    found = endpoints(loaded)
+    if not found:
+        raise UserError(
+            "The SavedModel has no function to call",
+            received=path,
+            expected="a signature or a saved tf.function",
+            fix="Export it with model.export, or with signatures given to "
+            "tf.saved_model.save.",
+        )
+    if wanted is None:
+        usual = [name for name in _USUAL if name in found]
+        if not usual and len(found) > 1:
+            raise UserError(
+                "The SavedModel has several functions, none of a usual name",
+                received=f"{path} with {', '.join(sorted(found))}",
+                expected="the name of the one that classifies",
+                fix="Set --config.model.signature to it.",
+            )
+        wanted = (usual or list(found))[0]
+    if wanted not in found:
+        raise unknown_name(
+            "signature of the SavedModel",
+            wanted,
+            found,
+            "Set --config.model.signature to one of them.",
+        )
+    return _endpoint(wanted, found[wanted], path)
+
+
+def _endpoint(name, concretes, path):
+    simple = [c for c in concretes if len(_tensors(c)) == 1]
+    if not simple:
+        shapes = [str(spec) for spec in _tensors(concretes[0])]
+        raise UserError(
+            "The endpoint takes something else than images alone",
+            received=f'"{name}" of {path}, which takes '
+            f"{', '.join(shapes) or 'nothing'}",
+            expected="one tensor, a batch of images",
+            fix="Name another by --config.model.signature, or export one.",
+        )
+    # Of the traces of one function the one for inference is the one wanted;
+    # those for training differ by a Python argument.
+    concrete = _for_inference(simple)
+    spec = _tensors(concrete)[0]
+    if not (spec.dtype.is_floating or spec.dtype == tf.uint8):
+        raise UserError(
+            "The endpoint does not take images of numbers",
+            received=f'"{name}" of {path}, which takes {spec.dtype.name}',
+            expected="float images [batch, height, width, channels]",
+            fix="Export a signature of float images, the decoding left out.",
+        )
+    keywords = concrete.structured_input_signature[1]
+    keys = [key for key, value in keywords.items() if value is spec]
+
+    def call(images):
+        return concrete(**{keys[0]: images}) if keys else concrete(images)
+
+    return Endpoint(name, call, spec, concrete)
+
+
+def _for_inference(concretes):
+    for concrete in concretes:
+        arguments, keywords = concrete.structured_input_signature
+        values = [*arguments, *keywords.values()]
+        if not any(value is True for value in values):
+            return concrete
+    return concretes[0]

@@ -1,0 +1,335 @@
+"""The audited model: anybody's, made into functions to logits.
+
+`load` takes a SavedModel folder or a .keras file, `from_function` a Python
+function. What the graph does not tell `Target.settle` finds by a few calls on
+clean examples, or refuses to guess. Every finding can be said instead: see
+`reading.Options`.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from ib_keras import export
+from ib_keras.audit.target import loading
+from ib_keras.audit.target import reading as readings
+from ib_keras.audit.target import settling
+from ib_keras.audit.target import signatures
+from ib_keras.audit.target.loading import hash_folder
+from ib_keras.audit.target.reading import Options
+from ib_keras.audit.target.reading import Reading
+from ib_keras.audit.target.signatures import Endpoint
+from ib_keras.errors import UserError
+from ib_keras.errors import unknown_name
+from ib_keras.types import LogitsFn
+
+MODES = ("mean", "stochastic")
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A loaded model and what is known of it.
+
+    Attributes:
+        path: The folder or file; the name of a function.
+        sha256: Of the folder, over the names and digests of its files, or of
+            the file; of a function over its variables.
+        metadata: The JSON asset; empty where the model has none.
+        loaded: What TensorFlow or Keras loaded, or the function.
+        kind: "ib_keras", "saved_model", "keras" or "function".
+        endpoint: Which function of it is audited in mean mode.
+        options: What the user said.
+        reading: How images go in and scores come out; None until settled.
+        notes: Sentences on what was found odd.
+        safety: Report of the safety check; None for a function.
+    """
+
+    path: str
+    sha256: str
+    metadata: dict[str, Any]
+    loaded: Any
+    kind: str
+    endpoint: Endpoint
+    options: Options = dataclasses.field(default_factory=Options)
+    reading: Reading | None = None
+    notes: tuple[str, ...] = ()
+    safety: Any = None
+
+    @property
+    def image_shape(self) -> tuple[int, ...] | None:
+        """(height, width, channels) of the audit; None if not yet known."""
+        if self.reading is not None:
+            return self.reading.image_shape
+        said = self.metadata.get("input_shape")
+        shape = self.endpoint.shape
+        if said is not None and readings.layouts(shape, said):
+            return tuple(said)
+        # What is first of (3, 32, 32) only a data set can tell.
+        is_last = shape and len(shape) == 3 and shape[2] in (1, 3)
+        return shape if is_last and None not in shape else None
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes; None if not yet known."""
+        if self.reading is not None:
+            return self.reading.num_classes
+        return self.metadata.get("num_classes")
+
+    @property
+    def is_stochastic(self) -> bool:
+        """Whether there is an endpoint for stochastic mode."""
+        return self.kind == "ib_keras" and hasattr(self.loaded, "stochastic")
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """The metadata, corrected by what the graph tells."""
+        return {
+            **self.metadata,
+            "input_shape": self.image_shape,
+            "num_classes": self.num_classes,
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """What summary.json says of the model."""
+        reading = self.reading or self._declared()
+        return {
+            "path": self.path,
+            "sha256": self.sha256,
+            "metadata": self.metadata,
+            "kind": self.kind,
+            "signature": self.endpoint.name,
+            "output": reading.output,
+            "outputs": reading.outputs,
+            "input_range": list(reading.input_range),
+            "layout": reading.layout,
+            "image_shape": list(reading.image_shape),
+            "num_classes": reading.num_classes,
+            "notes": list(self.notes),
+        }
+
+    def with_options(self, options: Options) -> "Target":
+        """The same, what the user says now put over what was said before."""
+        said = {k: v for k, v in vars(options).items() if v is not None}
+        merged = dataclasses.replace(self.options, **said)
+        return dataclasses.replace(self, options=merged)
+
+    def with_notes(self, *notes: str) -> "Target":
+        """The same with more notes, each once."""
+        more = dict.fromkeys((*self.notes, *notes))
+        return dataclasses.replace(self, notes=tuple(more))
+
+    def state_hash(self) -> dict[str, str]:
+        """SHA-256 of each variable that the graph uses, by name."""
+        return {
+            f"{index}:{variable.name}": hashlib.sha256(
+                tf.convert_to_tensor(variable).numpy().tobytes()
+            ).hexdigest()
+            for index, variable in enumerate(self.endpoint.variables)
+        }
+
+    def logits_fn(self, mode: str, num_samples: int | None = None) -> LogitsFn:
+        """The classifier that is audited, as attacks see it.
+
+        Args:
+            mode: "mean" or "stochastic".
+            num_samples: S of stochastic mode; None takes the model's own.
+
+        Returns:
+            A function `(images, seed) -> logits`.
+
+        Raises:
+            UserError: If the model has no such endpoint, or it is not known
+                yet how it is called.
+        """
+        reading = self.reading or self._declared()
+        call = self.caller(mode, num_samples)
+        return readings.wrap(call, self.endpoint, reading)
+
+    def caller(
+        self, mode: str, num_samples: int | None = None
+    ) -> Callable[[tf.Tensor, tf.Tensor], Any]:
+        """The model as it is: `(its images, seed) -> its answer`.
+
+        Raises:
+            UserError: If the model has no such endpoint.
+        """
+        if mode not in MODES:
+            raise unknown_name("mode", mode, MODES, "Set mode to one of them.")
+        # Named in the functions, so that they keep `loaded` alive: without it
+        # TensorFlow drops the variables that they use.
+        loaded, endpoint = self.loaded, self.endpoint
+        if mode == "mean":
+            return lambda images, seed: _alive(endpoint.call(images), loaded)
+        if not hasattr(loaded, "stochastic"):
+            raise UserError(
+                "The SavedModel has no endpoint for stochastic mode",
+                received=f"{self.path} with {endpoint.name}",
+                expected='an endpoint "stochastic"',
+                fix="Deterministic models have mean mode alone; set mode.",
+            )
+        count = int(num_samples or self.metadata.get("num_samples") or 1)
+        return lambda images, seed: loaded.stochastic(
+            images, seed, tf.constant(count, tf.int32)
+        )
+
+    def _declared(self) -> Reading:
+        """The reading by metadata and options alone."""
+        if self.image_shape is None or self.num_classes is None:
+            raise UserError(
+                "It is not known yet how the model is called",
+                received=self.path,
+                expected="a settled target",
+                fix="Call target.settle(images, labels) with clean examples.",
+            )
+        options = self.options
+        range_ = self.metadata.get("input_range")
+        return Reading(
+            self.image_shape,
+            options.layout or "channels_last",
+            options.input_range or tuple(range_ or readings.RANGES[0]),
+            options.output or "",
+            options.outputs or "logits",
+            self.num_classes,
+        )
+
+    def settle(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        mode: str = "mean",
+        num_samples: int | None = None,
+    ) -> "Target":
+        """Finds how the model is called and what it answers with.
+
+        Args:
+            images: float32 `[examples, height, width, channels]`, clean.
+            labels: int `[examples]`.
+            mode: Which mode is asked.
+            num_samples: S of stochastic mode.
+
+        Returns:
+            A target with a `reading`, and notes on what was found.
+
+        Raises:
+            UserError: If something cannot be told, and the flag that says it.
+        """
+        return settling.settle(self, images, labels, mode, num_samples)
+
+
+def _alive(answer, loaded):
+    del loaded
+    return answer
+
+
+def load(
+    path: str,
+    strategy: tf.distribute.Strategy | None = None,
+    options: Options | None = None,
+    allow_ops: Sequence[str] = (),
+    probe: bool = False,
+) -> Target:
+    """Loads a SavedModel folder or a .keras file, after the safety check.
+
+    Args:
+        path: Of the model.
+        strategy: Whose devices get the variables.
+        options: What the user says of it.
+        allow_ops: Operations that the safety check lets pass.
+        probe: Whether a child process runs the model first, under limits.
+
+    Returns:
+        A `Target`, which `settle` makes ready.
+
+    Raises:
+        UserError: If there is no model, it is damaged, or it has no function
+            of images alone.
+        UnsafeError: If it holds what could do harm.
+    """
+    path = path.rstrip("/")
+    options = options or Options()
+    loading.check_path(path)
+    is_keras = loading.is_keras(path)
+    metadata = None if is_keras else export.read_metadata(path)
+    loaded, report = loading.load(path, strategy, allow_ops, probe)
+    if is_keras:
+        kind = "keras"
+        endpoint = loading.keras_endpoint(loaded, "call", path)
+    else:
+        is_ours = metadata is not None and hasattr(loaded, "mean")
+        kind = "ib_keras" if is_ours else "saved_model"
+        endpoint = signatures.choose(loaded, options.signature, path)
+    return Target(
+        path,
+        hash_folder(path),
+        metadata or {},
+        loaded,
+        kind,
+        endpoint,
+        options,
+        safety=report,
+    )
+
+
+def from_function(
+    function: Callable[[tf.Tensor], Any],
+    image_shape: Sequence[int],
+    num_classes: int,
+    *,
+    stochastic: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], Any] | None = None,
+    num_samples: int | None = None,
+    outputs: str | None = None,
+    input_range: tuple[float, float] = (0.0, 1.0),
+    name: str = "function",
+) -> Target:
+    """Makes a target of a Python function, such as a Keras model.
+
+    Args:
+        function: `(images) -> scores [batch, classes]`, differentiable.
+        image_shape: (height, width, channels).
+        num_classes: How many scores there are.
+        stochastic: `(images, seed int32 [2], num_samples) -> scores`, for
+            stochastic mode.
+        num_samples: S of stochastic mode, where the audit does not say.
+        outputs: "logits", "log_probabilities" or "probabilities"; None looks.
+        input_range: (lowest, highest) value of the images it takes.
+        name: What reports call it.
+
+    Returns:
+        A `Target`, as `load` gives for a path.
+    """
+    variables = tuple(
+        getattr(v, "value", v) if not isinstance(v, tf.Variable) else v
+        for v in getattr(function, "variables", ())
+    )
+    endpoint = Endpoint("function", function, held=variables)
+    loaded = _Functions(function, stochastic)
+    target = Target(
+        path=name,
+        sha256="",
+        metadata={
+            "input_shape": list(image_shape),
+            "num_classes": int(num_classes),
+            "num_samples": num_samples,
+        },
+        loaded=loaded,
+        kind="function",
+        endpoint=endpoint,
+        options=Options(outputs=outputs, input_range=input_range),
+    )
+    state = "".join([name, *target.state_hash().values()])
+    digest = hashlib.sha256(state.encode()).hexdigest()
+    return dataclasses.replace(target, sha256=digest)
+
+
+class _Functions:
+    """What `Target.loaded` holds of a Python function."""
+
+    def __init__(self, mean, stochastic):
+        self.mean = mean
+        if stochastic is not None:
+            self.stochastic = stochastic

@@ -1,0 +1,121 @@
+"""The verdict: what an audit's number is worth, by written rules.
+
+| verdict | when |
+|---|---|
+| invalid | a check of validity fails: the number is not what it says |
+| upper bound only | a check of obfuscation fails, or one was not run, and an \
+example stands |
+| can be believed | otherwise |
+
+Warnings are reported and decide nothing. Where no example stands at any radius
+of the audit, signs of obfuscation change nothing: an upper bound of zero is
+exact.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+BELIEVABLE = "believable"
+UPPER_BOUND = "upper_bound"
+INVALID = "invalid"
+
+# From best to worst.
+LABELS = (BELIEVABLE, UPPER_BOUND, INVALID)
+WORDS = {
+    BELIEVABLE: "the number can be believed",
+    UPPER_BOUND: "upper bound only: signs of gradient obfuscation",
+    INVALID: "invalid",
+}
+
+# Checks whose failure makes the number void; every other failure is a sign
+# that a stronger attack would lower it.
+VALIDITY = (
+    "D12",
+    "D13",
+    "D19",
+    "D23",
+    "D25",
+    "D29",
+    "D33",
+    "M1",
+    "M2",
+)
+
+# Checks without which nothing can be believed.
+NEEDED = ("D1", "D2", "D3", "D4", "D6", "D7", "D8", "D10", "D11", "D33")
+
+_MOST_ADVICE = 5
+
+
+def decide(
+    findings: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Applies the rules.
+
+    Args:
+        findings: As findings.json holds them.
+        summary: What summary.json holds.
+
+    Returns:
+        `label`, one of `LABELS`; `sentence`; `decided_by`, a list of `{"id",
+        "why"}`; `next`, what to do.
+    """
+    failed = [f for f in findings if f["status"] == "fail"]
+    void = [f for f in failed if f["id"] in VALIDITY]
+    if void:
+        return _verdict(
+            INVALID,
+            "The number is not what it says it is, whatever the attack.",
+            [(f["id"], f["evidence"]) for f in void],
+            void,
+        )
+    if _nothing_stands(summary):
+        return _verdict(
+            BELIEVABLE,
+            "No example stands, and no attack can lower zero.",
+            [],
+            [],
+        )
+    signs = [(f["id"], f["evidence"]) for f in failed]
+    answered = {f["id"] for f in findings if "error" not in f["data"]}
+    signs += [
+        (id, "This check was not run.") for id in NEEDED if id not in answered
+    ]
+    if signs:
+        return _verdict(
+            UPPER_BOUND,
+            "A stronger attack is likely to lower the number.",
+            signs,
+            failed,
+        )
+    warned = sum(f["status"] == "warn" for f in findings)
+    asked = sum(f["status"] != "not applicable" for f in findings)
+    return _verdict(
+        BELIEVABLE,
+        f"None of {asked} checks found that the number is too high; "
+        f"{warned} of them warn.",
+        [],
+        [],
+    )
+
+
+def _verdict(label, sentence, decided_by, findings):
+    advice = dict.fromkeys(f["advice"] for f in findings if f["advice"])
+    return {
+        "label": label,
+        "sentence": sentence,
+        "decided_by": [{"id": id, "why": why} for id, why in decided_by],
+        "next": list(advice)[:_MOST_ADVICE],
+    }
+
+
+def _nothing_stands(summary):
+    """At no radius that the audit reports."""
+    points = [summary, *summary.get("epsilon_curve", ())]
+    return all(point["robust_accuracy"] == 0.0 for point in points)
+
+
+def is_as_bad(label: str, than: str) -> bool:
+    """Whether a verdict is as bad as another, or worse."""
+    return LABELS.index(label) >= LABELS.index(than)

@@ -1,0 +1,12 @@
+"""Verification: the claims of an audit folder, computed again by other code.
+
+Nothing of the attacks' loops, judges or geometry is used here. `claims` are
+arithmetic on the folder's own arrays, `tallies` the counts of its summary,
+`provenance` the model, the data and the files; `rescoring` asks the model
+again, and `verification` puts them together.
+"""
+
+from ib_keras.audit.verify.verification import Verification
+from ib_keras.audit.verify.verification import verify
+
+__all__ = ["Verification", "verify"]

@@ -1,0 +1,120 @@
+"""What an audit was of: the model, its files, the data, the verdict."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from ib_keras import export
+from ib_keras import files
+from ib_keras.audit import verdict as verdicts
+from ib_keras.audit.verify import claims
+
+FINDINGS_FILE = "findings.json"
+SAFETY_FILE = "safety.json"
+
+
+def model(folder: claims.Folder, subject: Any) -> list[str]:
+    """The model has the digest, form and mode that the records say."""
+    said = folder.summary
+    problems = []
+    for name, sha256 in {
+        "the summary's sha256": said["model"]["sha256"],
+        "config.json's sha256": folder.config_sha256,
+    }.items():
+        problems += claims.differences(name, sha256, subject.target.sha256)
+    # Where it lies and what was noted of it are no claims.
+    found = subject.target.describe()
+    for name in found.keys() - {"path", "sha256", "notes"}:
+        problems += claims.differences(
+            f"model.{name}", said["model"][name], found[name]
+        )
+    for name in ("mode", "num_samples", "num_judge_samples"):
+        problems += claims.differences(name, said[name], getattr(subject, name))
+    return problems
+
+
+def labels(folder: claims.Folder, subject: Any) -> list[str]:
+    """Data set and labels are those that the config names."""
+    problems = claims.differences(
+        "dataset", folder.summary["dataset"], subject.dataset
+    )
+    odd = folder.arrays["label"] != subject.labels
+    if odd.any():
+        problems.append(f"{claims.rows(odd)}: not the data set's")
+    return problems
+
+
+def versions(folder: claims.Folder) -> list[str]:
+    """The versions of the stack are recorded."""
+    said = folder.summary["versions"]
+    missing = [n for n in export.describe_versions() if not said.get(n)]
+    return [f"not recorded: {', '.join(missing)}"] if missing else []
+
+
+def says_versions(folder: claims.Folder) -> str:
+    """What to say of versions that are recorded."""
+    said = folder.summary.get("versions")
+    here = export.describe_versions()
+    if not isinstance(said, Mapping):
+        return ""
+    other = [f"{n} {said.get(n)}" for n in here if said.get(n) != here[n]]
+    if not other:
+        return "are recorded, and the same here"
+    return f"are recorded; another here than {', '.join(other)}"
+
+
+def says_safety(workdir: str) -> str:
+    """What to say where the safety check's record holds."""
+    if files.exists(files.join(workdir, SAFETY_FILE)):
+        return "the files are those that were checked"
+    return "no safety.json to compare"
+
+
+def safety(workdir: str, top: claims.Folder, path: str) -> list[str]:
+    """The summary repeats safety.json, whose hashes are the model's files'."""
+    said = top.summary.get("safety")
+    if not files.exists(files.join(workdir, SAFETY_FILE)):
+        return ["the summary has it, the folder has not"] if said else []
+    held = files.read_json(files.join(workdir, SAFETY_FILE))
+    rest = {name: held[name] for name in held if name != "ops"}
+    problems = claims.differences("the summary's safety", said, rest)
+    return problems + claims.differences(
+        "the files' sha256", _hash_files(path), held["files"]
+    )
+
+
+def _hash_files(path):
+    """Name -> SHA-256 of every file of a model."""
+    if not files.is_folder(path):
+        name = path.rpartition("/")[2]
+        return {name: hashlib.sha256(files.read_bytes(path)).hexdigest()}
+    found = {}
+    path = path.rstrip("/")
+    for folder, _, names in files.gfile.walk(path):
+        for name in names:
+            full = files.join(folder, name)
+            relative = full[len(path) :].lstrip("/")
+            found[relative] = hashlib.sha256(files.read_bytes(full)).hexdigest()
+    return found
+
+
+def says_findings(workdir: str) -> str:
+    """What to say where the verdict holds."""
+    if files.exists(files.join(workdir, FINDINGS_FILE)):
+        return "the verdict follows from them"
+    return "no findings.json to compare"
+
+
+def findings(workdir: str, top: claims.Folder) -> list[str]:
+    """The verdict follows from the findings; these are not measured again."""
+    path = files.join(workdir, FINDINGS_FILE)
+    if not files.exists(path):
+        return []
+    said = files.read_json(path)
+    due = verdicts.decide(said["findings"], top.summary)
+    problems = []
+    for name, value in due.items():
+        problems += claims.differences(
+            f"verdict.{name}", said["verdict"][name], value
+        )
+    return problems

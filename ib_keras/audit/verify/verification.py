@@ -1,0 +1,434 @@
+"""Verification by others: does an audit folder say what its evidence shows?
+
+It loads the model and the data as an audit does, and then goes its own way:
+the geometry is NumPy's, the model is asked in other batches and by other
+noise, and every number is counted again. No attack is run. So it shows that
+what is called broken is broken and that the books add up; that nothing could
+break the rest is shown by no check, only bounded by the protocol's budget,
+which is checked too.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from ib_keras import export
+from ib_keras import files
+from ib_keras import workdirs
+from ib_keras.attacks.base import check_count
+from ib_keras.audit import runner
+from ib_keras.audit import target as targets
+from ib_keras.audit.verify import claims
+from ib_keras.audit.verify import provenance
+from ib_keras.audit.verify import rescoring
+from ib_keras.audit.verify import tallies
+from ib_keras.audit.verify.claims import Check
+from ib_keras.audit.verify.claims import check
+from ib_keras.errors import UserError
+
+TOLERANCE = 1e-4
+NUM_DRAWS = 100
+
+# The fields of a summary that some check recomputes or compares.
+_CHECKED = {
+    "protocol",
+    "protocol_version",
+    "threat_model",
+    "mode",
+    "num_samples",
+    "num_judge_samples",
+    "num_examples",
+    "clean_accuracy",
+    "robust_accuracy",
+    "robust_accuracy_ci95",
+    "expected_accuracy",
+    "stages",
+    "gradient_evaluations",
+    "num_nonfinite_examples",
+    "num_zero_gradient_examples",
+    "seconds",
+    "seed",
+    "model",
+    "dataset",
+    "versions",
+    "epsilon_curve",
+    "safety",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Verification:
+    """What came of it.
+
+    Attributes:
+        checks: Every claim, in the order of checking.
+        fresh: Of a noisy model, for each radius by the name of its folder
+            ("" for the audit itself): accuracies on the saved images by noise
+            that the audit never saw.
+        unchecked: Fields of the summary that no check looks at.
+    """
+
+    checks: tuple[Check, ...]
+    fresh: dict[str, dict[str, Any]]
+    unchecked: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every claim holds."""
+        return all(one.ok for one in self.checks)
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """The names of the claims that do not hold."""
+        return tuple(one.name for one in self.checks if not one.ok)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "ok": self.ok,
+            "failed": list(self.failed),
+            "checks": [dataclasses.asdict(one) for one in self.checks],
+            "fresh": self.fresh,
+            "unchecked": list(self.unchecked),
+            "versions": export.describe_versions(),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Case:
+    """What the checks of one radius need."""
+
+    subject: runner.Subject
+    ask: rescoring.AskFn
+    is_noisy: bool
+    tolerance: float
+    num_draws: int
+
+
+def verify(
+    workdir: str,
+    saved_model: str | targets.Target | None = None,
+    *,
+    data_dir: str | None = None,
+    allow_ops: Sequence[str] = (),
+    probe: bool = False,
+    batch_size: int | None = None,
+    num_draws: int = NUM_DRAWS,
+    seed: int = 0,
+    tolerance: float = TOLERANCE,
+    strategy: tf.distribute.Strategy | None = None,
+) -> Verification:
+    """Recomputes every claim of an audit folder; writes nothing.
+
+    Args:
+        workdir: The folder of a finished audit.
+        saved_model: The model, where it is not at the path of the summary; a
+            target that is loaded already is taken, too.
+        data_dir: The folder of the data set, where it is another than the
+            audit's.
+        allow_ops: Operations that the model may hold all the same. What the
+            audit allowed is not taken over: the folder may be anybody's.
+        probe: Whether a child process runs the model first, under limits.
+        batch_size: Images asked at once; by default two thirds of the audit's.
+        num_draws: Fresh draws of a noisy model for each image.
+        seed: Of the fresh noise.
+        tolerance: What rounding may change of a logit, relative to 1 + the
+            largest of the example.
+        strategy: Whose devices get the model's variables.
+
+    Returns:
+        A `Verification`.
+
+    Raises:
+        UserError: If there is no finished audit, or model or data cannot be
+            had, so that nothing can be said.
+        UnsafeError: If the model is refused.
+    """
+    workdir = str(workdir).rstrip("/")
+    top = _read(workdir)
+    path = saved_model or _path_of(top.summary)
+    subject = _load_subject(top, data_dir, path, strategy, allow_ops, probe)
+    if batch_size is None:
+        audited = check_count("batch_size", top.config["batch_size"])
+        batch_size = max(2 * min(audited, len(subject.labels)) // 3, 1)
+    case = _Case(
+        subject,
+        rescoring.asker(
+            subject.logits_fn, check_count("batch_size", batch_size), seed
+        ),
+        subject.mode == "stochastic" or subject.num_judge_samples > 1,
+        float(tolerance),
+        max(check_count("num_draws", num_draws), subject.num_judge_samples),
+    )
+    checks, fresh = _verify_radius(top, case)
+    parts = {}
+    for folder in _radii(workdir, top, checks):
+        more, noise = _verify_radius(folder, case)
+        parts[float(folder.config["threat_model"]["epsilon"])] = folder.summary
+        checks += more
+        fresh |= noise
+    checks += [
+        check(
+            "epsilon_curve", "is that of its folders", tallies.curve, top, parts
+        ),
+        check(
+            "safety",
+            provenance.says_safety(workdir),
+            provenance.safety,
+            workdir,
+            top,
+            path,
+        ),
+        check(
+            "findings",
+            provenance.says_findings(workdir),
+            provenance.findings,
+            workdir,
+            top,
+        ),
+    ]
+    unchecked = set(top.summary) - _CHECKED
+    return Verification(tuple(checks), fresh, tuple(sorted(unchecked)))
+
+
+def _read(workdir) -> claims.Folder:
+    summary = files.read_json(files.join(workdir, runner.SUMMARY_FILE))
+    config = files.read_json(files.join(workdir, workdirs.CONFIG_FILE))
+    arrays = files.read_npz(files.join(workdir, runner.EXAMPLES_FILE))
+    try:
+        workdirs.check_fields(
+            config, {"audit": ..., "model_sha256": None}, "config."
+        )
+        if not isinstance(summary, Mapping):
+            raise TypeError(f"a summary that is a {type(summary).__name__}")
+    except (AttributeError, TypeError) as error:
+        raise UserError(
+            "The folder is not that of an audit",
+            received=f"{workdir} ({error})",
+            expected="what launch.audit writes",
+            fix="Give the --workdir of an audit.",
+        ) from error
+    return claims.Folder(
+        config["audit"], config["model_sha256"], summary, arrays
+    )
+
+
+def _path_of(summary):
+    path = (summary.get("model") or {}).get("path")
+    if path and files.exists(path):
+        return path
+    raise UserError(
+        "The audited model is not where the summary says",
+        received=f"{path or 'no path'}",
+        expected="the model whose sha256 the summary holds",
+        fix="Give its place with --saved_model.",
+    )
+
+
+def _load_subject(folder, data_dir, *model):
+    config = dict(folder.config)
+    try:
+        if data_dir is not None:
+            config["dataset"] = {**config["dataset"], "data_dir": data_dir}
+        return runner.load_subject(config, *model)
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            "The audit's config cannot be read",
+            received=f"{type(error).__name__}: {error}",
+            expected="the config.json of an audit of this version",
+            fix="Run the audit again with this version.",
+        ) from error
+
+
+def _radii(workdir, top, checks):
+    """The folders of the other radii; what is missing becomes a check."""
+    main = float(top.config["threat_model"]["epsilon"])
+    asked = {float(e) for e in top.config["epsilon_curve"]} - {main}
+    names = {f"epsilon_{epsilon!r}": epsilon for epsilon in sorted(asked)}
+    found = []
+    for name, epsilon in names.items():
+        folder = files.join(workdir, name)
+        try:
+            summary = files.read_json(files.join(folder, runner.SUMMARY_FILE))
+            arrays = files.read_npz(files.join(folder, runner.EXAMPLES_FILE))
+        except UserError as error:
+            checks.append(Check(f"{name}/files", False, str(error)))
+            continue
+        config = dict(top.config)
+        config["threat_model"] = {**config["threat_model"], "epsilon": epsilon}
+        found.append(
+            claims.Folder(
+                config, top.config_sha256, summary, arrays, f"{name}/"
+            )
+        )
+    others = [
+        name
+        for name in files.listdir(workdir)
+        if name.startswith("epsilon_") and name not in names
+    ]
+    if others:
+        checks.append(
+            Check("folders", False, f"{others[0]} is of no radius asked for")
+        )
+    return found
+
+
+def _verify_radius(folder, case):
+    """All checks of one radius, and the accuracies on fresh noise."""
+    subject, found = case.subject, folder.arrays
+    checks = []
+
+    def add(name, holds, find, *arguments):
+        name = f"{folder.name}{name}"
+        checks.append(check(name, holds, find, *arguments))
+
+    add("config", "agrees with the summary", claims.config, folder)
+    add(
+        "model",
+        f"has sha256 {subject.target.sha256}",
+        provenance.model,
+        folder,
+        subject,
+    )
+    add(
+        "versions",
+        provenance.says_versions(folder),
+        provenance.versions,
+        folder,
+    )
+    add("arrays", f"{len(subject.labels)} rows each", claims.arrays, folder)
+    if not checks[-1].ok:
+        return checks, {}
+    add("index", "each example once, in order", claims.index, folder)
+    add(
+        "labels",
+        "are those of the data set",
+        provenance.labels,
+        folder,
+        subject,
+    )
+    add("ball", _says_ball(folder), claims.ball, folder, subject.images)
+    add(
+        "clean_errors",
+        "keep their clean image",
+        claims.clean_errors,
+        folder,
+        subject.images,
+    )
+    add("verdicts", "hang together", claims.verdicts, folder, case.is_noisy)
+    add("counts", "are those of the examples", tallies.counts, folder)
+    add("intervals", "follow from the counts", tallies.intervals, folder)
+    add("stages", "are those of the examples", tallies.stages, folder)
+    add(
+        "budget",
+        "each robust example took the whole protocol",
+        tallies.budget,
+        folder,
+        subject.target.num_classes,
+    )
+    shape = found["adversarial_images"].shape
+    if shape != subject.images.shape:
+        return checks, {}
+    rescore = _rescore_noisy if case.is_noisy else _rescore
+    return checks, rescore(folder, case, add)
+
+
+def _rescore(folder, case, add):
+    found, labels = folder.arrays, case.subject.labels
+    say = [case.ask, case.subject.images, labels, case.tolerance]
+    clean = rescoring.answers(*say)
+    say[1] = found["adversarial_images"]
+    adversarial = rescoring.answers(*say)
+    add(
+        "clean_predictions",
+        "are those of the model",
+        rescoring.clean_predictions,
+        found,
+        clean,
+    )
+    again = (found, adversarial)
+    broken = int((found["broken_by_stage"] >= 0).sum())
+    add(
+        "broken_examples",
+        f"all {broken} are misclassified",
+        rescoring.broken_examples,
+        *again,
+    )
+    add(
+        "robust_examples",
+        "no saved image breaks one",
+        rescoring.robust_examples,
+        *again,
+    )
+    add("margins", "are those of the model", rescoring.margins, *again)
+    add(
+        "wrong_shares",
+        "are those of the verdicts",
+        rescoring.wrong_shares,
+        *again,
+    )
+    return {}
+
+
+def _rescore_noisy(folder, case, add):
+    found, subject = folder.arrays, case.subject
+    # Clean and final verdicts take more draws than those between them.
+    labels, group = subject.labels, folder.summary["num_final_draws"]
+    draws = (labels, case.num_draws, group)
+    clean = rescoring.Draws(case.ask, subject.images, *draws)
+    fresh = rescoring.Draws(case.ask, found["adversarial_images"], *draws)
+    said = fresh.of(labels)
+    add(
+        "clean_predictions",
+        "are those of fresh verdicts",
+        rescoring.noisy_clean_predictions,
+        found,
+        clean,
+        case.ask,
+        subject.images,
+        group,
+    )
+    add(
+        "broken_examples",
+        f"are wrong on fresh draws; accuracy {said['accuracy_per_draw']:.4f} "
+        f"per draw, {said['accuracy_of_mean']:.4f} of the mean, "
+        f"{said['accuracy_on_every_draw']:.4f} on every one of "
+        f"{case.num_draws}",
+        rescoring.noisy_broken_examples,
+        found,
+        fresh,
+    )
+    add(
+        "robust_examples",
+        "no saved image breaks one on every fresh draw",
+        rescoring.noisy_robust_examples,
+        found,
+        fresh,
+        case.ask,
+        group,
+    )
+    add(
+        "margins",
+        "are numbers",
+        rescoring.finite_margins,
+        found,
+        fresh.finite,
+    )
+    add(
+        "wrong_shares",
+        "agree with fresh draws within binomial error",
+        rescoring.noisy_wrong_shares,
+        found,
+        fresh,
+        group,
+    )
+    return {folder.name.rstrip("/"): said}
+
+
+def _says_ball(folder):
+    threat_model = folder.config["threat_model"]
+    norm, epsilon = threat_model["norm"], threat_model["epsilon"]
+    return f"all images are within {norm} {epsilon:g} and [0, 1]"

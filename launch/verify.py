@@ -1,0 +1,77 @@
+"""Recomputes the claims of an audit folder with other code.
+
+python -m launch.verify --workdir=audits/pgd
+
+Exit status: 0 if all claims hold; 2 if the folder is not what it claims, or if
+model or data cannot be had; 3 if the model is refused as unsafe.
+"""
+
+import sys
+
+from absl import flags as absl_flags
+
+from launch import flags
+
+absl_flags.DEFINE_string("workdir", None, "The audit folder.")
+absl_flags.mark_flag_as_required("workdir")
+absl_flags.DEFINE_string(
+    "saved_model", None, "The model, where it is not at the summary's path."
+)
+absl_flags.DEFINE_string(
+    "data_dir", None, "Folder of the data set, if not the audit's."
+)
+absl_flags.DEFINE_list(
+    "allow_ops", [], "Operations that the model may hold all the same."
+)
+absl_flags.DEFINE_integer(
+    "num_draws", 100, "Fresh draws of a noisy model for each image."
+)
+absl_flags.DEFINE_integer("seed", 0, "Of the fresh noise.")
+absl_flags.DEFINE_float(
+    "tolerance",
+    1e-4,
+    "What rounding may change of a logit, relative to 1 + the largest.",
+)
+absl_flags.DEFINE_string("output", None, "JSON file to write the checks to.")
+absl_flags.DEFINE_bool("quiet", False, "Print what does not hold alone.")
+
+
+def main() -> int:
+    """Runs `ib_keras.audit.verify.verify`."""
+    from ib_keras import files
+    from ib_keras.audit import verify
+
+    values = absl_flags.FLAGS
+    result = verify.verify(
+        values.workdir,
+        values.saved_model,
+        data_dir=values.data_dir,
+        allow_ops=values.allow_ops,
+        probe=True,
+        num_draws=values.num_draws,
+        seed=values.seed,
+        tolerance=values.tolerance,
+    )
+    for check in result.checks:
+        if not check.ok:
+            print(f"FAILED {check.name}: {check.sentence}.", file=sys.stderr)
+        elif not values.quiet:
+            print(f"ok     {check.name}: {check.sentence}.")
+    if result.unchecked and not values.quiet:
+        print(f"Not checked: {', '.join(result.unchecked)}.")
+    if values.output:
+        files.write_json(values.output, result.to_json())
+    if not result.ok:
+        print(
+            f"{values.workdir} is not what it claims: {len(result.failed)} of "
+            f"{len(result.checks)} checks failed.",
+            file=sys.stderr,
+        )
+        return 2
+    if not values.quiet:
+        print(f"All {len(result.checks)} checks hold.")
+    return 0
+
+
+if __name__ == "__main__":
+    flags.run(main)

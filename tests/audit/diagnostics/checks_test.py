@@ -1,0 +1,307 @@
+"""Each diagnostic on a planted model whose answer is known."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ib_keras import plugins
+from ib_keras.audit.diagnostics import base
+from ib_keras.audit.diagnostics import load
+from ib_keras.audit.diagnostics.case import stage
+from tests.support import cases
+
+SIZE = 16
+WEIGHTS = np.linspace(0.5, 1.5, SIZE) * np.resize([1.0, -1.0], SIZE)
+L1 = np.abs(WEIGHTS).sum()
+
+
+def linear(x, seed=None):
+    """Class 0 against two others, of which 1 is nearer by 20."""
+    kernel = tf.constant(WEIGHTS[:, None], tf.float32)
+    value = tf.reshape(x - 0.5, [-1, SIZE]) @ kernel
+    return value * [1.0, -1.0, -1.0] - [0.0, 0.0, 20.0]
+
+
+def data(reach=0.2, count=40, nearest=0.0):
+    """Images of classes 0 and 1 at even l_inf distances from their boundary."""
+    steps = nearest + (reach - nearest) * (np.arange(count) + 0.5) / count
+    labels = np.resize([0, 1], count).astype(np.int32)
+    flat = 0.5 + (steps * (1 - 2 * labels))[:, None] * np.sign(WEIGHTS)
+    return flat.reshape(count, 4, 4, 1).astype(np.float32), labels
+
+
+def ask(name, case, **arguments):
+    """The findings of a diagnostic by id, each checked to be JSON."""
+    found = plugins.build("audit.diagnostics", {"name": name, **arguments})
+    findings = found.ask(case)
+    assert {f.id for f in findings} <= set(found.ids)
+    return {f.id: f for f in findings}
+
+
+def quantised(x, seed=None):
+    return linear(tf.round(8.0 * x) / 8.0 + 0.0 * x)
+
+
+@pytest.fixture(scope="module")
+def honest():
+    steps = stage("pgd", 2, num_steps=40, step_size=0.01)
+    return cases.make(linear, *data(), steps)
+
+
+@pytest.fixture(scope="module")
+def blind():
+    """All gradients are zero, and clean images stand on a plateau's edge."""
+    start = stage("pgd", num_steps=5, step_size=0.02, random_start=False)
+    images, labels = data(0.1, nearest=0.07)
+    return cases.make(quantised, images, labels, start, epsilon=0.2)
+
+
+def test_the_audit_of_the_honest_model_is_exact(honest):
+    distance = np.abs(np.float64(honest.subject.images) - 0.5).max((1, 2, 3))
+    np.testing.assert_array_equal(honest.ledger.is_robust, distance > 0.1)
+    assert honest.ledger.robust_accuracy == 0.5
+
+
+@pytest.mark.parametrize("name", sorted(set(load("quick")) - {"landscape"}))
+def test_nothing_is_found_against_an_honest_model(honest, name):
+    try:
+        answers = ask(name, honest)
+    except AttributeError as error:
+        if "behaviour" not in str(error):
+            raise
+        pytest.skip("reads what only a loaded model has")
+    for finding in answers.values():
+        assert finding.status in (base.PASS, base.NOT_APPLICABLE), finding
+
+
+@pytest.mark.parametrize("name", ["one_step", "noise", "gradient_free"])
+def test_what_a_blind_attack_missed_is_found(blind, name):
+    assert blind.robust_accuracy == 1.0
+    (finding,) = ask(name, blind).values()
+    if name == "one_step":  # It needs a gradient too.
+        assert finding.status == base.PASS
+        return
+    assert finding.status == base.FAIL
+    assert finding.value > 0.3 and len(finding.examples) == 5
+    assert finding.value == finding.data["num_broken"] / 40
+
+
+def test_zero_gradients_are_seen(blind, honest):
+    assert ask("zero_gradients", blind)["D10"].value == 1.0
+    assert ask("zero_gradients", honest)["D10"].value == 0.0
+
+
+def test_a_blind_attack_fails_at_radii_where_it_cannot(blind):
+    found = ask("radii", blind)
+    assert found["D3"].value == found["D4"].value == 1.0
+    assert found["D3"].status == found["D4"].status == base.FAIL
+    assert found["D2"].status == base.PASS
+
+
+def test_at_half_of_the_box_one_class_can_be_right():
+    # Of two balanced classes a constant answer is right for half.
+    def constant(x, seed):
+        return 0.0 * linear(x) + [1.0, 0.0, 0.0]
+
+    images, _ = data()
+    labels = np.resize([0, 1], 40).astype(np.int32)
+    case = cases.make(constant, images, labels)
+    finding = ask("radii", case)["D3"]
+    assert finding.value == 0.5 and finding.status == base.PASS
+    assert finding.threshold == pytest.approx(0.5 + 2 * np.sqrt(0.25 / 40))
+
+
+def test_accuracy_that_rises_with_the_radius_is_seen():
+    # Wrong in a shell alone, which the steps of a larger ball jump over.
+    def shell(x, seed):
+        moved = tf.reduce_max(tf.abs(x - 0.5), axis=[1, 2, 3])
+        is_in = (moved > 0.04) & (moved < 0.06)
+        value = tf.where(is_in, -1.0, 1.0) + 0.0 * tf.reduce_sum(x, [1, 2, 3])
+        return tf.stack([value, -value, -2.0 + 0.0 * value], axis=1)
+
+    images = np.full([40, 4, 4, 1], 0.5, np.float32)
+    case = cases.make(
+        shell,
+        images,
+        np.zeros(40, np.int32),
+        stage("uniform_noise", num_steps=3, corners=True),
+        epsilon=0.05,
+    )
+    assert case.robust_accuracy == 0.0
+    finding = ask("radii", case)["D2"]
+    assert finding.status == base.FAIL and finding.value == 1.0
+
+
+def test_restarts_are_read_from_the_curve(honest):
+    case = cases.make(
+        linear, *data(), stage("pgd", 10, num_steps=20, step_size=0.02)
+    )
+    flat = ask("restarts", case)["D6"]
+    assert flat.status == base.PASS and flat.value == 0.0
+    falling = [0.9] * 5 + [0.9, 0.8, 0.7, 0.6, 0.5]
+    case.summary["stages"][0]["restart_curve"] = falling
+    finding = ask("restarts", case)["D6"]
+    assert finding.status == base.FAIL
+    assert finding.value == pytest.approx(0.4)
+    case.summary["stages"][0]["restart_curve"] = [0.9] * 9 + [0.875]
+    assert ask("restarts", case)["D6"].status == base.WARN
+
+
+def test_a_saturated_loss_is_seen():
+    case = cases.make(
+        lambda x, seed: 1000.0 * linear(x),
+        *data(),
+        stage("pgd", num_steps=10, random_start=False),
+    )
+    assert case.robust_accuracy > 0.9
+    # PGD on cross-entropy at its default step; AutoPGD on DLR finds all.
+    found = plugins.build("audit.diagnostics", {"name": "losses"}).ask(case)
+    by_question = {f.question: f for f in found}
+    dlr = by_question[
+        "Does a loss that ignores the scale of the logits find nothing more?"
+    ]
+    assert dlr.status == base.FAIL
+    expected = case.robust_accuracy - 0.5
+    assert dlr.value == pytest.approx(expected, abs=0.03)
+    assert by_question["Do logits divided by 100 change nothing?"].value > 0.3
+
+
+def test_the_steadiness_of_the_loss_is_the_mean_change_of_the_margin(honest):
+    # Margin m = 2 w.(x - 1/2); w.d is nearly normal for d uniform.
+    side = 8 / 255
+    deviation = 2 * np.sqrt((WEIGHTS**2).sum() * side**2 / 12)
+    margin = 2 * L1 * np.abs(honest.subject.images - 0.5).max((1, 2, 3))
+    mean = np.sqrt(2 / np.pi) * deviation / margin
+    finding = ask("loss_stability", honest, num_draws=400)["D14"]
+    assert finding.value == pytest.approx(np.median(mean), rel=0.05)
+
+
+def test_a_run_that_is_too_short_is_seen():
+    """Steps of epsilon / 100 from the image: the loss rises to the end."""
+    short = stage("pgd", num_steps=20, step_size=0.001, random_start=False)
+    case = cases.make(linear, *data(), short)
+    assert ask("convergence", case)["D16"].status == base.WARN
+    assert ask("steps", case)["D5"].status == base.FAIL
+    assert ask("step_sizes", case, num_steps=10)["D26"].status == base.FAIL
+    assert ask("validation", case)["D29"].status == base.FAIL
+
+
+@pytest.mark.parametrize(
+    "name", ["validation", "binarization", "steps", "step_sizes", "diversity"]
+)
+def test_the_full_set_finds_nothing_against_an_honest_model(honest, name):
+    (finding,) = ask(name, honest).values()
+    assert finding.status == base.PASS, finding
+
+
+def test_the_linear_control_is_exact_in_l2():
+    case = cases.make(
+        linear,
+        *data(),
+        stage("pgd", num_steps=20, step_size=0.1),
+        norm="l2",
+        epsilon=0.3,
+    )
+    finding = ask("validation", case)["D29"]
+    assert finding.status == base.PASS, finding.evidence
+
+
+def test_an_attack_that_goes_nowhere_misses_what_was_planted(honest):
+    nowhere = stage("pgd", num_steps=2, step_size=1e-6, random_start=False)
+    case = cases.make(linear, *data(), nowhere)
+    finding = ask("binarization", case)["D31"]
+    assert finding.status == base.FAIL and finding.value < 0.1
+
+
+def test_images_out_of_the_ball_void_the_audit(honest):
+    assert ask("conformance", honest)["D33"].status == base.PASS
+    images = honest.ledger.adversarial_images
+    kept = images[3].copy()
+    try:
+        images[3] = honest.subject.images[3] + 0.1 + 1 / 255
+        finding = ask("conformance", honest)["D33"]
+        assert finding.status == base.FAIL and finding.examples == (3,)
+        images[3] = np.nan
+        assert ask("conformance", honest)["D33"].status == base.FAIL
+    finally:
+        images[3] = kept
+
+
+# Stochastic models.
+
+
+def lottery(share):
+    def logits_fn(x, seed):
+        unit = tf.random.stateless_uniform([tf.shape(x)[0], 1], seed)
+        logits = linear(x)
+        return tf.where(unit < share, tf.roll(logits, 1, axis=1), logits)
+
+    return logits_fn
+
+
+def test_the_lottery_is_what_a_binomial_says():
+    images, labels = data(count=200)
+    case = cases.make(lottery(0.1), images + 0, labels, epsilon=1e-4, draws=5)
+    assert case.robust_accuracy > 0.99
+    found = plugins.build("audit.diagnostics", {"name": "fresh_noise"})
+    reproduced, luck = found.ask(case)
+    assert reproduced.status == base.PASS and luck.status == base.WARN
+    numbers = luck.data
+    error = np.sqrt(0.09 / (200 * 20))
+    assert abs(numbers["mean"] - 0.9) < 4 * error
+    every = 0.9**20
+    assert abs(numbers["every_draw"] - every) < 4 * np.sqrt(every / 200)
+    assert luck.value == pytest.approx(numbers["mean"] - numbers["every_draw"])
+
+
+def test_gradients_agree_as_their_noise_lets_them():
+    """Per draw the gradient is w + s n; the cosine is w^2 / (w^2 + s^2 n^2)."""
+    size = 400
+    weights = tf.ones([size, 1])
+
+    def model(scale):
+        def logits_fn(x, seed):
+            noise = tf.random.stateless_normal([size, 1], seed)
+            value = tf.reshape(x - 0.5, [-1, size]) @ (weights + scale * noise)
+            return 1e-3 * value * [1.0, -1.0, -1.0]
+
+        return logits_fn
+
+    images = np.full([10, 20, 20, 1], 0.5, np.float32)
+    labels = np.zeros(10, np.int32)
+    for scale in (0.1, 1.0):
+        case = cases.make(model(scale), images, labels, epsilon=0.01, draws=5)
+        finding = ask("expectation", case)["D22"]
+        expected = 1 / (1 + scale**2)
+        assert finding.value == pytest.approx(expected, abs=0.15)
+        is_low = expected < 0.9
+        assert finding.status == (base.WARN if is_low else base.PASS)
+
+
+def test_an_attack_on_the_mean_mode_unmasks_noise():
+    """Its stochastic mode has logits of the mean mode but no gradient."""
+
+    def masked(x, seed):
+        noise = 0.01 * tf.random.stateless_normal([tf.shape(x)[0], 1], seed)
+        return tf.stop_gradient(linear(x)) + noise + 0.0 * linear(x)
+
+    modes = {"mean": linear, "stochastic": masked}
+    case = cases.make(masked, *data(), draws=5, modes=modes)
+    found = ask("modes", case)
+    matrix = np.array(found["D24"].data["robust_accuracy"])
+    # A random start of the blind attack finds little, the seeing one half.
+    assert matrix[0, 1] < 0.55 < 0.8 < matrix[1, 1]
+    assert found["D24"].status == base.FAIL
+    assert found["D21"].status == base.PASS
+    assert ask("modes", cases.make(linear, *data())) == {}
+
+
+def test_the_twin_is_attacked_and_its_images_are_shown(blind):
+    blind.twin = cases.subject(linear, *data(0.1))
+    try:
+        found = ask("twin", blind, num_steps=20)
+    finally:
+        blind.twin = None
+    assert found["D28"].status == base.PASS and found["D28"].value == 0.0
+    assert found["D9"].status == base.FAIL
+    assert ask("twin", blind) == {}

@@ -1,0 +1,745 @@
+"""An audit folder that was touched is caught, and what was touched is named."""
+
+import ast
+import inspect
+import json
+import pathlib
+import shutil
+import types
+
+import numpy as np
+import pytest
+
+from ib_keras import files
+from ib_keras.audit import runner
+from ib_keras.audit import verdict
+from ib_keras.audit import verify
+from ib_keras.audit.verify import claims
+from ib_keras.audit.verify import provenance
+from ib_keras.audit.verify import rescoring
+from ib_keras.audit.verify import tallies
+from tests.support import runs
+
+
+@pytest.fixture(autouse=True, scope="module")
+def loaded_once():
+    """Model and data are loaded once for equal configs: it saves time."""
+    load, subjects = runner.load_subject, {}
+
+    def cached(config, saved_model, *arguments, **more):
+        read = {k: v for k, v in config.items() if k != "threat_model"}
+        key = json.dumps([read, saved_model])
+        if key not in subjects:
+            subjects[key] = load(config, saved_model, *arguments, **more)
+        return subjects[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "load_subject", cached)
+        yield
+
+
+def two_stages(**changes):
+    """FGS, then PGD with two restarts on what stands."""
+    stages = runs.audit_config("fgs_epsilons")["stages"]
+    changes = {
+        "num_examples": 40,
+        "stages.pgd.num_restarts": 2,
+        "stages.pgd.attack.num_steps": 5,
+        "stages.pgd.attack.step_size": 0.05,
+    } | changes
+    config = runs.audit_config(**changes)
+    config["stages"] = stages | config["stages"]
+    return config
+
+
+def audited(tmp_path_factory, name, config):
+    folder = str(tmp_path_factory.mktemp(name))
+    runner.audit(config, runs.digits_model("vib"), folder, quiet=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory):
+    """An audit of 40 digits by two stages; read only."""
+    return audited(tmp_path_factory, "honest", two_stages())
+
+
+@pytest.fixture(scope="module")
+def noisy(tmp_path_factory):
+    """A stochastic audit of 24 digits; read only."""
+    config = two_stages(mode="stochastic", num_examples=24)
+    return audited(tmp_path_factory, "noisy", config)
+
+
+def all_hold(folder, **more):
+    before = runs.snapshot(folder)
+    found = verify.verify(folder, **more)
+    assert runs.snapshot(folder) == before
+    wrong = [f"{c.name}: {c.sentence}" for c in found.checks if not c.ok]
+    assert found.ok, wrong
+    assert wrong == [] and found.failed == ()
+    json.dumps(found.to_json(), allow_nan=False)
+    return found
+
+
+# Untouched audits pass.
+
+
+def test_an_honest_audit_passes(honest):
+    names = [check.name for check in all_hold(honest).checks]
+    assert len(names) == len(set(names)) > 18
+
+
+def test_other_batches_and_rounding_change_nothing(honest):
+    for batch_size in (1, 7, 1000):
+        all_hold(honest, batch_size=batch_size, tolerance=1e-5)
+
+
+def test_an_l2_audit_with_other_radii_passes(tmp_path_factory):
+    config = two_stages(
+        **{"threat_model.norm": "l2", "threat_model.epsilon": 0.7},
+        epsilon_curve=[0.3, 0.7],
+    )
+    folder = audited(tmp_path_factory, "l2", config)
+    names = [check.name for check in all_hold(folder).checks]
+    assert "epsilon_0.3/ball" in names
+    assert not any(name.startswith("epsilon_0.7/") for name in names)
+    # A radius is verified like the audit itself.
+    part = pathlib.Path(folder, "epsilon_0.3")
+    change(part, arrays=a_pixel_beyond)
+    assert verify.verify(folder).failed[0] == "epsilon_0.3/ball"
+    shutil.rmtree(part)
+    assert "epsilon_0.3/files" in verify.verify(folder).failed
+
+
+def test_a_row_of_the_curve_is_compared_with_its_folder(
+    tmp_path_factory, tmp_path
+):
+    config = runs.audit_config(
+        "fgs_epsilons", num_examples=16, epsilon_curve=[0.05, 0.1]
+    )
+    folder = audited(tmp_path_factory, "curve", config)
+    all_hold(folder)
+
+    def alter(summary):
+        summary["epsilon_curve"][0]["robust_accuracy"] -= 1 / 16
+
+    assert tampered(folder, tmp_path, summary=alter).failed == (
+        "epsilon_curve",
+    )
+    shutil.copytree(
+        f"{folder}/epsilon_0.05", f"{tmp_path}/touched/epsilon_0.07"
+    )
+    assert "folders" in verify.verify(f"{tmp_path}/touched").failed
+
+
+@pytest.mark.slow
+def test_many_kinds_of_attacks_keep_to_the_books(tmp_path_factory):
+    """A targeted one and one without gradients."""
+    config = runs.audit_config(num_examples=24, batch_size=24)
+    section = {
+        "multi_targeted": {"num_steps": 3, "num_targets": 2},
+        "square": {"num_steps": 5},
+    }
+    config["stages"] = {
+        name: {"num_restarts": 2, "attack": {"name": name, **arguments}}
+        for name, arguments in section.items()
+    }
+    all_hold(audited(tmp_path_factory, "kinds", config))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_stochastic_audit_passes_on_fresh_noise(noisy, seed):
+    fresh = all_hold(noisy, seed=seed, num_draws=60).fresh[""]
+    summary = files.read_json(f"{noisy}/summary.json")
+    assert fresh["num_draws"] == 60
+    # 24 examples, five recorded draws each: at most 0.05 of error.
+    per_draw = fresh["accuracy_per_draw"]
+    assert per_draw == pytest.approx(summary["expected_accuracy"], abs=0.2)
+    assert fresh["accuracy_on_every_draw"] <= per_draw
+    assert fresh["lottery"] == per_draw - fresh["accuracy_on_every_draw"] >= 0
+
+
+# Touched ones do not.
+
+
+def change(folder, arrays=None, summary=None, config=None):
+    """Rewrites files of a folder by functions that edit their contents."""
+    folder = pathlib.Path(folder)
+    if arrays is not None:
+        held = files.read_npz(str(folder / "examples.npz"))
+        held = arrays(held) or held
+        files.write_npz(str(folder / "examples.npz"), held)
+    for name, edit in (("summary", summary), ("config", config)):
+        if edit is not None:
+            path = folder / f"{name}.json"
+            held = json.loads(path.read_text())
+            edit(held)
+            path.write_text(json.dumps(held))
+
+
+def tampered(folder, tmp_path, **changes):
+    """Verifies a copy with these changes."""
+    copy = str(tmp_path / "touched")
+    shutil.copytree(folder, copy, dirs_exist_ok=True)
+    change(copy, **changes)
+    found = verify.verify(copy, num_draws=40)
+    for check in found.checks:
+        assert "\n" not in check.sentence
+    return found
+
+
+def a_flipped_verdict(arrays):
+    arrays["is_robust"][np.flatnonzero(arrays["is_robust"])[0]] = False
+
+
+def a_pixel_beyond(arrays):
+    """The pixel of a broken example that moved up the most, 1/255 on."""
+    row = np.flatnonzero(arrays["broken_by_stage"] >= 0)[0]
+    image = arrays["adversarial_images"][row].reshape(64)
+    moved = image - clean_digits()[row].reshape(64)
+    # Not out of the box: it is the ball that is to be left.
+    pixel = np.argmax(np.where(image < 0.9, moved, -1))
+    image[pixel] += np.abs(moved).max() - moved[pixel] + 1 / 255
+
+
+def clean_digits():
+    from ib_keras.data import digits
+
+    return digits.build().load("test")[0].astype(np.float32) / 255
+
+
+def swapped_labels(arrays):
+    label = arrays["label"]
+    other = np.flatnonzero(label != label[0])[0]
+    label[[0, other]] = label[[other, 0]]
+
+
+def another_seed(summary):
+    summary["seed"] = 1
+
+
+def a_removed_stage(summary):
+    del summary["stages"][1]
+
+
+def a_margin_of_nan(arrays):
+    arrays["margin"][3] = np.nan
+
+
+def reordered(arrays):
+    return {name: array[::-1] for name, array in arrays.items()}
+
+
+def reordered_but_for_the_index(arrays):
+    return reordered(arrays) | {"index": arrays["index"]}
+
+
+def a_duplicate_index(arrays):
+    arrays["index"][5] = 4
+
+
+def more_robust_examples(arrays):
+    robust = np.flatnonzero(arrays["is_robust"])[:2]
+    more = {
+        name: np.concatenate([array, array[robust]])
+        for name, array in arrays.items()
+    }
+    return more | {"index": np.arange(len(more["index"]))}
+
+
+def another_sha256(summary):
+    summary["model"]["sha256"] = "0" * 64
+
+
+def one_example_more(summary):
+    summary["robust_accuracy"] += 1 / summary["num_examples"]
+
+
+def one_clean_example_more(summary):
+    summary["clean_accuracy"] += 1 / summary["num_examples"]
+
+
+def a_narrow_interval(summary):
+    low, high = summary["robust_accuracy_ci95"]
+    summary["robust_accuracy_ci95"] = [low + 0.01, high - 0.01]
+
+
+def a_better_stage(summary):
+    summary["stages"][0]["num_broken"] += 1
+
+
+def a_better_restart(summary):
+    summary["stages"][1]["restart_curve"][0] -= 1 / summary["num_examples"]
+
+
+def a_smaller_radius(summary):
+    summary["threat_model"]["epsilon"] = 0.05
+
+
+def a_cheaper_stage(summary):
+    summary["stages"][0]["gradient_evaluations"] -= 1
+
+
+def another_attack(summary):
+    summary["stages"][1]["attack"]["num_steps"] = 500
+
+
+def another_split(summary):
+    summary["dataset"]["split"] = "train"
+
+
+def no_versions(summary):
+    summary["versions"] = {}
+
+
+def no_stages(summary):
+    del summary["stages"]
+
+
+def another_class(arrays):
+    broken = arrays["broken_by_stage"] >= 0
+    wrong = (arrays["adversarial_prediction"] + 1) % 10
+    wrong = np.where(wrong == arrays["label"], (wrong + 1) % 10, wrong)
+    arrays["adversarial_prediction"][broken] = wrong[broken]
+
+
+def a_moved_clean_error(arrays):
+    wrong = np.flatnonzero(arrays["clean_prediction"] != arrays["label"])
+    arrays["adversarial_images"][wrong[0]] *= 0.999
+
+
+def a_missing_array(arrays):
+    del arrays["broken_by_restart"]
+
+
+def whole_numbers_as_floats(arrays):
+    arrays["label"] = arrays["label"].astype(np.float32)
+
+
+CASES = {
+    "a flipped is_robust": ({"arrays": a_flipped_verdict}, "verdicts"),
+    "a pixel 1/255 beyond epsilon": ({"arrays": a_pixel_beyond}, "ball"),
+    "swapped labels": ({"arrays": swapped_labels}, "labels"),
+    "a summary of another seed": ({"summary": another_seed}, "config"),
+    "a removed stage": ({"summary": a_removed_stage}, "config"),
+    "NaN in margin": ({"arrays": a_margin_of_nan}, "margins"),
+    "reordered rows": ({"arrays": reordered}, "index"),
+    "rows reordered under the index": (
+        {"arrays": reordered_but_for_the_index},
+        "labels",
+    ),
+    "a duplicate index": ({"arrays": a_duplicate_index}, "index"),
+    "extra robust examples": ({"arrays": more_robust_examples}, "arrays"),
+    "another sha256": ({"summary": another_sha256}, "model"),
+    "one robust example more": ({"summary": one_example_more}, "counts"),
+    "one clean example more": ({"summary": one_clean_example_more}, "counts"),
+    "a narrow interval": ({"summary": a_narrow_interval}, "intervals"),
+    "one broken example more": ({"summary": a_better_stage}, "stages"),
+    "a better restart": ({"summary": a_better_restart}, "stages"),
+    "a smaller radius": ({"summary": a_smaller_radius}, "config"),
+    "a cheaper stage": ({"summary": a_cheaper_stage}, "budget"),
+    "another attack": ({"summary": another_attack}, "config"),
+    "another split": ({"summary": another_split}, "labels"),
+    "no versions": ({"summary": no_versions}, "versions"),
+    "no stages": ({"summary": no_stages}, "stages"),
+    "another class": ({"arrays": another_class}, "broken_examples"),
+    "a moved clean error": ({"arrays": a_moved_clean_error}, "clean_errors"),
+    "a missing array": ({"arrays": a_missing_array}, "arrays"),
+    "floats for labels": ({"arrays": whole_numbers_as_floats}, "arrays"),
+}
+# What else must fail where one edit breaks several claims at once.
+ALONE = {
+    "a summary of another seed",
+    "NaN in margin",
+    "a duplicate index",
+    "extra robust examples",
+    "another sha256",
+    "one robust example more",
+    "one clean example more",
+    "a narrow interval",
+    "a smaller radius",
+    "no versions",
+    "another class",
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_touched_folder_is_caught_and_named(honest, tmp_path, case):
+    changes, name = CASES[case]
+    failed = tampered(honest, tmp_path, **changes).failed
+    assert name in failed
+    if case in ALONE:
+        assert failed == (name,)
+
+
+# Forgers who mend the numbers, too.
+
+
+def recount(folder):
+    """Writes the counts of a summary again, as a careful forger would."""
+    arrays = files.read_npz(f"{folder}/examples.npz")
+    robust, stage = arrays["is_robust"], arrays["broken_by_stage"]
+    right = arrays["clean_prediction"] == arrays["label"]
+    low, high = tallies.wilson(int(robust.sum()), len(robust))
+
+    def edit(summary):
+        summary["num_examples"] = len(robust)
+        summary["robust_accuracy"] = float(robust.mean())
+        summary["clean_accuracy"] = float(right.mean())
+        summary["robust_accuracy_ci95"] = [low, high]
+        summary["expected_accuracy"] = float(1 - arrays["wrong_share"].mean())
+        spent = int(arrays["gradient_evaluations"].sum())
+        summary["stages"][-1]["gradient_evaluations"] += (
+            spent - summary["gradient_evaluations"]
+        )
+        summary["gradient_evaluations"] = spent
+        for i, row in enumerate(summary["stages"]):
+            standing = right & ((stage < 0) | (stage >= i))
+            here = stage == i
+            row["num_attacked"] = int(standing.sum())
+            row["num_broken"] = int(here.sum())
+            row["robust_accuracy"] = float((standing & ~here).mean())
+            row["gradient_curve"][-1] = row["gradient_evaluations"]
+            row["restart_curve"] = [
+                float(
+                    (
+                        standing & ~(here & (arrays["broken_by_restart"] <= r))
+                    ).mean()
+                )
+                for r in range(row["num_restarts"])
+            ]
+
+    change(folder, summary=edit)
+
+
+def forged(folder, tmp_path, arrays, config=None):
+    copy = str(tmp_path / "forged")
+    shutil.copytree(folder, copy)
+    change(copy, arrays=arrays, config=config)
+    recount(copy)
+    return verify.verify(copy, num_draws=40)
+
+
+def spare(arrays, row):
+    """Calls a broken example robust."""
+    arrays["is_robust"][row] = True
+    arrays["adversarial_prediction"][row] = arrays["label"][row]
+    arrays["wrong_share"][row] = 0
+    for name in ("stage", "restart", "target"):
+        arrays[f"broken_by_{name}"][row] = -1
+    arrays["broken_at_step"][row] = -1
+
+
+def test_nothing_changes_by_counting_again(honest, tmp_path):
+    assert forged(honest, tmp_path, lambda arrays: None).failed == ()
+
+
+def test_a_spared_example_has_an_image_that_breaks_it(honest, tmp_path):
+    def edit(arrays):
+        spare(arrays, np.flatnonzero(arrays["broken_by_stage"] >= 0)[0])
+        arrays["gradient_evaluations"][:] = arrays["gradient_evaluations"]
+
+    failed = forged(honest, tmp_path, edit).failed
+    assert {"robust_examples", "budget"} <= set(failed)
+
+
+def test_a_spared_example_with_another_image_did_not_cost_enough(
+    honest, tmp_path
+):
+    def edit(arrays):
+        row = np.flatnonzero(arrays["broken_by_stage"] == 0)[0]
+        spare(arrays, row)
+        arrays["adversarial_images"][row] = clean_digits()[row]
+
+    failed = forged(honest, tmp_path, edit).failed
+    assert {"budget", "margins"} <= set(failed)
+    assert "robust_examples" not in failed
+
+
+def test_a_robust_example_called_broken_is_classified_right(honest, tmp_path):
+    def edit(arrays):
+        row = np.flatnonzero(arrays["is_robust"])[0]
+        arrays["is_robust"][row] = False
+        arrays["wrong_share"][row] = 1
+        arrays["broken_by_stage"][row] = 1
+        arrays["broken_by_restart"][row] = 1
+        arrays["broken_at_step"][row] = 2
+        wrong = (arrays["label"][row] + 1) % 10
+        arrays["adversarial_prediction"][row] = wrong
+
+    failed = forged(honest, tmp_path, edit).failed
+    assert "broken_examples" in failed
+
+
+def test_a_stage_removed_everywhere_leaves_its_broken_examples(
+    honest, tmp_path
+):
+    def edit(config):
+        del config["audit"]["stages"]["pgd"]
+
+    failed = tampered(
+        honest, tmp_path, config=edit, summary=a_removed_stage
+    ).failed
+    assert {"verdicts", "budget"} <= set(failed)
+
+
+def test_examples_added_everywhere_were_not_attacked(honest, tmp_path):
+    """Two more of the data set, called robust, at no cost."""
+    from ib_keras.data import digits
+
+    def edit(arrays):
+        more = {
+            name: np.concatenate([array, array[-2:]])
+            for name, array in arrays.items()
+        }
+        rows = np.array([40, 41])
+        more["index"][rows] = rows
+        label = digits.build().load("test")[1][rows]
+        more["label"][rows] = more["clean_prediction"][rows] = label
+        more["adversarial_images"][rows] = clean_digits()[rows]
+        more["gradient_evaluations"][rows] = 0
+        for row in rows:
+            spare(more, row)
+        return more
+
+    def ask_for_more(config):
+        config["audit"]["num_examples"] = 42
+
+    failed = forged(honest, tmp_path, edit, ask_for_more).failed
+    assert "budget" in failed
+    assert "labels" not in failed
+
+
+def test_another_model_is_another_model(honest):
+    found = verify.verify(honest, runs.digits_model("deterministic"))
+    assert {"model", "clean_predictions", "margins"} <= set(found.failed)
+
+
+# Noise.
+
+
+def test_a_recorded_share_is_compared_with_fresh_draws(noisy, tmp_path):
+    def edit(arrays):
+        row = np.flatnonzero(arrays["wrong_share"] == 1)[0]
+        arrays["wrong_share"][row] = 0
+
+    failed = tampered(noisy, tmp_path, arrays=edit).failed
+    assert set(failed) == {"wrong_shares", "counts"}
+
+
+def test_broken_examples_must_be_wrong_on_fresh_draws(noisy, tmp_path):
+    def edit(arrays):
+        arrays["adversarial_images"] = clean_digits()[:24].astype(np.float32)
+
+    failed = tampered(noisy, tmp_path, arrays=edit).failed
+    assert {"broken_examples", "wrong_shares"} <= set(failed)
+
+
+def test_robust_examples_must_not_be_wrong_on_all_fresh_draws(noisy, tmp_path):
+    def edit(arrays):
+        spare(arrays, np.flatnonzero(arrays["wrong_share"] == 1)[-1])
+
+    failed = forged(noisy, tmp_path, edit).failed
+    assert {"robust_examples", "wrong_shares"} & set(failed)
+    assert "budget" in failed
+
+
+def test_clean_predictions_must_come_up_in_fresh_verdicts(noisy, tmp_path):
+    def edit(arrays):
+        right = arrays["clean_prediction"] == arrays["label"]
+        row = np.flatnonzero(right & ~arrays["is_robust"])[0]
+        arrays["clean_prediction"][row] = (arrays["label"][row] + 1) % 10
+
+    failed = tampered(noisy, tmp_path, arrays=edit).failed
+    assert "clean_predictions" in failed
+
+
+def coins(rng, chances, num_draws, group):
+    """Recorded shares and fresh draws of models that are wrong by chance."""
+    found = {"wrong_share": rng.binomial(group, chances) / group}
+    wrong = rng.random((num_draws, len(chances))) < chances
+    finite = np.ones(len(chances), bool)
+    return found, types.SimpleNamespace(wrong=wrong, finite=finite)
+
+
+def test_honest_noise_is_not_taken_for_a_forgery():
+    """The level is 1e-4, plus 6e-5 of the four standard errors."""
+    rng = np.random.default_rng(0)
+    alarms = 0
+    for _ in range(300):
+        chances = rng.beta(0.3, 0.3, 100)
+        said = coins(rng, chances, 100, 5)
+        alarms += bool(rescoring.noisy_wrong_shares(*said, 5))
+    assert alarms <= 1
+
+
+def test_a_mean_that_is_off_is_caught():
+    rng = np.random.default_rng(1)
+    found, fresh = coins(rng, np.full(400, 0.3), 100, 5)
+    found["wrong_share"] = rng.binomial(5, np.full(400, 0.2)) / 5
+    (problem,) = rescoring.noisy_wrong_shares(found, fresh, 5)
+    assert "standard errors" in problem
+
+
+def test_noise_that_all_images_share_is_no_forgery():
+    """Then the mean moves by far more than the binomial error."""
+    rng = np.random.default_rng(2)
+    draws = rng.random((100, 1)) < 0.5
+    fresh = types.SimpleNamespace(
+        wrong=np.repeat(draws, 200, axis=1), finite=np.ones(200, bool)
+    )
+    found = {"wrong_share": np.full(200, 0.8)}
+    assert rescoring.noisy_wrong_shares(found, fresh, 5) == []
+
+
+# The geometry.
+
+
+def at(norm, epsilon, clean, images):
+    config = {"threat_model": {"norm": norm, "epsilon": epsilon}}
+    arrays = {"adversarial_images": np.asarray(images, np.float32)}
+    folder = claims.Folder(config, "", {}, arrays)
+    return claims.ball(folder, np.asarray(clean, np.float32))
+
+
+@pytest.mark.parametrize(
+    "norm, moved, ok",
+    [
+        ("linf", [0.1, -0.1], True),
+        ("linf", [0.10001, 0.0], False),
+        ("l2", [0.06, 0.08], True),
+        ("l2", [0.06, 0.0801], False),
+        ("l2", [0.1, 0.1], False),
+        ("linf", [0.1, np.nan], False),
+        ("linf", [np.inf, 0.0], False),
+        ("l1", [0.0, 0.0], False),
+    ],
+)
+def test_the_ball_ends_at_epsilon(norm, moved, ok):
+    clean = np.full([1, 1, 2, 1], 0.5)
+    images = clean + np.reshape(moved, [1, 1, 2, 1])
+    assert (at(norm, 0.1, clean, images) == []) == ok
+
+
+@pytest.mark.parametrize("value, ok", [(0.0, True), (-1e-7, False)])
+def test_the_box_ends_at_0_and_1(value, ok):
+    for image in (value, 1 - value):
+        clean = np.full([1, 1, 1, 1], round(image))
+        images = np.full([1, 1, 1, 1], image)
+        assert (at("linf", 0.1, clean, images) == []) == ok
+
+
+# Folders and models that are not at hand; other files.
+
+
+def test_a_model_that_has_moved_is_named_by_hand(honest, tmp_path):
+    copy = tmp_path / "moved"
+    shutil.copytree(honest, copy)
+
+    def edit(summary):
+        summary["model"]["path"] = "/nowhere/saved_model"
+
+    change(copy, summary=edit)
+    error = runs.refused(verify.verify, str(copy))
+    assert "--saved_model" in error.fix
+    assert verify.verify(str(copy), runs.digits_model("vib")).ok
+
+
+@pytest.mark.parametrize("name", ["summary.json", "config.json"])
+def test_a_folder_without_its_files_is_refused(honest, tmp_path, name):
+    copy = tmp_path / "part"
+    shutil.copytree(honest, copy)
+    (copy / name).unlink()
+    runs.refused(verify.verify, str(copy))
+    (copy / name).write_text("[1]")
+    runs.refused(verify.verify, str(copy))
+    (copy / name).write_text("{")
+    runs.refused(verify.verify, str(copy))
+
+
+def test_the_hashes_of_the_files_are_taken_again(honest, tmp_path):
+    """Of the model's files, one is replaced in both records."""
+    copy = tmp_path / "touched"
+    shutil.copytree(honest, copy)
+    path = copy / "safety.json"
+    safety = json.loads(path.read_text())
+    assert "saved_model.pb" in safety["files"]
+    safety["files"]["saved_model.pb"] = "0" * 64
+    path.write_text(json.dumps(safety))
+    assert verify.verify(str(copy)).failed == ("safety",)
+
+    def edit(summary):
+        summary["safety"]["files"]["saved_model.pb"] = "0" * 64
+
+    change(copy, summary=edit)
+    found = verify.verify(str(copy))
+    (said,) = [c.sentence for c in found.checks if not c.ok]
+    assert found.failed == ("safety",)
+    assert "sha256" in said
+    path.unlink()
+    assert verify.verify(str(copy)).failed == ("safety",)
+
+
+def test_the_summary_repeats_what_the_safety_check_said(honest, tmp_path):
+    def edit(summary):
+        summary["safety"]["allow_ops"] = ["PyFunc"]
+
+    assert tampered(honest, tmp_path, summary=edit).failed == ("safety",)
+
+
+def finding(**changes):
+    return {
+        "id": "D1",
+        "question": "?",
+        "status": "pass",
+        "evidence": "seen",
+        "source": "",
+        "value": None,
+        "threshold": None,
+        "advice": "",
+        "examples": [],
+        "data": {},
+    } | changes
+
+
+def test_the_verdict_must_follow_from_the_findings(honest, tmp_path):
+    copy = tmp_path / "touched"
+    shutil.copytree(honest, copy)
+    path = copy / "findings.json"
+    found = [finding(id=id) for id in verdict.NEEDED]
+    found.append(finding(id="D12", status="fail"))
+    summary = files.read_json(f"{honest}/summary.json")
+    said = {"findings": found, "verdict": verdict.decide(found, summary)}
+    assert said["verdict"]["label"] == "invalid"
+    path.write_text(json.dumps(said))
+    assert verify.verify(str(copy)).ok
+    # The failure is taken out, or the verdict is made a better one.
+    better = {**said, "findings": found[:-1]}
+    path.write_text(json.dumps(better))
+    assert verify.verify(str(copy)).failed == ("findings",)
+    better = {**said["verdict"], "label": "believable"}
+    path.write_text(json.dumps({**said, "verdict": better}))
+    assert verify.verify(str(copy)).failed == ("findings",)
+    path.write_text("{}")
+    assert verify.verify(str(copy)).failed == ("findings",)
+
+
+def test_fields_that_nothing_checks_are_listed(honest, tmp_path):
+    def edit(summary):
+        summary["new_number"] = 0.5
+
+    found = tampered(honest, tmp_path, summary=edit)
+    assert "new_number" in found.unchecked
+    assert "robust_accuracy" not in found.unchecked
+
+
+def test_the_verifier_is_not_made_of_what_it_verifies():
+    """It imports neither the attacks nor their geometry, runner or judge."""
+    imported = set()
+    for module in (verify, claims, tallies, rescoring, provenance):
+        for node in ast.walk(ast.parse(inspect.getsource(module))):
+            if isinstance(node, ast.ImportFrom):
+                imported |= {f"{node.module}.{a.name}" for a in node.names}
+    ours = {name for name in imported if "ib_keras.attacks" in name}
+    assert ours == {"ib_keras.attacks.base.check_count"}
