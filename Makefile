@@ -19,13 +19,16 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help quickstart test test-slow lint format build clean
+.PHONY: help quickstart controls test test-slow lint format build clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
 
 quickstart: $(VENV)/.stamp-run ## Train a small bottleneck and audit it
 	$(BIN)/python -m launch.quickstart
+
+controls: $(VENV)/.stamp-run ## Audit planted models; every verdict must be right
+	$(BIN)/python -m launch.controls
 
 test: lint ## Lint, then run the tests that are quick
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

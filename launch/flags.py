@@ -123,7 +123,7 @@ def run(main: Callable[[], int | None]) -> None:
     """
     # TensorFlow's news are not the user's; its errors come as exceptions.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.ERROR)
     if _is_of_package():
         command = sys.modules["__main__"]
         command.__doc__ = (command.__doc__ or "").replace(

@@ -42,14 +42,21 @@ def test_shell_blocks_run(checkout):
             text=True,
         )
         assert done.returncode == 0, done.stderr
-    for name in ("summary.json", "examples.npz", "report.html"):
+    for name in (
+        "summary.json",
+        "examples.npz",
+        "findings.json",
+        "safety.json",
+        "report.html",
+    ):
         assert (checkout / "audits" / "digits_vib" / name).stat().st_size > 0
-    assert (checkout / "audits" / "page.html").stat().st_size > 0
+    for name in ("page.html", "table.md"):
+        assert (checkout / "audits" / name).stat().st_size > 0
 
 
 def test_python_blocks_run(checkout):
     found = blocks("python")
-    assert len(found) == 2
+    assert len(found) == 3
     script = "\n".join(found)
     script += "\nassert found.clean_accuracy > 0.9"
     script += "\nassert found.robust_accuracy < found.clean_accuracy"

@@ -76,6 +76,7 @@ def test_the_summary_has_all_fields_of_their_types(finished):
         "mode": str,
         "num_samples": type(None),
         "num_judge_samples": int,
+        "num_final_draws": int,
         "num_examples": int,
         "clean_accuracy": float,
         "robust_accuracy": float,
@@ -88,6 +89,7 @@ def test_the_summary_has_all_fields_of_their_types(finished):
         "seconds": float,
         "seed": int,
         "model": dict,
+        "safety": dict,
         "dataset": dict,
         "versions": dict,
         "command": str,
@@ -556,6 +558,7 @@ def test_each_radius_of_a_curve_has_its_folder(curve):
         "epsilon_0.05",
         "epsilon_0.2",
         "examples.npz",
+        "safety.json",
         "summary.json",
     ]
     clean = clean_examples(60)[0]
@@ -639,8 +642,9 @@ def test_stochastic_mode_takes_the_models_number_of_samples(noisy):
     assert summary["expected_accuracy"] == pytest.approx(
         1 - examples["wrong_share"].mean()
     )
-    fifths = examples["wrong_share"] * 5
-    np.testing.assert_allclose(fifths, np.round(fifths), atol=1e-5)
+    assert summary["num_final_draws"] == 25
+    counts = examples["wrong_share"] * 25
+    np.testing.assert_allclose(counts, np.round(counts), atol=1e-5)
 
 
 def test_stochastic_mode_resumes_bit_for_bit(noisy_parts, noisy, tmp_path):

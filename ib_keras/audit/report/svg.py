@@ -147,6 +147,8 @@ def _style_x(axes, limits: tuple[float, float], is_log: bool) -> None:
         axes.set_xlim(low / 1.06, high * 1.06)
         subs = (1, 2, 5) if high <= 300 * low else (1,)
         locator = matplotlib.ticker.LogLocator(subs=subs)
+        if high < 3 * low:  # Too short for powers.
+            locator = matplotlib.ticker.MaxNLocator(3, integer=high > 1)
     else:
         margin = 0.02 * (high - low or 1)
         axes.set_xlim(low - margin, high + margin)

@@ -63,6 +63,10 @@ def says_versions(folder: claims.Folder) -> str:
     return f"are recorded; another here than {', '.join(other)}"
 
 
+# What safety.json has alone, for it is long or differs from run to run.
+_SAFETY_ALONE = ("ops", "path", "probe", "seconds")
+
+
 def says_safety(workdir: str) -> str:
     """What to say where the safety check's record holds."""
     if files.exists(files.join(workdir, SAFETY_FILE)):
@@ -76,7 +80,7 @@ def safety(workdir: str, top: claims.Folder, path: str) -> list[str]:
     if not files.exists(files.join(workdir, SAFETY_FILE)):
         return ["the summary has it, the folder has not"] if said else []
     held = files.read_json(files.join(workdir, SAFETY_FILE))
-    rest = {name: held[name] for name in held if name != "ops"}
+    rest = {name: held[name] for name in held if name not in _SAFETY_ALONE}
     problems = claims.differences("the summary's safety", said, rest)
     return problems + claims.differences(
         "the files' sha256", _hash_files(path), held["files"]

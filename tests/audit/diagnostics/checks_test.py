@@ -51,7 +51,7 @@ def honest():
 @pytest.fixture(scope="module")
 def blind():
     """All gradients are zero, and clean images stand on a plateau's edge."""
-    start = stage("pgd", num_steps=5, step_size=0.02, random_start=False)
+    start = stage("pgd", num_steps=10, step_size=0.02, random_start=False)
     images, labels = data(0.1, nearest=0.07)
     return cases.make(quantised, images, labels, start, epsilon=0.2)
 
@@ -93,7 +93,7 @@ def test_zero_gradients_are_seen(blind, honest):
 
 def test_a_blind_attack_fails_at_radii_where_it_cannot(blind):
     found = ask("radii", blind)
-    assert found["D3"].value == found["D4"].value == 1.0
+    assert found["D3"].value == 1.0 and found["D4"].value > 1 / 3
     assert found["D3"].status == found["D4"].status == base.FAIL
     assert found["D2"].status == base.PASS
 

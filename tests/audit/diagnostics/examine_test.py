@@ -1,0 +1,137 @@
+"""Findings are asked for once, saved, resumed, and end in a verdict."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ib_keras import files
+from ib_keras.audit import diagnostics
+from ib_keras.audit.diagnostics import base
+from ib_keras.errors import Interrupted
+from ib_keras.errors import UserError
+from tests.support import cases
+
+
+def linear(x, seed=None):
+    value = tf.reduce_sum(x - 0.5, axis=[1, 2, 3])
+    return tf.stack([value, -value, value - 9.0], axis=1)
+
+
+@pytest.fixture
+def case():
+    images = np.linspace(0.5, 0.9, 20)[:, None, None, None]
+    images = np.tile(images, [1, 2, 2, 1]).astype(np.float32)
+    return cases.make(linear, images, np.zeros(20, np.int32))
+
+
+class Question:
+    """Answers as it is told, and counts how often it is asked."""
+
+    cost = "cheap"
+
+    def __init__(self, id, status=base.PASS, error=None):
+        self.ids = (id,)
+        self.status, self.error, self.count = status, error, 0
+
+    def ask(self, case):
+        self.count += 1
+        case.gradient_evaluations += 7
+        if self.error:
+            raise self.error
+        return [
+            base.Finding(self.ids[0], "Is it?", self.status, "So.", "A source")
+        ]
+
+
+@pytest.fixture
+def questions(monkeypatch):
+    found = {
+        "first": Question("D10"),
+        "second": Question("D9", base.FAIL),
+        "third": Question(
+            "D2", error=tf.errors.InvalidArgumentError(None, None, "no")
+        ),
+    }
+    monkeypatch.setattr(diagnostics, "load", lambda name: found)
+    return found
+
+
+def test_findings_are_written_in_the_order_of_their_numbers(
+    case, questions, tmp_path
+):
+    folder = str(tmp_path)
+    said = diagnostics.examine(case, "quick", folder)
+    assert said == files.read_json(f"{folder}/findings.json")
+    assert [f["id"] for f in said["findings"]] == ["D2", "D9", "D10"]
+    assert [f["name"] for f in said["findings"]] == ["third", "second", "first"]
+    assert said["gradient_evaluations"] == 3 * 7
+    assert said["verdict"]["label"] == "upper_bound"
+    assert not (tmp_path / "findings_partial.json").exists()
+
+
+def test_a_check_that_raises_is_no_pass(case, questions, tmp_path):
+    said = diagnostics.examine(case, "quick", str(tmp_path))
+    failed = said["findings"][0]
+    assert failed["status"] == "warn" and "no" in failed["evidence"]
+    assert failed["data"] == {"error": "InvalidArgumentError"}
+    decided = [row["id"] for row in said["verdict"]["decided_by"]]
+    assert "D2" in decided  # Not run, so not answered.
+
+
+def test_a_fault_of_ours_is_not_hidden(case, questions, tmp_path):
+    questions["third"].error = KeyError("ours")
+    with pytest.raises(KeyError):
+        diagnostics.examine(case, "quick", str(tmp_path))
+    assert not (tmp_path / "findings.json").exists()
+
+
+def test_it_goes_on_where_it_was_stopped(case, questions, tmp_path):
+    folder = str(tmp_path)
+    asked = iter([False, True])
+    with pytest.raises(Interrupted):
+        diagnostics.examine(
+            case, "quick", folder, should_stop=lambda: next(asked)
+        )
+    assert not (tmp_path / "findings.json").exists()
+    said = diagnostics.examine(case, "quick", folder)
+    assert [q.count for q in questions.values()] == [1, 1, 1]
+    assert len(said["findings"]) == 3
+    assert said["gradient_evaluations"] == 3 * 7
+
+
+def test_answers_of_another_set_are_not_taken_over(case, questions, tmp_path):
+    folder = str(tmp_path)
+    asked = iter([False, True])
+    with pytest.raises(Interrupted):
+        diagnostics.examine(
+            case, "quick", folder, should_stop=lambda: next(asked)
+        )
+    diagnostics.examine(case, "full", folder)
+    assert questions["first"].count == 2
+
+
+def test_the_sets_grow():
+    sets = [set(diagnostics.load(name)) for name in diagnostics.SETS]
+    assert sets[0] == set() < sets[1] < sets[2]
+    assert {"binarization", "validation"} <= sets[2] - sets[1]
+    with pytest.raises(UserError, match="qiuck.*quick"):
+        diagnostics.load("qiuck")
+
+
+def test_findings_name_five_examples_at_most():
+    finding = base.Finding(
+        "D1", "Is it?", base.FAIL, "So.", "A source", examples=range(9)
+    )
+    assert finding.to_json()["examples"] == [0, 1, 2, 3, 4]
+    with pytest.raises(UserError, match="status"):
+        base.Finding("D1", "Is it?", "passed", "So.", "A source")
+
+
+def test_two_standard_errors_are_five_examples():
+    assert [base.is_clear(n) for n in (0, 1, 4, 5, 100)] == [
+        False,
+        False,
+        False,
+        True,
+        True,
+    ]

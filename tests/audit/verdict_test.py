@@ -1,0 +1,107 @@
+"""The written rules of the verdict, case by case."""
+
+import pytest
+
+from ib_keras.audit import verdict
+
+PASSED = [
+    {"id": id, "status": "pass", "evidence": "", "advice": "", "data": {}}
+    for id in verdict.NEEDED
+]
+STANDS = {"robust_accuracy": 0.3, "epsilon_curve": []}
+FALLEN = {"robust_accuracy": 0.0, "epsilon_curve": []}
+
+
+def finding(id, status="fail", **data):
+    return {
+        "id": id,
+        "status": status,
+        "evidence": f"{id} was seen",
+        "advice": f"do {id}",
+        "data": data,
+    }
+
+
+def test_all_checks_passed_is_believable():
+    said = verdict.decide(PASSED, STANDS)
+    assert said["label"] == verdict.BELIEVABLE
+    assert said["decided_by"] == [] and said["next"] == []
+
+
+@pytest.mark.parametrize("status", ["warn", "not applicable"])
+def test_warnings_decide_nothing(status):
+    said = verdict.decide([*PASSED, finding("D14", status)], STANDS)
+    assert said["label"] == verdict.BELIEVABLE
+
+
+@pytest.mark.parametrize("id", ["D3", "D6", "D8", "D24", "D30"])
+def test_a_sign_of_obfuscation_makes_an_upper_bound(id):
+    said = verdict.decide([*PASSED, finding(id)], STANDS)
+    assert said["label"] == verdict.UPPER_BOUND
+    assert said["decided_by"] == [{"id": id, "why": f"{id} was seen"}]
+    assert said["next"] == [f"do {id}"]
+
+
+@pytest.mark.parametrize("id", verdict.VALIDITY)
+def test_a_failed_check_of_validity_voids_the_number(id):
+    findings = [*PASSED, finding("D6"), finding(id)]
+    for summary in (STANDS, FALLEN):
+        said = verdict.decide(findings, summary)
+        assert said["label"] == verdict.INVALID
+        assert [row["id"] for row in said["decided_by"]] == [id]
+
+
+@pytest.mark.parametrize("id", verdict.NEEDED)
+def test_a_check_that_was_not_run_is_no_evidence(id):
+    left = [row for row in PASSED if row["id"] != id]
+    for findings in (left, [*left, finding(id, "warn", error="OpError")]):
+        said = verdict.decide(findings, STANDS)
+        assert said["label"] == verdict.UPPER_BOUND
+        assert [row["id"] for row in said["decided_by"]] == [id]
+
+
+def test_an_upper_bound_of_zero_is_exact():
+    said = verdict.decide([*PASSED, finding("D6")], FALLEN)
+    assert said["label"] == verdict.BELIEVABLE
+    # But not where another radius of the same audit still has examples.
+    curve = [{"epsilon": 0.1, "robust_accuracy": 0.2}]
+    both = {**FALLEN, "epsilon_curve": curve}
+    said = verdict.decide([*PASSED, finding("D6")], both)
+    assert said["label"] == verdict.UPPER_BOUND
+
+
+def test_verdicts_are_ordered():
+    assert verdict.is_as_bad(verdict.INVALID, verdict.UPPER_BOUND)
+    assert verdict.is_as_bad(verdict.UPPER_BOUND, verdict.UPPER_BOUND)
+    assert not verdict.is_as_bad(verdict.BELIEVABLE, verdict.UPPER_BOUND)
+    assert set(verdict.WORDS) == set(verdict.LABELS)
+
+
+def test_the_rules_are_those_of_the_docs():
+    import pathlib
+    import re
+
+    root = pathlib.Path(__file__).parents[2]
+    text = (root / "docs" / "diagnostics.md").read_text(encoding="utf-8")
+    (row,) = re.findall(r"^\| \*\*invalid\*\* \|.*$", text, re.M)
+    assert set(re.findall(r"[DM]\d+", row)) == set(verdict.VALIDITY)
+    for label in verdict.LABELS:
+        assert f"**{verdict.WORDS[label]}**" in text
+
+
+def test_every_check_is_in_the_docs():
+    import pathlib
+
+    from ib_keras.audit import diagnostics
+
+    root = pathlib.Path(__file__).parents[2]
+    text = (root / "docs" / "diagnostics.md").read_text(encoding="utf-8")
+    named = {
+        id
+        for line in text.splitlines()
+        if line.startswith(("| D", "| M"))
+        for id in line.split("|")[1].replace(" ", "").split(",")
+    }
+    asked = {id for d in diagnostics.load("full").values() for id in d.ids}
+    # D17 and D32 are answered within D4 and D29.
+    assert named == asked | {"D17", "D32"}
