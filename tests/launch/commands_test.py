@@ -94,7 +94,10 @@ def test_audit_says_what_its_summary_says(done):
     assert sorted(os.listdir(folder / "audit")) == [
         "config.json",
         "examples.npz",
+        "findings.json",
+        "landscapes.npz",
         "report.html",
+        "safety.json",
         "summary.json",
     ]
 
@@ -173,7 +176,7 @@ def cases(folder):
             "audit",
             [*AUDIT, f"--saved_model={folder}/damaged", new],
             2,
-            "The SavedModel is damaged or incomplete",
+            "The model is damaged or incomplete",
         ),
         "a report of nothing": ("report", [new], 2, "A file is missing"),
         "a model of a newer format": (
