@@ -18,7 +18,8 @@ from launch import flags
 absl_flags.DEFINE_string("workdir", "quickstart", "Folder to write to.")
 
 _MODELS = ("digits_vib", "digits_deterministic")
-_PROTOCOLS = ("fgs_epsilons", "pgd_restarts")
+# Protocol -> its diagnostics; one step is no evidence that could be judged.
+_PROTOCOLS = {"fgs_epsilons": "none", "pgd_restarts": "quick"}
 
 
 def _command(module: str, *arguments: str) -> None:
@@ -45,6 +46,10 @@ def _table(folders: list[str]) -> str:
     rows = []
     for folder in folders:
         summary = files.read_json(os.path.join(folder, "summary.json"))
+        verdict = "not judged"
+        findings = os.path.join(folder, "findings.json")
+        if files.exists(findings):
+            verdict = files.read_json(findings)["verdict"]["label"]
         curve = summary["epsilon_curve"] or [
             {
                 "epsilon": summary["threat_model"]["epsilon"],
@@ -62,6 +67,7 @@ def _table(folders: list[str]) -> str:
                     "epsilon": point["epsilon"],
                     "clean": summary["clean_accuracy"],
                     "robust": point["robust_accuracy"],
+                    "verdict": verdict,
                 }
             )
     table = pd.DataFrame(rows)
@@ -76,7 +82,7 @@ def main() -> int:
     for name in _MODELS:
         run = os.path.join(workdir, name)
         _command("train", f"--config=configs/{name}.py", f"--workdir={run}")
-        for protocol in _PROTOCOLS:
+        for protocol, diagnostics in _PROTOCOLS.items():
             for mode in _modes(name):
                 folder = os.path.join(
                     workdir, "audits", f"{name}_{protocol}_{mode}"
@@ -87,6 +93,7 @@ def main() -> int:
                     f"--config.mode={mode}",
                     "--config.num_examples=300",
                     "--config.threat_model.epsilon=0.1",
+                    f"--config.diagnostics.set={diagnostics}",
                     f"--saved_model={run}/saved_model",
                     f"--workdir={folder}",
                 )

@@ -93,7 +93,7 @@ def examine(
     make_case: Callable[[], Case],
     *,
     should_stop: Callable[[], bool] = lambda: False,
-    say: Callable[[str], None] = lambda line: None,
+    quiet: bool = True,
 ) -> dict[str, Any] | None:
     """Runs the set of diagnostics that a config names, if it is not done.
 
@@ -102,7 +102,7 @@ def examine(
         folder: The audit folder.
         make_case: Makes the case where there is something to ask.
         should_stop: Asked between diagnostics.
-        say: Takes a line of news.
+        quiet: Shows no progress.
 
     Returns:
         What findings.json holds; None where the set is "none" and there is
@@ -119,5 +119,5 @@ def examine(
     if name == "none" or (done and done["set"] in (name, "full")):
         return done
     return diagnostics.examine(
-        make_case(), name, folder, should_stop=should_stop, say=say
+        make_case(), name, folder, should_stop=should_stop, quiet=quiet
     )

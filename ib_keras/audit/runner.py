@@ -694,15 +694,11 @@ def audit_subject(
             strategy=strategy,
         )
 
-    def say(line):
-        if not quiet:
-            print(line, flush=True)
-
     examination.examine(
-        config, workdir, make_case, should_stop=should_stop, say=say
+        config, workdir, make_case, should_stop=should_stop, quiet=quiet
     )
-    if is_done:
-        say(f"Nothing left to do: the audit in {workdir} is whole.")
+    if is_done and not quiet:
+        print(f"Nothing left to do: {workdir} is whole.", flush=True)
     return summary
 
 

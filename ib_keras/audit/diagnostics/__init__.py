@@ -25,6 +25,7 @@ from ib_keras.audit.diagnostics.case import Case
 from ib_keras.errors import Interrupted
 from ib_keras.errors import UserError
 from ib_keras.errors import unknown_name
+from ib_keras.progress import Progress
 
 FINDINGS_FILE = "findings.json"
 _PARTIAL_FILE = "findings_partial.json"
@@ -75,7 +76,7 @@ def examine(
     folder: str,
     *,
     should_stop: Callable[[], bool] = lambda: False,
-    say: Callable[[str], None] = lambda line: None,
+    quiet: bool = True,
 ) -> dict[str, Any]:
     """Asks the questions of a set, or goes on asking them.
 
@@ -84,7 +85,7 @@ def examine(
         set_name: "quick" or "full".
         folder: The audit folder; answers are saved one by one.
         should_stop: Asked between questions.
-        say: Takes a line of news.
+        quiet: Shows no progress.
 
     Returns:
         What findings.json holds.
@@ -96,19 +97,23 @@ def examine(
     path = files.join(folder, FINDINGS_FILE)
     partial = files.join(folder, _PARTIAL_FILE)
     answers = _restore(partial, set_name, case.seed)
-    for name, diagnostic in load(set_name).items():
-        if name in answers:
-            continue
-        if should_stop():
-            raise Interrupted(
-                f"Stopped before the diagnostic {name}; the same command "
-                "resumes there."
-            )
-        say(f"Diagnostic: {name}")
-        answers[name] = _ask(case, name, diagnostic)
-        files.write_json(
-            partial, {"set": set_name, "seed": case.seed, "answers": answers}
-        )
+    asked = load(set_name)
+    with Progress(
+        len(asked), "question", "diagnostics", len(answers), quiet
+    ) as bar:
+        for name, diagnostic in asked.items():
+            if name in answers:
+                continue
+            if should_stop():
+                raise Interrupted(
+                    f"Stopped before the diagnostic {name}; the same command "
+                    "resumes there."
+                )
+            bar.update(len(answers), asks=name)
+            answers[name] = _ask(case, name, diagnostic)
+            books = {"set": set_name, "seed": case.seed, "answers": answers}
+            files.write_json(partial, books)
+        bar.update(len(answers))
     found = [
         {**finding, "name": name}
         for name, rows in answers.items()
