@@ -34,53 +34,51 @@ class Modes:
             # The batch stays whole, so each example keeps its own noise.
             "fixed noise": lambda x, seed: stochastic(x, seeds.fold(frozen, 0)),
         }
-        rows = case.rows
         attack = self._attack(case).attack
-        labels = case.subject.labels[rows]
-        matrix, fell = [], {}
-        for attacked in MODES:
+
+        def scores(attacked, rows, modes):
+            """Who is wrong after one run on a mode, by the mode that judges."""
             trace = traces.run(case, attack, rows, classifiers[attacked])
-            scores = []
-            for scored in MODES:
-                draws = _DRAWS if scored == "stochastic" else 1
-                wrong = (
-                    traces.wrong_share(
-                        classifiers[scored],
-                        trace.images,
-                        labels,
-                        case.seed_of(25),
-                        draws,
-                    )
-                    > 0.5
+            return {
+                scored: traces.wrong_share(
+                    classifiers[scored],
+                    trace.images,
+                    case.subject.labels[rows],
+                    case.seed_of(25),
+                    _DRAWS if scored == "stochastic" else 1,
                 )
-                fell[attacked, scored] = wrong
-                scores.append(float(1 - wrong.mean()))
-            matrix.append(scores)
+                > 0.5
+                for scored in modes
+            }
+
+        wrong = {mode: scores(mode, case.rows, MODES) for mode in MODES}
         data = {
             "rows": list(MODES),
             "columns": list(MODES),
-            "robust_accuracy": matrix,
-            "num_examples": len(rows),
+            "robust_accuracy": [
+                [float(1 - wrong[a][s].mean()) for s in MODES] for a in MODES
+            ],
+            "num_examples": len(case.rows),
         }
         return [
-            self._cross(case, rows, fell, data),
-            self._frozen(rows, matrix, fell),
+            self._cross(case, scores, data),
+            self._frozen(case.rows, wrong),
         ]
 
     def _attack(self, case) -> Stage:
         """The protocol's first stage that traces can run, or PGD."""
         for stage in case.stages:
             attack = stage.attack
-            if attack.num_targets is None and not attack.runs_eagerly:
+            is_plain = attack.num_targets is None and not attack.runs_eagerly
+            if is_plain and attack.gradients_per_step:
                 return stage
         return Stage.build(
             {"name": "pgd", "num_restarts": 1, "attack": {"name": "pgd"}}
         )
 
-    def _cross(self, case, rows, fell, data):
+    def _cross(self, case, scores, data):
         """What the audit calls robust and an attack on another mode breaks."""
-        own = case.subject.mode
-        claimed = case.ledger.is_robust[rows]
+        own, rows = case.subject.mode, case.standing
         known = dict(
             id="D24",
             question="Does an attack on another mode of the model find "
@@ -88,18 +86,18 @@ class Modes:
             source="Korshunova et al. 2021, sections 2.3 and 3.1; Tramer et "
             "al. 2020",
         )
-        if not claimed.any():
+        if not len(rows):
             return base.Finding(
                 **known,
                 status=base.NOT_APPLICABLE,
-                evidence="The audit left none of these examples standing.",
+                evidence="The audit left no example standing.",
                 data=data,
             )
-        others = [fell[m, own] for m in MODES if m != own]
+        others = [scores(m, rows, [own])[own] for m in MODES if m != own]
         found = breaks.finding(
             case,
-            rows[claimed],
-            np.any(others, axis=0)[claimed],
+            rows,
+            np.any(others, axis=0),
             threshold=_THRESHOLD,
             words=f"One run against the other modes, scored in {own} mode,",
             advice="Noise hides the gradient of this mode: attack the other "
@@ -109,9 +107,11 @@ class Modes:
         found.data.update(data)
         return found
 
-    def _frozen(self, rows, matrix, fell):
+    def _frozen(self, rows, wrong):
         """With its noise fixed the model is simpler, and must fall as well."""
-        free, fixed = matrix[1][1], matrix[2][2]
+        free = float(1 - wrong["stochastic"]["stochastic"].mean())
+        stands = ~wrong["fixed noise"]["fixed noise"]
+        fixed = float(stands.mean())
         gap = fixed - free
         status = base.FAIL if gap > _SLACK else base.PASS
         return base.Finding(
@@ -128,11 +128,7 @@ class Modes:
             if status == base.FAIL
             else "",
             source="Carlini et al. 2019, section 4.6",
-            examples=tuple(
-                rows[~fell["fixed noise", "fixed noise"]]
-                if status == base.FAIL
-                else ()
-            ),
+            examples=tuple(rows[stands] if status == base.FAIL else ()),
         )
 
 
