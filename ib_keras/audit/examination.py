@@ -49,16 +49,21 @@ def build_case(
     Raises:
         UserError: If the folder's examples are not those of the subject.
     """
-    arrays = files.read_npz(files.join(folder, "examples.npz"))
-    names = [field.name for field in dataclasses.fields(runner.Ledger)]
-    ledger = runner.Ledger(**{name: arrays[name] for name in names})
-    if not np.array_equal(ledger.label, subject.labels):
-        raise UserError(
-            "The audit's examples are not those of its data set",
-            received=f"{len(ledger.label)} labels in {folder}",
-            expected="the labels of the data set, in its order",
-            fix="Use the data that the audit was made with, or audit again.",
-        )
+    radii = {float(summary["threat_model"]["epsilon"]): (folder, summary)}
+    for point in summary["epsilon_curve"]:
+        place = files.join(folder, f"epsilon_{float(point['epsilon'])!r}")
+        if float(point["epsilon"]) not in radii:
+            part = files.read_json(files.join(place, "summary.json"))
+            radii[float(point["epsilon"])] = place, part
+    books = {
+        epsilon: (_read_ledger(place, subject.labels), part)
+        for epsilon, (place, part) in sorted(radii.items())
+    }
+    main = float(summary["threat_model"]["epsilon"])
+    standing = [e for e, (ledger, _) in books.items() if ledger.is_robust.any()]
+    # Where nothing stands there is nothing to attack again.
+    epsilon = main if main in standing else max(standing, default=main)
+    ledger = books[epsilon][0]
     count = check_count(
         "diagnostics.num_examples", config["diagnostics"]["num_examples"]
     )
@@ -72,19 +77,32 @@ def build_case(
         subject=subject,
         ledger=ledger,
         summary=summary,
-        threat_model=ThreatModel(
-            summary["threat_model"]["norm"], summary["threat_model"]["epsilon"]
-        ),
+        threat_model=ThreatModel(summary["threat_model"]["norm"], epsilon),
         stages=stages,
         rows=some(np.arange(len(ledger.label))),
         standing=some(np.flatnonzero(ledger.is_robust)),
         seed=config["seed"],
+        radii=books,
         twin=twin,
         strategy=strategy,
         write=lambda name, found: files.write_npz(
             files.join(folder, f"{name}.npz"), found
         ),
     )
+
+
+def _read_ledger(folder, labels):
+    arrays = files.read_npz(files.join(folder, "examples.npz"))
+    names = [field.name for field in dataclasses.fields(runner.Ledger)]
+    ledger = runner.Ledger(**{name: arrays[name] for name in names})
+    if not np.array_equal(ledger.label, labels):
+        raise UserError(
+            "The audit's examples are not those of its data set",
+            received=f"{len(ledger.label)} labels in {folder}",
+            expected="the labels of the data set, in its order",
+            fix="Use the data that the audit was made with, or audit again.",
+        )
+    return ledger
 
 
 def examine(
@@ -94,30 +112,37 @@ def examine(
     *,
     should_stop: Callable[[], bool] = lambda: False,
     quiet: bool = True,
-) -> dict[str, Any] | None:
+) -> tuple[dict[str, Any] | None, bool]:
     """Runs the set of diagnostics that a config names, if it is not done.
 
     Args:
         config: The audit config.
         folder: The audit folder.
-        make_case: Makes the case where there is something to ask.
+        make_case: Makes the case.
         should_stop: Asked between diagnostics.
         quiet: Shows no progress.
 
     Returns:
-        What findings.json holds; None where the set is "none" and there is
-        no such file.
+        What findings.json holds (None where the set is "none" and there is
+        no such file), and whether it is new.
 
     Raises:
         Interrupted: If it was stopped.
         UserError: If the set is unknown or the folder cannot be used.
     """
-    name = config["diagnostics"]["set"]
+    section = config["diagnostics"]
+    name = section["set"]
     diagnostics.load(name)  # Refuses an unknown set.
     path = files.join(folder, diagnostics.FINDINGS_FILE)
     done = files.read_json(path) if files.exists(path) else None
-    if name == "none" or (done and done["set"] in (name, "full")):
-        return done
-    return diagnostics.examine(
-        make_case(), name, folder, should_stop=should_stop, quiet=quiet
+    if name == "none":
+        return done, False
+    case = make_case()
+    if done and done["set"] in (name, "full"):
+        asked_for = diagnostics.describe(done["set"], case)
+        if all(done.get(key) == asked_for[key] for key in asked_for):
+            return done, False
+    found = diagnostics.examine(
+        case, name, folder, should_stop=should_stop, quiet=quiet
     )
+    return found, True

@@ -76,6 +76,7 @@ _FIELDS = {
 
 # Draws of the classifier per verdict on a stochastic model.
 _JUDGE_SAMPLES = 5
+_FEWEST_JUDGE_SAMPLES = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,10 +172,18 @@ def load_subject(
         mode,
         state,
     )
+    has_noise = is_stochastic or behaviour.is_random
     judge_samples = config["num_judge_samples"]
     if judge_samples is None:
-        has_noise = is_stochastic or behaviour.is_random
         judge_samples = _JUDGE_SAMPLES if has_noise else 1
+    if has_noise and judge_samples < _FEWEST_JUDGE_SAMPLES:
+        raise UserError(
+            "A verdict on a model with noise takes several draws",
+            received=f"num_judge_samples={judge_samples}",
+            expected=f"{_FEWEST_JUDGE_SAMPLES} or more, or none for "
+            f"{_JUDGE_SAMPLES}",
+            fix="Raise --config.num_judge_samples, or leave it out.",
+        )
     return Subject(
         target=target.with_notes(*behaviour.notes()),
         logits_fn=logits_fn,
@@ -682,8 +691,6 @@ def audit_subject(
     summary = main_part.run(should_stop)
 
     def make_case():
-        nonlocal is_done
-        is_done = False
         return examination.build_case(
             config,
             subject,
@@ -694,10 +701,10 @@ def audit_subject(
             strategy=strategy,
         )
 
-    examination.examine(
+    _, is_new = examination.examine(
         config, workdir, make_case, should_stop=should_stop, quiet=quiet
     )
-    if is_done and not quiet:
+    if is_done and not is_new and not quiet:
         print(f"Nothing left to do: {workdir} is whole.", flush=True)
     return summary
 

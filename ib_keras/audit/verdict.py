@@ -30,20 +30,24 @@ WORDS = {
 
 # Checks whose failure makes the number void; every other failure is a sign
 # that a stronger attack would lower it.
-VALIDITY = (
-    "D12",
-    "D13",
-    "D19",
-    "D23",
-    "D25",
-    "D29",
-    "D33",
-    "M1",
-    "M2",
-)
+VALIDITY = ("D12", "D23", "D25", "D32", "D33", "M1", "M2")
 
 # Checks without which nothing can be believed.
-NEEDED = ("D1", "D2", "D3", "D4", "D6", "D7", "D8", "D10", "D11", "D33")
+NEEDED = (
+    "D1",
+    "D2",
+    "D3",
+    "D4",
+    "D6",
+    "D7",
+    "D8",
+    "D10",
+    "D11",
+    "D33",
+    "M3",
+)
+# And of a model with noise.
+NEEDED_WITH_NOISE = ("D22", "D23")
 
 _MOST_ADVICE = 5
 
@@ -79,8 +83,11 @@ def decide(
         )
     signs = [(f["id"], f["evidence"]) for f in failed]
     answered = {f["id"] for f in findings if "error" not in f["data"]}
+    needed = NEEDED
+    if (summary.get("num_judge_samples") or 1) > 1:
+        needed += NEEDED_WITH_NOISE
     signs += [
-        (id, "This check was not run.") for id in NEEDED if id not in answered
+        (id, "This check was not run.") for id in needed if id not in answered
     ]
     if signs:
         return _verdict(

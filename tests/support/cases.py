@@ -78,4 +78,5 @@ def make(
         stages=list(stages),
         rows=np.sort(rng.permutation(count)[:num_examples]),
         standing=np.flatnonzero(ledger.is_robust)[:num_examples],
+        radii={epsilon: (ledger, summary)},
     )

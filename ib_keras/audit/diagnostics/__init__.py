@@ -15,15 +15,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import tensorflow as tf
-
 from ib_keras import files
 from ib_keras import plugins
 from ib_keras.audit import verdict
 from ib_keras.audit.diagnostics import base
+from ib_keras.audit.diagnostics import together
 from ib_keras.audit.diagnostics.case import Case
 from ib_keras.errors import Interrupted
-from ib_keras.errors import UserError
 from ib_keras.errors import unknown_name
 from ib_keras.progress import Progress
 
@@ -96,7 +94,8 @@ def examine(
     """
     path = files.join(folder, FINDINGS_FILE)
     partial = files.join(folder, _PARTIAL_FILE)
-    answers = _restore(partial, set_name, case.seed)
+    asked_for = describe(set_name, case)
+    answers = _restore(partial, asked_for)
     asked = load(set_name)
     with Progress(
         len(asked), "question", "diagnostics", len(answers), quiet
@@ -111,7 +110,7 @@ def examine(
                 )
             bar.update(len(answers), asks=name)
             answers[name] = _ask(case, name, diagnostic)
-            books = {"set": set_name, "seed": case.seed, "answers": answers}
+            books = {**asked_for, "answers": answers}
             files.write_json(partial, books)
         bar.update(len(answers))
     found = [
@@ -119,13 +118,15 @@ def examine(
         for name, rows in answers.items()
         for finding in rows
     ]
+    last = together.conclude(case, found).to_json()
+    found.append(
+        {**last, "gradient_evaluations": 0, "seconds": 0.0, "name": "together"}
+    )
     found.sort(key=lambda f: (_number(f["id"]), f["question"]))
     result = {
         "format_version": FORMAT_VERSION,
-        "set": set_name,
-        "num_examples": len(case.rows),
-        "seed": case.seed,
-        "twin": case.twin.target.describe() if case.twin else None,
+        **asked_for,
+        "epsilon": float(case.threat_model.epsilon),
         "verdict": verdict.decide(found, case.summary),
         "findings": found,
         "gradient_evaluations": sum(
@@ -145,14 +146,15 @@ def _ask(case, name, diagnostic):
     began, before = time.monotonic(), case.gradient_evaluations
     try:
         findings = diagnostic.ask(case)
-    except (tf.errors.OpError, UserError) as error:
-        # A foreign model can raise on an image that the audit never showed it.
+    except Exception as error:
+        # A foreign model can raise anything, on an image or a gradient that
+        # the audit never asked of it. A check that was not run passes nothing.
         findings = [
             base.Finding(
                 id=id,
                 question=f"Can {name} be asked?",
                 status=base.WARN,
-                evidence="The check could not be run: "
+                evidence=f"The check could not be run: {type(error).__name__}, "
                 + " ".join(str(error).split())[:300],
                 advice="Without it the number is an upper bound; see whether "
                 "the model takes every image in [0, 1].",
@@ -170,11 +172,21 @@ def _ask(case, name, diagnostic):
     return rows
 
 
-def _restore(partial, set_name, seed):
+def describe(set_name: str, case: Case) -> dict[str, Any]:
+    """What answers depend on besides the audit: others are asked again."""
+    return {
+        "set": set_name,
+        "seed": case.seed,
+        "num_examples": len(case.rows),
+        "twin": case.twin.target.sha256 if case.twin else None,
+    }
+
+
+def _restore(partial, asked_for):
     if not files.exists(partial):
         return {}
     saved = files.read_json(partial)
-    if (saved.get("set"), saved.get("seed")) != (set_name, seed):
+    if any(saved.get(name) != asked_for[name] for name in asked_for):
         return {}
     return saved["answers"]
 

@@ -49,6 +49,13 @@ class Finding:
     data: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
+        for name in ("value", "threshold"):
+            number = getattr(self, name)
+            if number is not None and not math.isfinite(number):
+                object.__setattr__(self, name, None)
+                if self.status == PASS:
+                    object.__setattr__(self, "status", WARN)
+
         if self.status not in STATUSES:
             raise UserError(
                 "A finding has no such status",

@@ -34,8 +34,8 @@ class Binarization:
         """Answers D31."""
         if case.is_random:
             return []
-        attack = self._attack(case)
-        if attack is None:
+        attacks = self._attacks(case)
+        if not attacks:
             return []
         rows = case.rows
         weights, turn, is_planted = self._heads(case, rows)
@@ -46,9 +46,12 @@ class Binarization:
             return tf.stack([-value, value], axis=1)
 
         other = case.with_subject(_Zero(case))
-        trace = traces.run(other, attack, rows, binary)
+        is_found = np.zeros(len(rows), bool)
+        for attack in attacks:
+            trace = traces.run(other, attack, rows, binary)
+            is_found |= trace.is_wrong.any(axis=0)
         case.gradient_evaluations = other.gradient_evaluations
-        found = trace.is_wrong.any(axis=0)[is_planted]
+        found = is_found[is_planted]
         if not len(found):
             return []
         share = float(found.mean())
@@ -61,8 +64,8 @@ class Binarization:
                 status=base.FAIL if is_low else base.PASS,
                 value=share,
                 threshold=_FOUND,
-                evidence=f"One run finds it for {int(found.sum())} of "
-                f"{len(found)} examples.",
+                evidence="One run of each stage that can be asked finds it "
+                f"for {int(found.sum())} of {len(found)} examples.",
                 advice="The attack is too weak for this model: its number is "
                 "no evidence."
                 if is_low
@@ -72,18 +75,18 @@ class Binarization:
             )
         ]
 
-    def _attack(self, case):
-        """The first stage that traces can run, on a loss for two classes."""
+    def _attacks(self, case):
+        """The stages that traces can run, on losses for two classes."""
+        found = []
         for stage in case.stages:
             attack = stage.attack
-            if attack.num_targets is None and attack.gradients_per_step:
-                if attack.runs_eagerly:
-                    continue
+            is_plain = attack.num_targets is None and not attack.runs_eagerly
+            if is_plain and attack.gradients_per_step:
                 section = dict(stage.config)
                 if section.get("loss") not in (None, "cross_entropy"):
                     section["loss"] = "margin"
-                return plugins.build("attacks", section)
-        return None
+                found.append(plugins.build("attacks", section))
+        return found
 
     def _heads(self, case, rows):
         images = tf.constant(case.subject.images[rows])

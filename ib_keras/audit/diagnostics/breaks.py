@@ -112,5 +112,9 @@ def finding(
         ),
         advice=advice if fell.any() else "",
         examples=tuple(rows[fell]),
-        data={"num_attacked": len(rows), "num_broken": int(fell.sum())},
+        data={
+            "num_attacked": len(rows),
+            "num_broken": int(fell.sum()),
+            "broken": [int(row) for row in rows[fell]],
+        },
     )

@@ -24,6 +24,7 @@ from ib_keras.types import ThreatModel
 
 # Seeds of diagnostics are folded with this, so that none is the audit's.
 _PURPOSE = 5
+_APART = 2**40
 
 # Calls of the model per example that a short stage makes at most.
 _FEW_CALLS = 300
@@ -33,16 +34,20 @@ _FEW_CALLS = 300
 class Case:
     """One audit and its model.
 
+    An audit may have several radii. What attacks again does so at the audit's
+    own, or where nothing stands there at the largest at which something does.
+
     Attributes:
         subject: `audit.runner.Subject`: the model in the audited mode, and the
             clean examples.
-        ledger: What the audit found of each example.
+        ledger: What the audit found of each example at this radius.
         summary: What summary.json holds.
-        threat_model: The audited ball.
+        threat_model: The ball of this radius.
         stages: The protocol's own, in order.
         rows: Positions of the examples to spend on: drawn among all.
         standing: Positions of robust examples to spend on, as many.
         seed: A whole number.
+        radii: Radius -> (ledger, summary) for each of the audit's radii.
         twin: The subject of the deterministic twin; None where none is named.
         strategy: Where to run; None for TensorFlow's default device.
         write: Writes arrays to the audit folder, as `name`.npz:
@@ -58,6 +63,9 @@ class Case:
     rows: np.ndarray
     standing: np.ndarray
     seed: int = 0
+    radii: Mapping[float, tuple[runner.Ledger, Mapping[str, Any]]] = (
+        dataclasses.field(default_factory=dict)
+    )
     twin: Any = None
     strategy: tf.distribute.Strategy | None = None
     write: Callable[[str, Mapping[str, np.ndarray]], None] | None = None
@@ -78,6 +86,11 @@ class Case:
     def is_random(self) -> bool:
         """Whether the audited classifier has noise."""
         return self.subject.num_judge_samples > 1
+
+    @property
+    def summary_here(self) -> Mapping[str, Any]:
+        """The summary of the radius in question."""
+        return self.radii[float(self.threat_model.epsilon)][1]
 
     @property
     def robust_accuracy(self) -> float:
@@ -119,8 +132,9 @@ class Case:
         key = json.dumps([id(logits_fn), draws, len(rows), sections])
         if key not in self._runners:
             # One batch and one chunk: a diagnostic is short, and every size
-            # and chunk would be traced anew. The function is kept, or its id
-            # could become another's.
+            # and chunk would be traced anew; but where there is noise a judge
+            # has to look between chunks, or one lucky draw hides the rest. The
+            # function is kept, or its id could become another's.
             self._runners[key] = (
                 logits_fn,
                 runner.Runner(
@@ -128,9 +142,9 @@ class Case:
                     list(stages),
                     self.threat_model,
                     batch_size=len(rows),
-                    seed=self.seed,
+                    seed=self.seed + _APART,
                     num_judge_samples=draws,
-                    compact=False,
+                    compact=is_random,
                     strategy=self.strategy,
                     jit_compile=strategies.jit_compile(),
                 ),
@@ -153,21 +167,36 @@ class Case:
             for stage in self.stages
         ]
 
+    @property
+    def lead(self) -> runner.Stage:
+        """The first stage that climbs gradients; else the first."""
+        for stage in self.stages:
+            if stage.attack.gradients_per_step:
+                return stage
+        return self.stages[0]
+
+    def lead_once(self) -> list[runner.Stage]:
+        """The lead stage with one restart."""
+        return [dataclasses.replace(self.lead, num_restarts=1)]
+
     def short_stages(self) -> list[runner.Stage]:
-        """The protocol's stages that are quick with one restart; the first.
+        """The protocol's stages that are quick with one restart; or the lead.
 
         What an ensemble finds by its shorter attacks, at a small part of its
         cost: targeted stages and long searches are left out.
         """
-        stages = self.own_stages()
-        quick = [s for s in stages[1:] if self._num_calls(s) <= _FEW_CALLS]
-        return stages[:1] + quick
+        quick = [
+            s for s in self.own_stages() if self._num_calls(s) <= _FEW_CALLS
+        ]
+        return quick or self.lead_once()
 
     def _num_calls(self, stage):
-        num_targets = stage.attack.num_targets
-        if num_targets is None:
-            return stage.attack.num_steps
-        return stage.attack.num_steps * (num_targets or self.num_classes - 1)
+        attack = stage.attack
+        # Foreign code makes all its steps in one of ours.
+        calls = attack.num_steps * max(attack.gradients_per_step, 1)
+        if attack.num_targets is None:
+            return calls
+        return calls * (attack.num_targets or self.num_classes - 1)
 
     def with_subject(self, subject) -> "Case":
         """The same case about another model; its ledger is not that one's."""

@@ -32,10 +32,12 @@ class FreshNoise:
         mean = float(1 - shares.mean())
         every = float((shares == 0.0).mean())
         claimed = case.robust_accuracy
-        drift = abs(by_rule - claimed)
-        slack = _REPRODUCED + 2 * math.sqrt(
-            max(claimed * (1 - claimed), 1 / count) / count
-        )
+        moved = (shares > 0.5) == case.ledger.is_robust
+        up = int((moved & case.ledger.is_robust).sum())
+        down = int(moved.sum()) - up
+        drift = abs(up - down) / count
+        # The same examples twice: only those that changed count.
+        slack = max(_REPRODUCED, 2 * math.sqrt(up + down) / count)
         lottery = mean - every
         numbers = {
             "robust_accuracy": claimed,
@@ -44,7 +46,6 @@ class FreshNoise:
             "every_draw": every,
             "num_draws": _DRAWS,
         }
-        moved = (shares > 0.5) == case.ledger.is_robust
         known = dict(
             source="Korshunova et al. 2021, section 3.1; AutoAttack, "
             "evaluation of randomised defences",

@@ -3,9 +3,9 @@
 import numpy as np
 import tensorflow as tf
 
-from ib_keras import strategy as strategies
 from ib_keras.attacks import losses
 from ib_keras.audit.diagnostics import base
+from ib_keras.audit.diagnostics import traces
 from ib_keras.audit.diagnostics.case import Case
 
 _SIDE = 8 / 255
@@ -35,7 +35,7 @@ class LossStability:
         labels = tf.constant(case.subject.labels[rows])
         logits_fn = case.subject.logits_fn
 
-        @tf.function(jit_compile=strategies.jit_compile())
+        @traces.compiled
         def margins(images, seed):
             return losses.margin(logits_fn(images, seed), labels)
 
@@ -52,8 +52,11 @@ class LossStability:
             change = np.abs(here - there) / np.maximum(np.abs(there), 1e-12)
             total += np.minimum(change, 1.0)
         change = total / self.num_draws
+        finite = np.isfinite(change)
+        change = np.where(finite, change, 1.0)
         value = float(np.median(change))
-        status = base.WARN if value > _THRESHOLD else base.PASS
+        is_rough = value > _THRESHOLD or not finite.all()
+        status = base.WARN if is_rough else base.PASS
         return [
             base.Finding(
                 id="D14",
@@ -63,7 +66,8 @@ class LossStability:
                 threshold=_THRESHOLD,
                 evidence=f"In a cube of side {_SIDE:.3g} the margin changes "
                 f"by {100 * value:.2g}% of itself (median of {len(rows)} "
-                f"examples, {self.num_draws} points each).",
+                f"examples, {self.num_draws} points each); on "
+                f"{int((~finite).sum())} it is not finite.",
                 advice="A loss this rough misleads single gradients: average "
                 "gradients over a neighbourhood, or attack without them."
                 if status == base.WARN

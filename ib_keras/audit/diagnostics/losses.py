@@ -49,7 +49,7 @@ class Losses:
             answers.append(
                 breaks.ask(
                     case,
-                    case.own_stages()[:1],
+                    case.lead_once(),
                     logits_fn=lambda x, seed, t=temperature: (
                         logits_fn(x, seed) / t
                     ),
@@ -58,7 +58,7 @@ class Losses:
                     f"{temperature:g} change nothing?",
                     source=_SOURCE,
                     threshold=0.005,
-                    words="The first stage on logits divided by "
+                    words=f"{case.lead.name} on logits divided by "
                     f"{temperature:g}",
                     advice=_ADVICE,
                 )

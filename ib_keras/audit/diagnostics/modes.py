@@ -1,5 +1,7 @@
 """D21, D24: does an attack on one mode of the model break another?"""
 
+import math
+
 import numpy as np
 
 from ib_keras import seeds
@@ -113,7 +115,11 @@ class Modes:
         stands = ~wrong["fixed noise"]["fixed noise"]
         fixed = float(stands.mean())
         gap = fixed - free
-        status = base.FAIL if gap > _SLACK else base.PASS
+        # Of one frozen draw the examples at the boundary fall by chance.
+        fell = wrong["stochastic"]["stochastic"]
+        up, down = (stands & fell).sum(), (~stands & ~fell).sum()
+        is_clear = up - down > 2 * math.sqrt(up + down)
+        status = base.FAIL if gap > _SLACK and is_clear else base.PASS
         return base.Finding(
             id="D21",
             question="With the noise fixed, does the attack succeed at least "

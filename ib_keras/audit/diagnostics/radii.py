@@ -35,11 +35,20 @@ class Radii:
         }
         return [
             self._monotone(rows, stands),
+            *self._of_audit(case),
             self._grey(case, rows, stands[side / 2], side / 2),
             self._unbounded(case, rows, side),
         ]
 
-    def _monotone(self, rows, stands):
+    def _of_audit(self, case):
+        """The same question of the audit's own radii, where it has several."""
+        if len(case.radii) < 2:
+            return []
+        stands = {r: case.radii[r][0].is_robust for r in sorted(case.radii)}
+        rows = np.arange(case.num_examples)
+        return [self._monotone(rows, stands, "The audit")]
+
+    def _monotone(self, rows, stands, who="One run of each short stage"):
         """An example that falls in a ball falls in every ball around it."""
         radii = list(stands)
         accuracies = [float(stands[r].mean()) for r in radii]
@@ -50,7 +59,9 @@ class Radii:
             error = math.sqrt(up.sum() + down.sum())
             rises.append((int(up.sum()) - int(down.sum()), error))
             missed |= up
-        rise, error = max(rises, default=(0, 0.0))
+        rise, error = max(
+            rises, key=lambda r: r[0] - 2 * r[1], default=(0, 0.0)
+        )
         status = base.PASS
         if rise > 0:
             status = base.FAIL if rise > 2 * error else base.WARN
@@ -64,7 +75,7 @@ class Radii:
             status=status,
             value=max(rise, 0) / len(rows),
             threshold=2 * error / len(rows),
-            evidence=f"One run of each short stage leaves {curve}.",
+            evidence=f"{who} leaves {curve}.",
             advice=""
             if status == base.PASS
             else "A larger ball holds the smaller one, so the attack misses "
@@ -81,7 +92,10 @@ class Radii:
         chance = max(
             1 / case.num_classes, np.bincount(labels).max() / len(labels)
         )
-        slack = 2 * math.sqrt(chance * (1 - chance) / len(rows))
+        # Exact for a classifier without noise.
+        slack = 0.0
+        if case.is_random:
+            slack = 2 * math.sqrt(chance * (1 - chance) / len(rows))
         accuracy = float(stands.mean())
         is_high = accuracy > chance + slack
         return base.Finding(

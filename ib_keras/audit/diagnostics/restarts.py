@@ -24,7 +24,7 @@ _ADVICE = (
 
 
 class Restarts:
-    """Reads the curve of the first stage, or makes ten restarts more."""
+    """Reads the curves of the audit, or makes ten restarts more."""
 
     cost = "cheap"
     ids = ("D6",)
@@ -32,32 +32,31 @@ class Restarts:
     def ask(self, case: Case) -> list[base.Finding]:
         """Answers D6."""
         answers = []
-        main = float(case.threat_model.epsilon)
-        curve = case.summary["stages"][0]["restart_curve"]
-        if len(curve) >= _ENOUGH:
-            answers.append(self._of_curve(case, main, curve))
-        else:
+        for epsilon, (ledger, summary) in case.radii.items():
+            for index, stage in enumerate(summary["stages"]):
+                if len(stage["restart_curve"]) >= _ENOUGH:
+                    answers.append(
+                        self._of_curve(
+                            epsilon, ledger, index, stage["restart_curve"]
+                        )
+                    )
+        # The lead's curve at the radius in question, or more restarts of it.
+        lead = case.summary_here["stages"][case.stages.index(case.lead)]
+        if len(lead["restart_curve"]) < _ENOUGH:
             answers.append(self._of_more(case))
-        for point in case.summary["epsilon_curve"]:
-            # Of several stages the curves follow one another.
-            curve = point.get("restart_curve", [])[: len(curve)]
-            if len(curve) >= _ENOUGH:
-                answers.append(self._of_curve(case, point["epsilon"], curve))
         return answers
 
-    def _of_curve(self, case, epsilon, curve):
+    def _of_curve(self, epsilon, ledger, index, curve):
         half = curve[(len(curve) + 1) // 2 - 1]
         fall = half - curve[-1]
-        count = round(fall * case.num_examples)
+        count = round(fall * len(ledger.label))
         status = base.PASS
         if count:
             is_steep = fall > _SLOPE and base.is_clear(count)
             status = base.FAIL if is_steep else base.WARN
-        late = np.zeros(0)
-        if epsilon == case.threat_model.epsilon:
-            late = (case.ledger.broken_by_stage == 0) & (
-                case.ledger.broken_by_restart >= (len(curve) + 1) // 2
-            )
+        late = (ledger.broken_by_stage == index) & (
+            ledger.broken_by_restart >= (len(curve) + 1) // 2
+        )
         return base.Finding(
             **_KNOWN,
             status=status,
@@ -69,11 +68,15 @@ class Restarts:
             f"{len(curve)}.",
             advice=_ADVICE if status == base.FAIL else "",
             examples=tuple(np.flatnonzero(late)),
-            data={"epsilon": epsilon, "restart_curve": list(curve)},
+            data={
+                "epsilon": epsilon,
+                "stage": index,
+                "restart_curve": list(curve),
+            },
         )
 
     def _of_more(self, case):
-        own = case.stages[0]
+        own = case.lead
         return breaks.ask(
             case,
             [dataclasses.replace(own, num_restarts=_ENOUGH)],

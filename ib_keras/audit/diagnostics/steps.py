@@ -16,7 +16,7 @@ class Steps:
 
     def ask(self, case: Case) -> list[base.Finding]:
         """Answers D5."""
-        stage = case.stages[0]
+        stage = case.lead
         if "num_steps" not in stage.config:
             return []
         return [self._longer(case, stage, factor) for factor in _FACTORS]

@@ -5,6 +5,7 @@ that. A trace keeps a batch whole and in order, so that a frozen draw of a
 model's noise stays each example's own.
 """
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -13,14 +14,27 @@ import tensorflow as tf
 from ib_keras import seeds
 from ib_keras import strategy as strategies
 from ib_keras.attacks import base
+from ib_keras.attacks import geometry
 from ib_keras.audit.diagnostics.case import Case
+
+
+def compiled(function):
+    """Compiles a function that is made anew for each question.
+
+    A partial of it: TensorFlow warns of a function that is traced often, and
+    tells functions apart by where they are written.
+    """
+    return tf.function(
+        functools.partial(function), jit_compile=strategies.jit_compile()
+    )
 
 
 class Trace(NamedTuple):
     """What a run did; NumPy arrays.
 
     Attributes:
-        loss: float32 `[steps, n]`, at each iterate that was evaluated.
+        loss: float32 `[steps, n]`, at each iterate that was evaluated; an
+            attack that moves last has one more, with the loss of that before.
         is_wrong: bool `[steps, n]`, whether it was misclassified.
         images: float32 `[n, ...]`, the iterate of the largest margin.
     """
@@ -55,14 +69,15 @@ def run(
     threat_model = type(case.threat_model)(case.threat_model.norm, epsilon)
     count = len(rows)
 
-    @tf.function(jit_compile=strategies.jit_compile())
+    @compiled
     def traced(images, labels, example_seeds):
         def static(x, seed):
             return tf.ensure_shape(logits_fn(x, seed), [count, None])
 
         state = attack.init(static, images, labels, threat_model, example_seeds)
-        losses = tf.TensorArray(tf.float32, attack.num_steps)
-        wrong = tf.TensorArray(tf.bool, attack.num_steps)
+        length = attack.num_steps + (not attack.evaluates_proposal)
+        losses = tf.TensorArray(tf.float32, length)
+        wrong = tf.TensorArray(tf.bool, length)
         best = tf.fill([count], -float("inf"))
         found = images
         for step in tf.range(attack.num_steps):
@@ -73,6 +88,15 @@ def run(
             better = said.margin > best
             best = tf.where(better, said.margin, best)
             found = base.where(better, said.images, found)
+        if not attack.evaluates_proposal:  # Nobody has looked at the last one.
+            last = geometry.ball(images, threat_model).project(state.images)
+            seed = base.model_seed(example_seeds, attack.num_steps)
+            said = base.evaluated(
+                last, static(last, seed), labels, loss=state.evaluated.loss
+            )
+            losses = losses.write(attack.num_steps, said.loss)
+            wrong = wrong.write(attack.num_steps, said.is_wrong)
+            found = base.where(said.margin > best, last, found)
         return losses.stack(), wrong.stack(), found
 
     example_seeds = seeds.fold(case.seed_of(1), rows.astype(np.int32))
@@ -96,7 +120,7 @@ def wrong_share(
     The batch stays whole and in order.
     """
 
-    @tf.function(jit_compile=strategies.jit_compile())
+    @compiled
     def wrong(images, labels, seed):
         return base.is_wrong(logits_fn(images, seed), labels)
 

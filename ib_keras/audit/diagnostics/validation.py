@@ -20,10 +20,10 @@ class Validation:
     """
 
     cost = "full"
-    ids = ("D29",)
+    ids = ("D29", "D32")
 
     def ask(self, case: Case) -> list[base.Finding]:
-        """Answers D29, by the closed form that D32 asks for."""
+        """Answers D29, and D32 by the same closed form."""
         images, labels, exact, logits_fn = _planted(case)
         other = case.with_subject(_Planted(case, images, labels))
         found = other.attack(
@@ -36,25 +36,37 @@ class Validation:
         missed = found & ~exact
         false = ~found & exact
         share = float(missed.mean())
-        is_wrong = share > _MISSES or false.any()
+        source = "Carlini et al. 2019, section 4.5; closed form"
         return [
             base.Finding(
                 id="D29",
-                question="Does the protocol find the known answer on a linear "
+                question="Does the protocol find what is there on a linear "
                 "model?",
-                status=base.FAIL if is_wrong else base.PASS,
+                status=base.FAIL if share > _MISSES else base.PASS,
                 value=share,
                 threshold=_MISSES,
                 evidence=f"Of {int((~exact).sum())} examples that can be "
-                f"broken it misses {int(missed.sum())}, and of "
-                f"{int(exact.sum())} that cannot it breaks "
-                f"{int(false.sum())}.",
-                advice="The attack or this installation is at fault: do not "
-                "use its numbers."
-                if is_wrong
+                f"broken it misses {int(missed.sum())}.",
+                advice="The attack is too weak for the simplest model: use "
+                "more or larger steps."
+                if share > _MISSES
                 else "",
-                source="Carlini et al. 2019, section 4.5; closed form",
-            )
+                source=source,
+            ),
+            base.Finding(
+                id="D32",
+                question="Does it break nothing that cannot be broken?",
+                status=base.FAIL if false.any() else base.PASS,
+                value=float(false.mean()),
+                threshold=0.0,
+                evidence=f"Of {int(exact.sum())} examples of a linear model "
+                f"that no image of the ball breaks it breaks "
+                f"{int(false.sum())}.",
+                advice="This installation is at fault: do not use its numbers."
+                if false.any()
+                else "",
+                source=source,
+            ),
         ]
 
 

@@ -4,11 +4,11 @@ import numpy as np
 import tensorflow as tf
 
 from ib_keras import seeds
-from ib_keras import strategy as strategies
 from ib_keras.attacks import base as attacks_base
 from ib_keras.attacks import geometry
 from ib_keras.attacks import losses
 from ib_keras.audit.diagnostics import base
+from ib_keras.audit.diagnostics import traces
 from ib_keras.audit.diagnostics.case import Case
 
 
@@ -28,7 +28,8 @@ class ZeroGradients:
         if case.num_classes >= 3:
             names.append("dlr")
         zero = {name: self._is_zero(case, rows, name) for name in names}
-        used = _used_losses(case, names)
+        # A protocol without gradients uses no loss: all of them are asked.
+        used = _used_losses(case, names) or sorted(names)
         # Only an example that no loss of the protocol moves is out of reach.
         blind = np.all([zero[name] for name in used], axis=0)
         some = np.any(list(zero.values()), axis=0)
@@ -46,8 +47,7 @@ class ZeroGradients:
                 value=float(blind.mean()),
                 threshold=0.0,
                 evidence="Examples whose float32 gradient is exactly zero at "
-                f"a random start: {shares}. The protocol uses "
-                f"{', '.join(used) if used else 'no gradients'}.",
+                f"a random start: {shares}. Asked of: {', '.join(used)}.",
                 advice="Gradient attacks see nothing there: use a loss that "
                 "does not saturate (dlr, margin), and an attack without "
                 "gradients."
@@ -65,7 +65,7 @@ class ZeroGradients:
         labels = tf.constant(case.subject.labels[rows])
         loss = losses.get(name)
 
-        @tf.function(jit_compile=strategies.jit_compile())
+        @traces.compiled
         def norms(images, example_seeds, seed):
             ball = geometry.ball(images, case.threat_model)
             return attacks_base.evaluate_gradient(

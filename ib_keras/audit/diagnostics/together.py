@@ -1,0 +1,74 @@
+"""M3: what do all these attacks find together?
+
+Each check allows a few examples to chance. This one adds them up, and asks
+whether enough examples were looked at for the others to mean anything.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+from ib_keras.audit.diagnostics import base
+from ib_keras.audit.diagnostics.case import Case
+
+ID = "M3"
+_THRESHOLD = 0.01
+_ENOUGH = 50
+
+
+def conclude(case: Case, findings: Sequence[Mapping[str, Any]]) -> base.Finding:
+    """Adds up what the other findings broke.
+
+    Args:
+        case: The audit.
+        findings: Of all other checks, as findings.json holds them.
+
+    Returns:
+        "fail" where the share of all examples is over one point and over two
+        standard errors, or fewer than fifty standing examples were attacked
+        though more stand.
+    """
+    known = dict(
+        id=ID,
+        question="Do all further attacks together find next to nothing?",
+        source="ib_keras",
+    )
+    if not len(case.standing):
+        return base.Finding(
+            **known,
+            status=base.NOT_APPLICABLE,
+            evidence="The audit left no example standing.",
+        )
+    standing = {int(row) for row in case.standing}
+    fallen = sorted(
+        standing
+        & {row for f in findings for row in f["data"].get("broken", ())}
+    )
+    excess = len(fallen) / len(standing) * case.robust_accuracy
+    all_standing = int(case.ledger.is_robust.sum())
+    is_short = len(standing) < min(_ENOUGH, all_standing)
+    is_high = excess > _THRESHOLD and base.is_clear(len(fallen))
+    status = base.PASS
+    if fallen:
+        status = base.WARN
+    if is_short or is_high:
+        status = base.FAIL
+    advice = ""
+    if is_high:
+        advice = (
+            "Add the attacks that found them to the protocol and audit again."
+        )
+    elif is_short:
+        advice = f"Set diagnostics.num_examples to {_ENOUGH} or more."
+    return base.Finding(
+        **known,
+        status=status,
+        value=excess,
+        threshold=_THRESHOLD,
+        evidence=f"Of {all_standing} standing examples {len(standing)} were "
+        f"attacked again at radius {float(case.threat_model.epsilon):.4g}, and "
+        f"{len(fallen)} fell to one attack or another: of all examples that "
+        f"is {100 * excess:.2g}%.",
+        advice=advice,
+        examples=tuple(fallen),
+    )
