@@ -18,8 +18,23 @@ from ib_keras.attacks import runner
 from ib_keras.attacks.base import check_count
 from ib_keras.audit import diagnostics
 from ib_keras.audit.diagnostics.case import Case
+from ib_keras.audit.target import loading
 from ib_keras.errors import UserError
 from ib_keras.types import ThreatModel
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Refuses settings that would be found wrong when the attacks are done.
+
+    Raises:
+        UserError: If the set is unknown, the count is none, or there is no
+            model at the twin's path.
+    """
+    section = config["diagnostics"]
+    diagnostics.load(section["set"])
+    check_count("diagnostics.num_examples", section["num_examples"])
+    if section["twin"] is not None:
+        loading.check_path(section["twin"])
 
 
 def build_case(
@@ -128,11 +143,10 @@ def examine(
 
     Raises:
         Interrupted: If it was stopped.
-        UserError: If the set is unknown or the folder cannot be used.
+        UserError: If the folder cannot be used.
     """
     section = config["diagnostics"]
     name = section["set"]
-    diagnostics.load(name)  # Refuses an unknown set.
     path = files.join(folder, diagnostics.FINDINGS_FILE)
     done = files.read_json(path) if files.exists(path) else None
     if name == "none":

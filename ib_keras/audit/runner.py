@@ -664,6 +664,7 @@ def audit_subject(
         UserError: As `audit`.
         Interrupted: As `audit`.
     """
+    examination.check(config)
     stages = build_stages(config)
     main = float(config["threat_model"]["epsilon"])
     curve = sorted({float(e) for e in config["epsilon_curve"]} - {main})

@@ -798,6 +798,21 @@ REFUSED = {
         "1 or more",
     ),
     "no judge": ({"num_judge_samples": 0}, "0", "1 or more"),
+    "an unknown set of diagnostics": (
+        {"diagnostics.set": "qiuck"},
+        "qiuck",
+        "quick",
+    ),
+    "no example to diagnose": (
+        {"diagnostics.num_examples": 0},
+        "0",
+        "1 or more",
+    ),
+    "a twin that is not there": (
+        {"diagnostics.twin": "/nowhere/twin"},
+        "/nowhere/twin",
+        "saved_model.pb",
+    ),
     "a data set of another shape": (
         {"dataset.name": "random_images"},
         "(28, 28, 1)",
@@ -822,6 +837,15 @@ def test_a_config_that_cannot_be_used_is_refused(
     assert received in str(error.received)
     assert helps in f"{error.expected} {error.fix}"
     assert error.exit_status == 2
+    assert os.listdir(tmp_path) == []
+
+
+def test_one_draw_is_no_verdict_on_a_model_with_noise(tmp_path):
+    config = runs.audit_config(mode="stochastic", num_judge_samples=1)
+    error = runs.refused(
+        audit, config, tmp_path / "audit", runs.digits_model("vib")
+    )
+    assert "num_judge_samples=1" in error.received
     assert os.listdir(tmp_path) == []
 
 
