@@ -10,6 +10,9 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' \
 	2>/dev/null && echo $$python && break; done)
 
+# What `make tpu-check` runs in: TensorFlow for TPUs, and the compiler.
+TPU_VENV := .venv-tpu
+
 # More arguments of pytest: make test PYTEST_ARGS="-k pgd -x"
 PYTEST_ARGS ?=
 
@@ -19,7 +22,8 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help quickstart controls test test-slow lint format build clean
+.PHONY: help quickstart controls test test-slow tpu-check lint format build \
+	clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
@@ -31,10 +35,14 @@ controls: $(VENV)/.stamp-run ## Audit planted models; every verdict must be righ
 	$(BIN)/python -m launch.controls
 
 test: lint ## Lint, then run the tests that are quick
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.stamp-test ## Run the tests marked slow
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+# TPU_ARGS=--plant puts Python into the training steps, which must fail.
+tpu-check: $(TPU_VENV)/.stamp ## Compile everything for TPUs, without a TPU
+	$(TPU_VENV)/bin/python -m tpu_check $(TPU_ARGS)
 
 lint: $(VENV)/.stamp-test ## Check style and format, changing nothing
 	$(BIN)/ruff check .
@@ -51,7 +59,7 @@ build: $(VENV)/.stamp-venv ## Build the wheel into dist/
 	@ls dist/*.whl
 
 clean: ## Remove .venv and everything built or cached
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(TPU_VENV) build dist *.egg-info
 	rm -rf .pytest_cache .ruff_cache .hypothesis .coverage htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -71,4 +79,17 @@ $(VENV)/.stamp-test: setup.py $(VENV)/.stamp-venv
 	@echo "Installing ib_keras, TensorFlow and test tools into $(VENV)," \
 	  "about a minute and 3 GB"
 	$(PIP) install -qq --editable ".[cpu,test]"
+	@touch $@
+
+# libtpu 0.0.32 and later abort the import of this TensorFlow, and tf_keras
+# would bring the stock TensorFlow over this one.
+$(TPU_VENV)/.stamp: setup.py
+	@test -n "$(PYTHON)" || { echo >&2 "No Python 3.11 or 3.12 found." \
+	  "Install one, or name it: make PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "Installing TensorFlow for TPUs into $(TPU_VENV), about a minute" \
+	  "and 3 GB"
+	$(PYTHON) -m venv --clear $(TPU_VENV)
+	$(TPU_VENV)/bin/python -m pip install -qq --editable ".[tpu]" \
+	  jax==0.10.2 jaxlib==0.10.2 libtpu==0.0.31
+	$(TPU_VENV)/bin/python -m pip install -qq --no-deps tf_keras==2.20.1
 	@touch $@

@@ -70,6 +70,7 @@ EXTRAS_REQUIRE = {
         *CLEVERHANS,
         "hypothesis>=6.100,<7",
         "pytest>=9,<10",
+        "pytest-xdist>=3.6,<4",
         # Exact, since another release may format differently.
         "ruff==0.17.6",
     ],
@@ -114,7 +115,8 @@ class BuildWithCommands(build_py):
         return [
             (path, folder / path.relative_to(ROOT))
             for room in COMMANDS
-            for path in sorted((ROOT / room).rglob("*.py"))
+            for path in sorted((ROOT / room).rglob("*"))
+            if path.suffix in (".py", ".sh")
         ]
 
 

@@ -45,6 +45,7 @@ def _base(data: str, bottleneck_name: str, latent_dim: int):
     config.num_epochs = 200
     config.num_samples = 12  # S
     config.steps_per_call = 100  # Steps between two looks of the host.
+    config.precision = "float32"  # Of the encoder: float32 or bfloat16.
     config.data = ml_collections.ConfigDict({"name": data})
     if data in ("mnist", "cifar10", "digits"):
         config.data.data_dir = placeholder(str)  # None: TFDS decides.

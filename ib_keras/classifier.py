@@ -1,5 +1,7 @@
 """IBClassifier: encoder, bottleneck and decoder as one Keras model."""
 
+import contextlib
+from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
 from typing import NamedTuple
@@ -16,6 +18,9 @@ from ib_keras.errors import unknown_name
 
 MODES = ("mean", "stochastic")
 SAMPLINGS = ("latents", "logits")
+
+# Name in a config -> Keras' dtype policy of the encoder.
+PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 # Added to the variance of sampled logits, as a share of its mean.
 _RIDGE = 1e-5
@@ -316,10 +321,7 @@ class IBClassifier(keras.Model):
         )
         labels = _integer_labels(labels, images, self.num_classes)
         step = tf.cast(self.optimizer.iterations, tf.int32)
-        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-        noise_seed = seeds.fold(
-            seeds.from_int(self.seed), _TRAIN, step, replica
-        )
+        noise_seed = seeds.fold(seeds.from_int(self.seed), _TRAIN, step)
         with tf.GradientTape() as tape:
             posterior = self.posterior(images, training=True)
             terms = self._terms(posterior, labels, noise_seed, step)
@@ -462,7 +464,9 @@ def build(
     Args:
         config: Sections `encoder`, `bottleneck`, `decoder` (`initializer`),
             `input` (`normalisation`: "minus_one_one" or "train_statistics")
-            and the fields `num_samples` and `seed`.
+            and the fields `num_samples`, `seed` and, if wanted, `precision`
+            ("float32" or "bfloat16": what the encoder computes in; weights,
+            distributions, logits and losses are float32 either way).
         image_shape: (height, width, channels).
         num_classes: Number of classes.
         steps_per_epoch: Turns annealing lengths in epochs into steps.
@@ -490,10 +494,12 @@ def build(
         )
     # The initial weights are a function of the config's seed alone.
     keras.utils.set_random_seed(int(config["seed"]) % 2**32)
-    model = IBClassifier(
-        encoder=plugins.build(
+    with _precision(config.get("precision", "float32")):
+        encoder = plugins.build(
             "encoders", config["encoder"], image_shape=tuple(image_shape)
-        ),
+        )
+    model = IBClassifier(
+        encoder=encoder,
         bottleneck=plugins.build(
             "bottlenecks",
             config["bottleneck"],
@@ -510,3 +516,18 @@ def build(
     )
     model.build((None, *image_shape))
     return model
+
+
+@contextlib.contextmanager
+def _precision(name: str) -> Iterator[None]:
+    """Makes the layers built inside compute in this precision."""
+    if name not in PRECISIONS:
+        raise unknown_name(
+            "precision", name, PRECISIONS, "Set precision to one of them."
+        )
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(PRECISIONS[name])
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)

@@ -155,8 +155,10 @@ def noise(seed: tf.Tensor, shape) -> tf.Tensor:
         float32 tensor; another device or compiler changes its rounding alone.
     """
     size = tf.reduce_prod(shape)
+    half = (size + 1) // 2
+    # Flat: of a shape [2, half] some compilers take minutes, by its size.
     bits = tf.random.stateless_uniform(
-        [2, (size + 1) // 2],
+        [2 * half],
         seed,
         minval=None,
         maxval=None,
@@ -164,5 +166,6 @@ def noise(seed: tf.Tensor, shape) -> tf.Tensor:
         alg="philox",
     )
     unit = tf.cast(tf.bitwise.bitwise_and(bits, 0xFFFFFF), tf.float32)
-    both = tf.concat(_box_muller(*tf.unstack(unit * 2.0**-24)), axis=0)
+    unit *= 2.0**-24
+    both = tf.concat(_box_muller(unit[:half], unit[half:]), axis=0)
     return tf.reshape(both[:size], shape)

@@ -1,10 +1,20 @@
 """A workdir belongs to one config: `config.json` in it says which.
 
 A config has the fields that are read and no others: one that is misspelt would
-be passed over in silence.
+be passed over in silence. And it is written by one process at a time:
+`lock.json` in it says by which.
 """
 
+import contextlib
 import json
+import os
+import pathlib
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +23,16 @@ from ib_keras.errors import UserError
 from ib_keras.errors import unknown_name
 
 CONFIG_FILE = "config.json"
+LOCK_FILE = "lock.json"
+
+# A holder renews its lock this often. Who finds the lock of another host,
+# whose processes it cannot see, watches it for longer than that, by its own
+# clock: clocks of two hosts, or one that is set, are never compared.
+_RENEW_SECONDS = 15.0
+_WATCH_SECONDS = 50.0
+
+# Of the locks that this process holds.
+_held: set[str] = set()
 
 
 def check_fields(
@@ -139,3 +159,195 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value
     return flat
+
+
+def check_free(workdir: str) -> None:
+    """Refuses a workdir that a living process of this host writes to.
+
+    A look without a lock, for what takes long before anything is written.
+
+    Raises:
+        UserError: If there is such a process; it is named.
+    """
+    path = files.join(workdir, LOCK_FILE)
+    owner = _read_owner(path)
+    if owner and _is_alive(owner):
+        raise _in_use(path, owner)
+
+
+@contextlib.contextmanager
+def lock(workdir: str, say: Callable[[str], None]) -> Iterator["Lock"]:
+    """Holds a workdir for this process alone, as long as the context.
+
+    The lock of a process that is gone (its host was started again, or there
+    is no such process any more) is taken over at once and said; the lock of
+    another host only when it was not renewed for a while.
+
+    Args:
+        workdir: A folder that is there.
+        say: Called with a line where a lock is taken over or watched.
+
+    Yields:
+        The lock; see `Lock.check`.
+
+    Raises:
+        UserError: If another process holds it; it is named.
+    """
+    path = files.join(workdir, LOCK_FILE)
+    owner = _read_owner(path)
+    if owner:
+        alive = _is_alive(owner)
+        if alive is None:
+            say(
+                f"{workdir} was locked by {_name(owner)}; watching for "
+                f"{_WATCH_SECONDS:.0f} s whether it still is."
+            )
+            time.sleep(_WATCH_SECONDS)
+            alive = _read_owner(path) not in (owner, None)
+        if alive:
+            raise _in_use(path, owner)
+        say(f"Taking {workdir} over from {_name(owner)}, which is gone.")
+    held = Lock(path)
+    _held.add(held.token)
+    try:
+        held.start()
+        yield held
+    finally:
+        _held.discard(held.token)
+        held.release()
+
+
+class Lock:
+    """A lock that is held: `lock` makes it.
+
+    Args:
+        path: Its file.
+    """
+
+    def __init__(self, path: str):
+        self._path = path
+        self.token = uuid.uuid4().hex
+        self._owner = _this_process() | {"token": self.token}
+        self._lost = None
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(
+            target=self._renew, name="lock", daemon=True
+        )
+
+    def start(self) -> None:
+        """Writes the file, and renews it from now on."""
+        self._write(0)
+        self._look()  # Of two that came at the same moment one is first.
+        self.check()
+        self._thread.start()
+
+    def check(self) -> None:
+        """Refuses to go on where another process has taken the lock over.
+
+        Raises:
+            UserError: If so; that process is named.
+        """
+        if self._lost is not None:
+            raise _in_use(self._path, self._lost)
+
+    def _write(self, renewals):
+        files.write_json(self._path, self._owner | {"renewals": renewals})
+
+    def _look(self):
+        owner = _read_owner(self._path)
+        if owner and owner.get("token") != self.token:
+            self._lost = owner
+
+    def _renew(self):
+        renewals = 0
+        while not self._is_over.wait(_RENEW_SECONDS):
+            self._look()
+            if self._lost is not None:
+                return
+            renewals += 1
+            # A full disk or a network that is away: the next time, then.
+            with contextlib.suppress(Exception):
+                self._write(renewals)
+
+    def release(self) -> None:
+        """Removes the file, if it is still of this process."""
+        self._is_over.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        owner = _read_owner(self._path)
+        if owner and owner.get("token") == self.token:
+            with contextlib.suppress(Exception):
+                files.remove(self._path)
+
+
+def _read_owner(path: str) -> dict[str, Any] | None:
+    """Whom a lock names; None where there is none or nothing to be read."""
+    if not files.exists(path):
+        return None
+    try:
+        owner = files.read_json(path)
+    except UserError:
+        return None
+    return owner if isinstance(owner, dict) else None
+
+
+def _this_process() -> dict[str, Any]:
+    return {
+        "host": socket.gethostname(),
+        "boot": _boot_id(),
+        "pid": os.getpid(),
+        "started": _started(os.getpid()),
+    }
+
+
+def _is_alive(owner: Mapping[str, Any]) -> bool | None:
+    """Whether a lock's process lives; None where this host cannot know."""
+    if owner.get("host") != socket.gethostname():
+        return None
+    if owner.get("boot") != _boot_id():
+        return False
+    pid = owner.get("pid")
+    if pid == os.getpid():
+        return owner.get("token") in _held
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, TypeError):
+        return False
+    except PermissionError:
+        pass
+    return _started(pid) == owner.get("started")
+
+
+def _boot_id() -> str:
+    """Another one after each start of the host; empty outside of Linux."""
+    try:
+        return pathlib.Path("/proc/sys/kernel/random/boot_id").read_text()[:36]
+    except OSError:
+        return ""
+
+
+def _started(pid: int) -> int | None:
+    """When a process began, in ticks since the boot; None for a dead one.
+
+    Numbers of processes are used again. Outside of Linux it is always None.
+    """
+    try:
+        stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    # The name of the program, in brackets, may hold anything.
+    state, *fields = stat.rpartition(")")[2].split()
+    return None if state in "ZX" else int(fields[18])
+
+
+def _name(owner: Mapping[str, Any]) -> str:
+    return f"process {owner.get('pid')} on {owner.get('host')}"
+
+
+def _in_use(path: str, owner: Mapping[str, Any]) -> UserError:
+    return UserError(
+        "The workdir is in use by another process",
+        received=f"{path} of {_name(owner)}",
+        expected="one process at a time",
+        fix="Wait for it or stop it, or choose another --workdir.",
+    )

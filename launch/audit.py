@@ -69,8 +69,9 @@ def main() -> int:
     stop = flags.StopRequest()
     config = flags.config_values()
 
+    import tensorflow as tf
+
     from ib_keras import files
-    from ib_keras import strategy
     from ib_keras.audit import examples
     from ib_keras.audit import report
     from ib_keras.audit import runner
@@ -87,13 +88,14 @@ def main() -> int:
         return 0
     workdir = flags.FLAGS.workdir
     verdicts.check_gate(absl_flags.FLAGS.fail_on, config, workdir)
-    name = flags.FLAGS.strategy
+    devices = flags.make_strategy(is_one_process=True)
+    is_plain = isinstance(devices, tf.distribute.OneDeviceStrategy)
     summary = runner.audit(
         config,
         flags.FLAGS.saved_model,
         workdir,
         # One device needs no strategy: its functions are called directly.
-        strategy=None if name == "one_device" else strategy.get(name),
+        strategy=None if is_plain else devices,
         allow_ops=absl_flags.FLAGS.allow_ops,
         probe=True,
         should_stop=stop,

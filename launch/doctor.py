@@ -1,6 +1,9 @@
 """Prints versions, devices and data folders, for bug reports.
 
 python -m launch.doctor
+python -m launch.doctor --vm [--workdir=gs://bucket/folder]
+
+--vm says instead, a line each, whether a TPU VM has what a run needs.
 """
 
 import importlib.util
@@ -9,7 +12,16 @@ import platform
 import sys
 from importlib import metadata
 
+from absl import flags as absl_flags
+
 from launch import flags
+
+absl_flags.DEFINE_bool(
+    "vm", False, "Check what a TPU VM needs; status 2 if something is missing."
+)
+absl_flags.DEFINE_string(
+    "workdir", None, "With --vm: a gs:// folder to try to write to."
+)
 
 _REQUIRED = (
     "tensorflow",
@@ -114,8 +126,23 @@ def _variables() -> list[str]:
     return found or ["none that we know to matter"]
 
 
+def _vm() -> int:
+    """Prints the checks of a TPU VM as they are made."""
+    from launch.cloud import checks
+    from launch.cloud import machine
+
+    is_fine = True
+    for check in machine.all_checks(absl_flags.FLAGS.workdir):
+        (found,) = checks.run([check])
+        print(found, flush=True)
+        is_fine = is_fine and found.is_fine
+    return 0 if is_fine else 2
+
+
 def main() -> int:
-    """Prints what a bug report should hold."""
+    """Prints what a bug report should hold, or whether a VM is fit."""
+    if absl_flags.FLAGS.vm:
+        return _vm()
     sections = {
         "Program": _program,
         "Stack": _stack,

@@ -51,10 +51,46 @@ def define_quiet() -> None:
 
 
 def define_strategy() -> None:
-    """--strategy."""
+    """--strategy, --tpu and --worker_timeout."""
     flags.DEFINE_string(
-        "strategy", "one_device", "Where to run: one_device or mirrored."
+        "strategy",
+        "one_device",
+        "Where to run: one_device, mirrored (all GPUs), multi_worker (the "
+        "processes that TF_CONFIG names) or tpu.",
     )
+    flags.DEFINE_string(
+        "tpu",
+        None,
+        "Runs on a TPU: local for this VM's chips, a node's name, or an "
+        "address grpc://HOST:8470.",
+    )
+    flags.DEFINE_float(
+        "worker_timeout",
+        120.0,
+        "Seconds that the workers of a cluster have to appear.",
+    )
+
+
+def make_strategy(*, is_one_process: bool = False):
+    """The `tf.distribute.Strategy` of the flags.
+
+    Args:
+        is_one_process: Whether the command cannot be shared by several.
+    """
+    from ib_keras import strategy
+    from ib_keras.errors import UserError
+
+    name, tpu = FLAGS.strategy, FLAGS.tpu
+    if tpu and not FLAGS["strategy"].present:
+        name = "tpu"
+    if is_one_process and name == "multi_worker":
+        raise UserError(
+            "This command runs in one process",
+            received=f"--strategy={name}",
+            expected="one_device, mirrored or tpu",
+            fix="Take one of them; for more machines share the examples out.",
+        )
+    return strategy.get(name, tpu=tpu, timeout=FLAGS.worker_timeout)
 
 
 def config_values() -> dict[str, Any]:
@@ -115,11 +151,13 @@ class StopRequest:
         return self._asked
 
 
-def run(main: Callable[[], int | None]) -> None:
+def run(main: Callable[..., int | None], *, takes_words: bool = False) -> None:
     """Parses flags and runs a command with our exit statuses.
 
     Args:
-        main: Takes nothing and returns an exit status; None is 0.
+        main: Takes nothing, or the words, and returns an exit status; None
+            is 0.
+        takes_words: Whether the command takes words that are no flags.
     """
     # TensorFlow's news are not the user's; its errors come as exceptions.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -134,7 +172,7 @@ def run(main: Callable[[], int | None]) -> None:
         from ib_keras.errors import Interrupted
         from ib_keras.errors import UserError
 
-        if argv[1:]:
+        if argv[1:] and not takes_words:
             print(
                 f"Error: Arguments are not understood. Received: {argv[1:]}. "
                 "Expected: flags alone. Fix: write --flag=value.",
@@ -142,7 +180,7 @@ def run(main: Callable[[], int | None]) -> None:
             )
             return 2
         try:
-            return main() or 0
+            return (main(argv[1:]) if takes_words else main()) or 0
         except UserError as error:
             print(f"Error: {error}", file=sys.stderr)
             return error.exit_status

@@ -3,12 +3,22 @@
 python -m launch.train --config=configs/mnist_vib.py --workdir=runs/mnist_vib
 """
 
+import time
+
+from absl import flags as absl_flags
+
 from launch import flags
 
 flags.define_config()
 flags.define_workdir()
 flags.define_quiet()
 flags.define_strategy()
+absl_flags.DEFINE_float(
+    "watchdog_minutes",
+    10.0,
+    "Exit with status 76, and the stack of every thread, when no call of "
+    "training steps ends for this long; 0 for never.",
+)
 
 
 def main() -> int:
@@ -16,16 +26,24 @@ def main() -> int:
     stop = flags.StopRequest()
     config = flags.config_values()
 
+    began = time.monotonic()
     from ib_keras import files
-    from ib_keras import strategy
     from ib_keras.training import loop
 
+    imported = time.monotonic()
+    devices = flags.make_strategy()
+    startup = {
+        "import": imported - began,
+        "devices": time.monotonic() - imported,
+    }
     workdir = flags.FLAGS.workdir
     result = loop.train(
         config,
         workdir,
-        strategy=strategy.get(flags.FLAGS.strategy),
+        strategy=devices,
         should_stop=stop,
+        watchdog_minutes=absl_flags.FLAGS.watchdog_minutes,
+        startup=startup,
         provenance={
             "git_commit": flags.git_commit(),
             "command": flags.command_line(),

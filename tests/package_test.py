@@ -23,7 +23,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Top-level modules of ib_keras, from the ground up; a new one goes on the
 # lowest floor that can hold it. A floor imports the floors under it.
 FLOORS = (
-    ("errors", "seeds", "types", "version"),
+    ("errors", "rendezvous", "seeds", "types", "version"),
     ("files", "layers", "optimizers", "plugins", "schedules", "strategy"),
     ("progress", "workdirs"),
     ("attacks", "bottlenecks", "data", "encoders"),
@@ -39,7 +39,7 @@ FLOOR_OF = {name: i for i, names in enumerate(FLOORS) for name in names}
 
 # Folders that are no packages of a wheel, so that the library cannot import
 # them.
-CHECKOUT_ONLY = ("launch", "configs", "benchmarks", "tests")
+CHECKOUT_ONLY = ("launch", "configs", "benchmarks", "tests", "tpu_check")
 # Of these the wheel has copies, in a private folder of the package, which
 # ib_keras/__main__.py runs and nothing imports.
 SHIPPED = ("launch", "configs")

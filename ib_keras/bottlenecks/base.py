@@ -74,11 +74,11 @@ class Bottleneck(keras.layers.Layer):
 
         Returns:
             Latents, float32 `[samples, batch, latent_dim]`. The noise is that
-            of `seeds.noise`.
+            of `seeds.noise`; a replica takes its part of the noise of the
+            global batch, so that several draw together what one would draw.
         """
         loc = posterior.mean()
-        shape = tf.concat([[num_samples], tf.shape(loc)], axis=0)
-        return loc + posterior.stddev() * seeds.noise(seed, shape)
+        return loc + posterior.stddev() * _noise(seed, num_samples, loc)
 
     def rate(self, posterior, latents, labels) -> tf.Tensor:
         """The rate by the chosen estimator.
@@ -111,3 +111,14 @@ class Bottleneck(keras.layers.Layer):
             "latent_dim": self.latent_dim,
             "rate_estimator": self.rate_estimator,
         }
+
+
+def _noise(seed, num_samples, loc) -> tf.Tensor:
+    context = tf.distribute.get_replica_context()
+    count = 1 if context is None else context.num_replicas_in_sync
+    if count == 1:
+        shape = tf.concat([[num_samples], tf.shape(loc)], axis=0)
+        return seeds.noise(seed, shape)
+    shape = tf.concat([[num_samples, count], tf.shape(loc)], axis=0)
+    noise = seeds.noise(seed, shape)
+    return tf.gather(noise, context.replica_id_in_sync_group, axis=1)

@@ -199,20 +199,33 @@ def train_batches(
     return _finish(dataset)
 
 
-def eval_batches(images, labels, batch_size: int) -> tf.data.Dataset:
+def eval_batches(
+    images,
+    labels,
+    batch_size: int,
+    *,
+    num_shards: int = 1,
+    shard_index: int = 0,
+    num_local: int = 1,
+) -> tf.data.Dataset:
     """Makes static batches that hold every example exactly once, in order.
 
     The last batch is filled up with zeros (label 0) that the mask excludes.
+    Several devices share a global batch as they do in `train_batches`; one
+    that they do not divide is made larger.
 
     Args:
         images: `[n, height, width, channels]`, array or tensor.
         labels: `[n]` of integers.
         batch_size: Examples in a batch; may be larger than the data set.
+        num_shards: Number of input pipelines, one for each host.
+        shard_index: Which of them this is, from 0.
+        num_local: Devices that this pipeline feeds.
 
     Returns:
-        A dataset of images `[batch_size, height, width, channels]` in their
-        dtype, labels int32 `[batch_size]` and mask bool `[batch_size]`, true
-        for real examples.
+        A dataset of images `[batch, height, width, channels]` in their dtype,
+        labels int32 `[batch]` and mask bool `[batch]`, true for real
+        examples; `batch` is that of one device.
 
     Raises:
         UserError: If images and labels do not fit together, or the batch size
@@ -221,17 +234,24 @@ def eval_batches(images, labels, batch_size: int) -> tf.data.Dataset:
     images, labels = _tensors(images, labels)
     _check_positive(batch_size)
     size = int(labels.shape[0])
+    num_replicas = num_shards * num_local
+    batch_size = -(-batch_size // num_replicas) * num_replicas
+    shard = batch_size // num_shards
+    begin = shard_index * shard
 
     def make_batch(first):
-        rows = first + tf.range(batch_size, dtype=tf.int64)
+        rows = first + begin + tf.range(shard, dtype=tf.int64)
         mask = rows < size
         rows = tf.minimum(rows, size - 1)
         batch = tf.gather(images, rows)
         batch = tf.where(mask[:, None, None, None], batch, tf.zeros_like(batch))
-        return batch, tf.where(mask, tf.gather(labels, rows), 0), mask
+        parts = batch, tf.where(mask, tf.gather(labels, rows), 0), mask
+        return tuple(_slices(part, num_local) for part in parts)
 
     dataset = tf.data.Dataset.range(0, size, batch_size)
     dataset = dataset.map(make_batch, num_parallel_calls=tf.data.AUTOTUNE)
+    if num_local > 1:
+        dataset = dataset.unbatch()
     return _finish(dataset)
 
 

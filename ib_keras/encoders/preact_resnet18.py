@@ -6,6 +6,7 @@ References:
 """
 
 import keras
+import tensorflow as tf
 
 _STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))
 _BLOCKS_PER_STAGE = 2
@@ -20,7 +21,11 @@ def _convolution(units: int, size: int, strides: int = 1):
 
 
 def _normalise_and_activate(x):
-    x = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5)(x)
+    # Of the global batch, so that a run does not depend on how many share it.
+    count = tf.distribute.get_strategy().num_replicas_in_sync
+    x = keras.layers.BatchNormalization(
+        momentum=0.9, epsilon=1e-5, synchronized=count > 1
+    )(x)
     return keras.layers.ReLU()(x)
 
 

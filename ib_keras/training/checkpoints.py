@@ -8,6 +8,7 @@ position needs no state: batches are a function of the seed and the step.
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -38,28 +39,46 @@ class Checkpoints:
     def _path(self, step: int) -> str:
         return files.join(self.folder, f"step-{step:010d}.npz")
 
-    def save(self, step: int, variables, header: dict[str, Any]) -> None:
-        """Writes one checkpoint and removes those that are not kept.
+    def prepare(
+        self, step: int, variables, header: dict[str, Any]
+    ) -> Callable[[], None]:
+        """Takes the values of one checkpoint as they are now.
 
         Args:
             step: Optimiser steps made.
             variables: Keras variables, always in the same order.
             header: JSON values to restore with them.
 
-        Raises:
-            UserError: If the place has no room or cannot be written; older
-                checkpoints stay.
+        Returns:
+            A function that writes the checkpoint and removes those that are
+            not kept, on any thread. It raises UserError if the place has no
+            room or cannot be written; older checkpoints stay.
         """
-        files.make_folder(self.folder)
+        # Copies: training goes on in the memory of the variables.
         arrays = {
-            _key(index, variable): np.asarray(variable.value)
+            _key(index, variable): np.array(variable.value)
             for index, variable in enumerate(variables)
         }
         text = json.dumps({"step": step, **header})
         arrays[_HEADER] = np.frombuffer(text.encode(), np.uint8)
-        files.write_npz(self._path(step), arrays)
-        for old in self._steps()[: -self._keep]:
-            files.remove(self._path(old))
+
+        def write():
+            files.make_folder(self.folder)
+            files.write_npz(self._path(step), arrays)
+            for old in self._steps()[: -self._keep]:
+                files.remove(self._path(old))
+
+        return write
+
+    def save(self, step: int, variables, header: dict[str, Any]) -> None:
+        """Writes one checkpoint at once; see `prepare`."""
+        self.prepare(step, variables, header)()
+
+    def remove_leftovers(self) -> None:
+        """Removes what writes that were killed half-way have left."""
+        for name in files.listdir(self.folder):
+            if files.is_leftover(name):
+                files.remove(files.join(self.folder, name))
 
     def restore(self, variables, say=print) -> dict[str, Any] | None:
         """Restores the newest complete checkpoint.

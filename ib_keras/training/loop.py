@@ -7,6 +7,7 @@ evaluation, checkpoints, logs and the SavedModel at the end.
 import contextlib
 import inspect
 import math
+import tempfile
 import time
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -31,13 +32,17 @@ from ib_keras.errors import Interrupted
 from ib_keras.errors import UserError
 from ib_keras.errors import unknown_name
 from ib_keras.progress import Progress
+from ib_keras.training.background import Background
 from ib_keras.training.checkpoints import Checkpoints
 from ib_keras.training.metrics_log import MetricsLog
+from ib_keras.training.startup import Startup
+from ib_keras.training.watchdog import Watchdog
 from ib_keras.types import check_images
 from ib_keras.types import check_labels
 
 RESULT_FILE = "result.json"
 SAVED_MODEL = "saved_model"
+CHECKPOINTS = "checkpoints"
 
 # Fields that change no result: a run may be continued with others.
 _MAY_DIFFER = (
@@ -54,6 +59,7 @@ _FIELDS = {
     "num_epochs": None,
     "num_samples": None,
     "steps_per_call": None,
+    "precision": None,
     "data": ...,
     "input": {"normalisation": None},
     "encoder": ...,
@@ -212,8 +218,7 @@ class Steps:
     def _replica_step(self, images, labels, is_last):
         model, optimizer = self._model, self._optimizer
         step = tf.cast(optimizer.iterations, tf.int32)
-        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-        noise_seed = seeds.fold(self._noise_seed, step, replica)
+        noise_seed = seeds.fold(self._noise_seed, step)
         with tf.GradientTape() as tape:
             terms = model.terms(
                 sources.to_float(images), labels, noise_seed, step
@@ -250,6 +255,10 @@ class Steps:
             first_bad = tf.where(bad, i, first_bad)
         return total / tf.cast(num_steps, tf.float32), norm, first_bad
 
+    def trace(self, iterator) -> None:
+        """Traces the training steps, which the first call would do too."""
+        self.train.get_concrete_function(iterator, tf.constant(1))
+
     def train_steps(self, iterator, num_steps: int):
         """Makes `num_steps` training steps in one call.
 
@@ -278,9 +287,8 @@ class Steps:
         return {**values, "gradient_norm": float(norm)}
 
     def _replica_eval(self, images, labels, mask, index):
-        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         step = tf.cast(self._optimizer.iterations, tf.int32)
-        noise_seed = seeds.fold(self._eval_seed, index, replica)
+        noise_seed = seeds.fold(self._eval_seed, index)
         terms, mean_logits = self._model.evaluate_terms(
             sources.to_float(images), labels, noise_seed, step
         )
@@ -313,9 +321,19 @@ class Steps:
             Means over the examples of the values of `_EVAL_VALUES`; without
             `accuracy_stochastic` for a model that has no such mode.
         """
-        dataset = self._strategy.experimental_distribute_dataset(
-            batches.eval_batches(images, labels, batch_size)
-        )
+
+        def pipeline(context):
+            count = context.num_input_pipelines
+            return batches.eval_batches(
+                images,
+                labels,
+                batch_size,
+                num_shards=count,
+                shard_index=context.input_pipeline_id,
+                num_local=context.num_replicas_in_sync // count,
+            )
+
+        dataset = self._strategy.distribute_datasets_from_function(pipeline)
         total = np.zeros(len(_EVAL_VALUES) + 1)
         for index, batch in enumerate(dataset):
             total += self.evaluate_batch(*batch, tf.constant(index)).numpy()
@@ -334,16 +352,18 @@ def _is_correct(logits, labels):
 class _Run:
     """One training run: what is built once, and what happens when."""
 
-    def __init__(self, config, workdir, strategy, quiet):
+    def __init__(self, config, workdir, strategy, quiet, startup=None):
         self.config = config
         self.workdir = workdir
         self.strategy = strategy
         self.quiet = quiet
+        self.startup = startup or Startup()
         self.batch_size = int(config["train"]["batch_size"])
         strategies.check_global_batch(strategy, self.batch_size)
-        self.source = plugins.build("data", config["data"])
-        self.images, self.labels = self.load(config["train"]["split"])
-        self.eval_data = self.load(config["eval"]["split"])
+        with self.startup.part("data"):
+            self.source = plugins.build("data", config["data"])
+            self.images, self.labels = self.load(config["train"]["split"])
+            self.eval_data = self.load(config["eval"]["split"])
         batches.check_batch_size(
             self.batch_size, len(self.labels), strategy.num_replicas_in_sync
         )
@@ -354,7 +374,7 @@ class _Run:
             round(config["num_epochs"] * self.steps_per_epoch), 1
         )
         self.seed = seeds.from_int(config["seed"])
-        with strategy.scope():
+        with self.startup.part("model"), strategy.scope():
             self.model = classifier.build(
                 config,
                 image_shape=self.source.image_shape,
@@ -374,9 +394,10 @@ class _Run:
             self.model, self.optimizer, strategy, self.seed, self.batch_size
         )
         self.checkpoints = Checkpoints(
-            files.join(workdir, "checkpoints"), config["checkpoint"]["keep"]
+            files.join(workdir, CHECKPOINTS), config["checkpoint"]["keep"]
         )
         self.log = MetricsLog(workdir)
+        self.background = Background()
         # Of the steps since the last row of the log: (steps, values) of each
         # call, and the seconds they took.
         self.gathered, self.seconds = [], 0.0
@@ -396,12 +417,19 @@ class _Run:
         seen = {id(v) for v in own}
         return own + [v for v in self.optimizer.variables if id(v) not in seen]
 
-    def restore(self) -> int:
-        header = self.checkpoints.restore(self.variables, say=self.say)
+    def restore(self, workdir) -> int:
+        """Restores what `workdir` has; workers but the chief have another."""
+        self.checkpoints.remove_leftovers()
+        checkpoints = Checkpoints(files.join(workdir, CHECKPOINTS))
+        header = checkpoints.restore(self.variables, say=self.say)
+        start = 0 if header is None else int(header["step"])
+        strategies.check_agreement(
+            self.strategy, start, "step of the newest checkpoint", workdir
+        )
         if header is None:
             return 0
         self.say(f"Resuming at step {header['step']}, from {self.workdir}")
-        self.log.restore(header["step"])
+        self.log.restore(header["step"], header.get("rows"))
         self.gathered = header.get("gathered", [])
         self.seconds = header.get("seconds", 0.0)
         return int(header["step"])
@@ -477,24 +505,48 @@ class _Run:
         return values
 
     def save(self, step):
-        # The log first: of two files the one with too much is no loss, since
-        # a restored run drops the rows after its checkpoint.
-        self.log.flush()
-        header = {"gathered": self.gathered, "seconds": self.seconds}
-        self.checkpoints.save(step, self.variables, header)
+        """Takes what a checkpoint holds; it is written in the background."""
+        header = {
+            "gathered": self.gathered,
+            "seconds": self.seconds,
+            "rows": self.log.rows,
+        }
+        writes = [
+            self.log.prepare(),
+            self.checkpoints.prepare(step, self.variables, header),
+        ]
+        self.background.run(lambda: [write() for write in writes])
 
-    def loop(self, start, should_stop):
+    def first_call(self, iterator, num_steps):
+        """The call that has to trace and to compile, and says how long."""
+        with self.startup.part("trace"):
+            self.steps.trace(iterator)
+        name = f"compile and {num_steps} steps"
+        with self.startup.part(name):
+            values = self.steps.train_steps(iterator, num_steps)
+        self.say(self.startup.line())
+        return values, self.startup.seconds[name]
+
+    def call(self, iterator, num_steps):
+        """A call of several steps: its values, and the seconds it took."""
+        began = time.monotonic()
+        values = self.steps.train_steps(iterator, num_steps)
+        return values, time.monotonic() - began
+
+    def loop(self, start, should_stop, check):
+        """Makes the steps from `start` on; `check` is called between calls."""
         iterator = self.iterator(start) if start < self.num_steps else None
         log_every = self.config["train"]["log_every_steps"]
         done = start
+        call = self.first_call
         with Progress(
             self.num_steps, "step", "train", start, self.quiet
         ) as progress:
             while done < self.num_steps:
                 stop = self.next_stop(done)
-                began = time.monotonic()
-                values = self.steps.train_steps(iterator, stop - done)
-                self.seconds += time.monotonic() - began
+                values, seconds = call(iterator, stop - done)
+                call = self.call
+                self.seconds += seconds
                 self.gathered.append((stop - done, values))
                 done = stop
                 progress.update(done, loss=f"{values['loss']:.4f}")
@@ -504,12 +556,18 @@ class _Run:
                     self.evaluate(done)
                 if done % self.config["checkpoint"]["every_steps"] == 0:
                     self.save(done)
-                if should_stop() and done < self.num_steps:
+                # All stop at the same step, or the others would wait.
+                asked = strategies.sum_over_workers(
+                    self.strategy, should_stop()
+                )
+                if asked and done < self.num_steps:
                     self.save(done)
+                    self.background.wait()
                     raise Interrupted(
                         f"Stopped at step {done} of {self.num_steps}; the "
                         "same command resumes from there."
                     )
+                check()
 
     def log_train(self, step):
         gathered, seconds = self.gathered, self.seconds
@@ -537,6 +595,7 @@ class _Run:
         """Evaluates, exports and writes the result."""
         values = self.evaluate(self.num_steps)
         self.save(self.num_steps)
+        self.background.wait()
         result = {
             "step": self.num_steps,
             "num_epochs": self.config["num_epochs"],
@@ -579,6 +638,8 @@ def train(
     *,
     strategy: tf.distribute.Strategy | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    watchdog_minutes: float = 0.0,
+    startup: Mapping[str, float] | None = None,
     provenance: Mapping[str, Any] | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
@@ -590,6 +651,11 @@ def train(
             config in the same folder resumes.
         strategy: Where to run; one device by default.
         should_stop: Asked between calls; true saves a checkpoint and stops.
+        watchdog_minutes: Ends the process with status 76 and the stack of
+            every thread when no call of steps, evaluation or export ends for
+            this long; 0 for never.
+        startup: Name -> seconds of what went before, to be printed with the
+            parts of the time to the first step.
         provenance: JSON values for the metadata, such as the git commit.
         quiet: Prints nothing.
 
@@ -598,7 +664,8 @@ def train(
 
     Raises:
         UserError: If the config, the data or the workdir cannot be used, or
-            the loss is not finite any more.
+            the loss is not finite any more, or another process holds the
+            workdir.
         Interrupted: If it was stopped; a checkpoint is saved.
     """
     # What is refused is refused before anything is written.
@@ -609,7 +676,29 @@ def train(
         if not quiet:
             print(f"Nothing left to do: {done} is there.", flush=True)
         return files.read_json(done)
-    run = _Run(config, workdir, strategy or strategies.get(), quiet)
-    workdirs.claim(workdir, config, _MAY_DIFFER)
-    run.loop(run.restore(), should_stop)
-    return run.finish(dict(provenance or {}))
+    strategy = strategy or strategies.get()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(strategies.watched(strategy))
+        own = workdir
+        if strategies.is_chief(strategy):
+            workdirs.check_free(workdir)
+        else:
+            # All do the same; what the others write is for nobody.
+            own = stack.enter_context(tempfile.TemporaryDirectory())
+            quiet = True
+        run = _Run(config, own, strategy, quiet, Startup(startup))
+        workdirs.claim(own, config, _MAY_DIFFER)
+        lock = stack.enter_context(workdirs.lock(own, run.say))
+        watchdog = stack.enter_context(Watchdog(watchdog_minutes * 60))
+        stack.enter_context(run.background)
+
+        def check():
+            lock.check()
+            run.background.check()
+            watchdog.beat()
+
+        run.loop(run.restore(workdir), should_stop, check)
+        result = run.finish(dict(provenance or {}))
+        # A worker that left would be one lost to those that still write.
+        strategies.sum_over_workers(strategy, 1)
+        return result

@@ -1,6 +1,8 @@
 """`metrics.jsonl` and TensorBoard scalars of one training run."""
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
@@ -13,9 +15,9 @@ _FILE = "metrics.jsonl"
 class MetricsLog:
     """Rows of measured values, one JSON object a line.
 
-    The file is rewritten whole at each flush, which remote file systems allow
-    and which keeps it in step with the checkpoints: a resumed run drops what
-    is later than its checkpoint and so never says a thing twice.
+    The file is rewritten whole at each flush, which remote file systems allow.
+    Checkpoints hold the rows too, and a resumed run goes on from those: it
+    never says a thing twice, and does without the file.
 
     Args:
         workdir: Folder of the run.
@@ -27,8 +29,26 @@ class MetricsLog:
         self._folder = files.join(workdir, "tensorboard")
         self._writer = None
 
-    def restore(self, step: int) -> None:
-        """Reads the rows up to a checkpoint's step."""
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """What was added, as JSON values."""
+        return list(self._rows)
+
+    def restore(
+        self, step: int, rows: list[dict[str, Any]] | None = None
+    ) -> None:
+        """Takes the rows up to a checkpoint's step.
+
+        Args:
+            step: Optimiser steps made; what is later is dropped.
+            rows: What `rows` gave then; read from the file if None.
+
+        Raises:
+            UserError: If the file has to be read and is damaged.
+        """
+        if rows is not None:
+            self._rows = list(rows)
+            return
         if not files.exists(self._path):
             return
         lines = files.read_text(self._path).splitlines()
@@ -67,10 +87,22 @@ class MetricsLog:
                 for name, value in values.items():
                     tf.summary.scalar(f"{kind}/{name}", value)
 
+    def prepare(self) -> Callable[[], None]:
+        """Takes the rows as they are now; returns what writes them.
+
+        The function writes the file atomically, on any thread.
+        """
+        text = "".join(json.dumps(row) + "\n" for row in self._rows)
+        writer = self._writer
+
+        def write():
+            files.write_text(self._path, text)
+            if writer is not None:
+                with files.user_errors("write the summaries", self._folder):
+                    writer.flush()
+
+        return write
+
     def flush(self) -> None:
         """Writes all rows, atomically."""
-        text = "".join(json.dumps(row) + "\n" for row in self._rows)
-        files.write_text(self._path, text)
-        if self._writer is not None:
-            with files.user_errors("write the summaries", self._folder):
-                self._writer.flush()
+        self.prepare()()

@@ -1,6 +1,5 @@
 """Training learns, resumes bit for bit, and refuses what it cannot use."""
 
-import errno
 import os
 import signal
 
@@ -16,8 +15,8 @@ from ib_keras import plugins
 from ib_keras import seeds
 from ib_keras import strategy as strategies
 from ib_keras.errors import Interrupted
-from ib_keras.errors import UserError
 from ib_keras.training import loop
+from tests.support import fast_runs
 from tests.support import models
 from tests.support import runs
 
@@ -289,15 +288,7 @@ def test_a_model_broken_by_its_last_step_is_not_exported(tmp_path):
 
 # Resuming.
 
-# The same training as the CLOSE one. Calls end at 2, 3, 4, 5, 6 and 8, most of
-# them inside a row of the log.
-UNEVEN = CLOSE | {
-    "steps_per_call": 2,
-    "train.log_every_steps": 3,
-    "eval.every_epochs": 1.0,
-    "checkpoint.every_steps": 5,
-    "checkpoint.keep": 2,
-}
+UNEVEN = CLOSE | fast_runs.UNEVEN  # The same training as the CLOSE one.
 
 
 class RecordedSteps(loop.Steps):
@@ -362,65 +353,10 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(
     assert_same_run(tmp_path, undisturbed[0])
 
 
-class FastSteps:
-    """Steps without a gradient or a trace: arithmetic that depends on all."""
-
-    def __init__(self, model, optimizer, strategy, seed, batch_size):
-        self.model, self.optimizer = model, optimizer
-
-    def train_steps(self, iterator, num_steps):
-        for _ in range(num_steps):
-            step = float(self.optimizer.iterations.numpy())
-            for variable in self.optimizer.variables[1:]:
-                variable.assign(variable * 0.9 + step)
-            for variable in self.model.trainable_variables:
-                variable.assign(variable * 0.9 - step)
-            self.optimizer.iterations.assign_add(1)
-        value = float(np.mean(self.model.trainable_variables[0].numpy()))
-        names = (*loop._TRAIN_VALUES, "gradient_norm")
-        return dict.fromkeys(names, value)
-
-    def evaluate(self, images, labels, batch_size):
-        value = float(np.mean(self.model.trainable_variables[0].numpy()))
-        return dict.fromkeys(loop._EVAL_VALUES, value)
-
-
 @pytest.fixture
 def fast(monkeypatch):
     """Runs of a tenth of a second, whose files are written like any other's."""
-
-    def save(model, path, *, image_shape, metadata):
-        def write(folder):
-            weights = {str(i): w.numpy() for i, w in enumerate(model.weights)}
-            files.write_npz(os.path.join(folder, "weights.npz"), weights)
-
-        files.write_folder(path, write)
-
-    monkeypatch.setattr(loop, "Steps", FastSteps)
-    monkeypatch.setattr(loop._Run, "iterator", lambda self, start: None)
-    monkeypatch.setattr(loop.export, "save", save)
-
-
-def outcome(workdir):
-    """All that a fast run wrote, but for what a clock measured."""
-    return {
-        "metrics": runs.metrics(workdir),
-        "checkpoint": {
-            name: array.tobytes()
-            for name, array in runs.checkpoint(workdir).items()
-        },
-        "checkpoints": sorted(
-            path.name for path in workdir.glob("checkpoints/step-*")
-        ),
-        **{
-            name: (workdir / name).read_bytes()
-            for name in (
-                "config.json",
-                "result.json",
-                "saved_model/weights.npz",
-            )
-        },
-    }
+    fast_runs.install(monkeypatch)
 
 
 def test_a_run_may_be_stopped_at_any_question(fast, tmp_path):
@@ -431,7 +367,10 @@ def test_a_run_may_be_stopped_at_any_question(fast, tmp_path):
         with pytest.raises(Interrupted, match=f"Stopped at step {step} of 8"):
             train(config, workdir, should_stop=runs.Clock(question))
         train(config, workdir)
-        ours, theirs = outcome(workdir), outcome(tmp_path / "reference")
+        ours, theirs = (
+            fast_runs.outcome(workdir),
+            fast_runs.outcome(tmp_path / "reference"),
+        )
         # The stop itself saved one; the last is the same.
         assert ours.pop("checkpoints")[-1] == theirs.pop("checkpoints")[-1]
         assert ours == theirs
@@ -455,7 +394,9 @@ def test_a_newest_checkpoint_cut_short_is_passed_over_and_said(
     said = capsys.readouterr().out
     assert "Checkpoint of step 3 is passed over: A file is damaged" in said
     assert "Resuming at step 2" in said
-    assert outcome(workdir) == outcome(tmp_path / "reference")
+    assert fast_runs.outcome(workdir) == fast_runs.outcome(
+        tmp_path / "reference"
+    )
 
 
 def test_a_run_without_a_good_checkpoint_is_not_begun_again(fast, tmp_path):
@@ -470,71 +411,6 @@ def test_a_run_without_a_good_checkpoint_is_not_begun_again(fast, tmp_path):
     error = runs.refused(train, config, tmp_path)
     assert error.what == "No checkpoint can be restored"
     assert runs.snapshot(tmp_path) == before
-
-
-@pytest.mark.parametrize("half", [False, True], ids=["nothing", "half"])
-def test_a_kill_at_any_change_of_the_disk_loses_nothing(
-    fast, tmp_path, monkeypatch, half
-):
-    """The first change, the second, ... until a run meets no kill any more."""
-    config = runs.smoke_config("vib", **UNEVEN)
-    train(config, tmp_path / "reference")
-    expected = outcome(tmp_path / "reference")
-    for at in range(1, 200):
-        workdir = tmp_path / str(at)
-        disk = runs.DyingDisk(tf.io.gfile, at, half)
-        monkeypatch.setattr(files, "gfile", disk)
-        try:
-            train(config, workdir)
-        except runs.Killed:
-            pass
-        monkeypatch.setattr(files, "gfile", tf.io.gfile)
-        if not disk.is_dead:
-            break
-        train(config, workdir)
-        assert outcome(workdir) == expected, f"killed at change {at}"
-    assert at >= (8 if half else 20)
-    assert disk.num_changes == at - 1
-
-
-@pytest.mark.parametrize(
-    "fault",
-    [
-        OSError(errno.ENOSPC, "No space left on device"),
-        tf.errors.PermissionDeniedError(None, None, "Read-only file system"),
-    ],
-    ids=lambda fault: type(fault).__name__,
-)
-def test_a_full_or_read_only_disk_is_one_clear_error(
-    fast, tmp_path, monkeypatch, fault
-):
-    """Every fifth change of the disk fails, each in a run of its own."""
-    config = runs.smoke_config("vib", **UNEVEN)
-    train(config, tmp_path / "reference")
-    expected = outcome(tmp_path / "reference")
-    num_faults = 0
-    for at in range(1, 200, 5):
-        workdir = tmp_path / str(at)
-        disk = runs.DyingDisk(tf.io.gfile, at, error=fault)
-        monkeypatch.setattr(files, "gfile", disk)
-        try:
-            train(config, workdir)
-        except UserError as error:
-            assert_clear_about_the_disk(error)
-        if disk.num_changes < at:
-            break
-        monkeypatch.setattr(files, "gfile", tf.io.gfile)
-        num_faults += 1
-        train(config, workdir)
-        assert outcome(workdir) == expected
-    assert num_faults >= 3
-
-
-def assert_clear_about_the_disk(error):
-    assert error.what.startswith("Cannot ")
-    assert "\n" not in str(error)
-    is_full = "space" in error.received
-    assert ("Free some space" in error.fix) == is_full
 
 
 def test_a_real_run_survives_sigterm_and_sigkill(tmp_path):

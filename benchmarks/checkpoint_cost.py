@@ -1,0 +1,99 @@
+"""What checkpoints cost: the training loop with them, and without.
+
+python -m benchmarks.checkpoint_cost
+
+Calls of `steps_per_call` steps of MNIST VIB are made in turns: alone, with a
+checkpoint that is taken and written in the background, and with one that the
+call waits for. What a call gets longer by, the end of the write included, is
+what a checkpoint costs; the loop pays it once in `checkpoint.every_steps`.
+"""
+
+import statistics
+import tempfile
+
+import numpy as np
+
+from benchmarks import models
+from benchmarks import timing
+from ib_keras import seeds
+from ib_keras import strategy as strategies
+from ib_keras.data import batches
+from ib_keras.training import loop
+from ib_keras.training.background import Background
+from ib_keras.training.checkpoints import Checkpoints
+
+BATCH = 100
+ROUNDS = 11
+
+
+def parts():
+    """The compiled steps of MNIST VIB, their batches and all variables."""
+    strategy = strategies.get()
+    config = models.config("mnist", "vib")
+    with strategy.scope():
+        model = models.build("mnist", "vib")
+        optimizer = loop.build_optimizer(config.optim.to_dict(), 0.999, 600)
+        optimizer.build(model.trainable_variables)
+    seed = seeds.from_int(0)
+    steps = loop.Steps(model, optimizer, strategy, seed, BATCH)
+    generator = np.random.default_rng(0)
+    dataset = batches.train_batches(
+        generator.integers(0, 256, (60000, 28, 28, 1), np.uint8),
+        generator.integers(0, 10, 60000).astype(np.int32),
+        batch_size=BATCH,
+        seed=seed,
+        start_step=0,
+        num_steps=10**6,
+    )
+    iterator = iter(strategy.experimental_distribute_dataset(dataset))
+    return config, steps, iterator, [*model.variables, *optimizer.variables]
+
+
+def main():
+    config, steps, iterator, variables = parts()
+    per_call, every = config.steps_per_call, config.checkpoint.every_steps
+    megabytes = sum(np.asarray(v.value).nbytes for v in variables) / 1e6
+    with tempfile.TemporaryDirectory() as folder, Background() as background:
+        checkpoints = Checkpoints(folder)
+
+        def call():
+            steps.train_steps(iterator, per_call)
+
+        def in_background():
+            background.run(checkpoints.prepare(1, variables, {}))
+            call()
+            background.wait()
+
+        def in_foreground():
+            checkpoints.save(1, variables, {})
+            call()
+
+        kinds = {
+            "without": call,
+            "in the background": in_background,
+            "in the foreground": in_foreground,
+        }
+        for function in kinds.values():
+            function()
+        times = {name: [] for name in kinds}
+        for _ in range(ROUNDS):
+            for name, function in kinds.items():
+                times[name].append(timing.seconds(function))
+    alone = statistics.median(times["without"])
+    print(
+        f"MNIST VIB, calls of {per_call} steps ({alone:.2f} s), a checkpoint "
+        f"of {megabytes:.0f} MB every {every} steps"
+    )
+    for name in list(kinds)[1:]:
+        pairs = zip(times[name], times["without"], strict=True)
+        cost = statistics.median(a - b for a, b in pairs)
+        ratio = 1 + cost / (alone * every / per_call)
+        met = "met" if ratio <= 1.02 else "NOT MET"
+        print(
+            f"  {name:<20}{1e3 * cost:>8.0f} ms each, x{ratio:.4f}   "
+            f"target 1.02: {met}"
+        )
+
+
+if __name__ == "__main__":
+    main()
