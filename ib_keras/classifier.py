@@ -466,7 +466,8 @@ def build(
             `input` (`normalisation`: "minus_one_one" or "train_statistics")
             and the fields `num_samples`, `seed` and, if wanted, `precision`
             ("float32" or "bfloat16": what the encoder computes in; weights,
-            distributions, logits and losses are float32 either way).
+            distributions, logits and losses are float32 either way; without
+            it Keras' own policy holds).
         image_shape: (height, width, channels).
         num_classes: Number of classes.
         steps_per_epoch: Turns annealing lengths in epochs into steps.
@@ -494,7 +495,7 @@ def build(
         )
     # The initial weights are a function of the config's seed alone.
     keras.utils.set_random_seed(int(config["seed"]) % 2**32)
-    with _precision(config.get("precision", "float32")):
+    with _precision(config.get("precision")):
         encoder = plugins.build(
             "encoders", config["encoder"], image_shape=tuple(image_shape)
         )
@@ -519,8 +520,14 @@ def build(
 
 
 @contextlib.contextmanager
-def _precision(name: str) -> Iterator[None]:
-    """Makes the layers built inside compute in this precision."""
+def _precision(name: str | None) -> Iterator[None]:
+    """Makes the layers built inside compute in this precision.
+
+    None leaves it to Keras' own policy.
+    """
+    if name is None:
+        yield
+        return
     if name not in PRECISIONS:
         raise unknown_name(
             "precision", name, PRECISIONS, "Set precision to one of them."

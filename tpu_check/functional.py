@@ -119,9 +119,24 @@ def _changed(values, before):
 def _emit_graph(graph, arguments, values):
     known = {t.ref(): a for t, a in zip(graph.inputs, arguments, strict=True)}
     inputs = {t.op for t in graph.inputs}
-    rest = [o for o in graph.get_operations() if o not in inputs]
+    needed = _needed(graph)
+    rest = [o for o in graph.get_operations() if o in needed - inputs]
     _emit(rest, known, values)
     return [known[t.ref()] for t in graph.outputs]
+
+
+def _needed(graph):
+    """What has results or effects; loops leave the ranges they run over."""
+    operations = graph.get_operations()
+    waiting = [t.op for t in graph.outputs]
+    waiting += [o for o in operations if o.op_def.is_stateful]
+    needed = set()
+    while waiting:
+        op = waiting.pop()
+        if op not in needed:
+            needed.add(op)
+            waiting += [t.op for t in op.inputs] + list(op.control_inputs)
+    return needed
 
 
 def _emit(operations, known, values):

@@ -19,6 +19,7 @@ from ib_keras import plugins
 from ib_keras import seeds
 from ib_keras import strategy as strategies
 from ib_keras.attacks import engine as engines
+from ib_keras.errors import UserError
 from ib_keras.training import loop
 
 _EPOCH = 50
@@ -169,7 +170,10 @@ def attack_cases() -> Iterator[tuple[str, dict[str, Any], str]]:
     for name in plugins.names("attacks"):
         for more in ({}, *_VARIANTS.get(name, ())):
             section = {"name": name, **more}
-            if plugins.build("attacks", section).runs_eagerly:
+            try:
+                if plugins.build("attacks", section).runs_eagerly:
+                    continue
+            except UserError:  # Of a library that is not installed.
                 continue
             norms = ("linf", "l2") if not more else ("linf",)
             for norm in norms:

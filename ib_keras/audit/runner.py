@@ -676,10 +676,10 @@ def audit_subject(
         {"audit": dict(config), "model_sha256": subject.target.sha256},
         tuple(f"audit.{name}" for name in _MAY_DIFFER),
     )
-    if subject.target.safety is not None:
+    is_done = files.exists(files.join(workdir, SUMMARY_FILE))
+    if subject.target.safety is not None and not is_done:
         report = subject.target.safety.to_json()
         files.write_json(files.join(workdir, SAFETY_FILE), report)
-    is_done = files.exists(files.join(workdir, SUMMARY_FILE))
     points = []
     for epsilon in [] if is_done else curve:
         folder = files.join(workdir, f"epsilon_{epsilon!r}")

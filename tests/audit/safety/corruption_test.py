@@ -128,7 +128,8 @@ def test_no_bit_flip_of_a_graph_changes_an_answer_unnoticed(tmp_path):
     whole = (path / GRAPH).read_bytes()
     rng = np.random.default_rng(0)
     images = tf.constant(rng.random((2, 4, 4, 1)), tf.float32)
-    right = tf.saved_model.load(path).serve(images)
+    loaded = tf.saved_model.load(path)
+    right = loaded.serve(images)
     counts = {"refused": 0, "noted": 0}
     for position in rng.integers(0, 8 * len(whole), 100):
         data = bytearray(whole)
@@ -143,7 +144,8 @@ def test_no_bit_flip_of_a_graph_changes_an_answer_unnoticed(tmp_path):
         if report.notes:
             counts["noted"] += 1
         else:
-            said = tf.saved_model.load(path).serve(images)
+            loaded = tf.saved_model.load(path)
+            said = loaded.serve(images)
             np.testing.assert_array_equal(said, right)
     assert counts["refused"] > 0
     assert counts["noted"] > 0
