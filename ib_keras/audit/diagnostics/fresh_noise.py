@@ -35,9 +35,14 @@ class FreshNoise:
         moved = (shares > 0.5) == case.ledger.is_robust
         up = int((moved & case.ledger.is_robust).sum())
         down = int(moved.sum()) - up
-        drift = abs(up - down) / count
+        drift = (up - down) / count
         # The same examples twice: only those that changed count.
         slack = max(_REPRODUCED, 2 * math.sqrt(up + down) / count)
+        # A number that is too low is luck of the attack, which stops at the
+        # first image that most draws get wrong; one that is too high is void.
+        status = base.WARN if drift < -slack else base.PASS
+        if drift > slack:
+            status = base.FAIL
         lottery = mean - every
         numbers = {
             "robust_accuracy": claimed,
@@ -55,14 +60,14 @@ class FreshNoise:
             base.Finding(
                 id="D23",
                 question="Does the number reproduce on fresh noise?",
-                status=base.FAIL if drift > slack else base.PASS,
+                status=status,
                 value=drift,
                 threshold=slack,
                 evidence=f"By most of {_DRAWS} fresh draws "
                 f"{100 * by_rule:.3g}% are robust, where the audit says "
                 f"{100 * claimed:.3g}%.",
                 advice="Raise num_judge_samples and audit again."
-                if drift > slack
+                if status != base.PASS
                 else "",
                 examples=tuple(np.flatnonzero(moved)),
                 **known,

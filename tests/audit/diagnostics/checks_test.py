@@ -307,6 +307,19 @@ def test_the_lottery_is_what_a_binomial_says():
     assert luck.value == pytest.approx(numbers["mean"] - numbers["every_draw"])
 
 
+@pytest.mark.parametrize("is_robust", [True, False])
+def test_a_number_that_does_not_reproduce_is_seen(is_robust):
+    """Books turned round: too high is void, too low is the attack's luck."""
+    case = cases.make(lottery(0.05), *data(), draws=5)
+    changed = np.flatnonzero(case.ledger.is_robust != is_robust)[:10]
+    case.ledger.is_robust[changed] = is_robust
+    found = plugins.build("audit.diagnostics", {"name": "fresh_noise"})
+    reproduced, _ = found.ask(case)
+    sign = 1 if is_robust else -1
+    assert reproduced.value == pytest.approx(sign * len(changed) / 40, abs=0.05)
+    assert reproduced.status == (base.FAIL if is_robust else base.WARN)
+
+
 def test_gradients_agree_as_their_noise_lets_them():
     """Per draw the gradient is w + s n; the cosine is w^2 / (w^2 + s^2 n^2)."""
     size = 400
