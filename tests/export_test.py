@@ -414,7 +414,7 @@ def test_the_metadata_say_all_that_an_audit_needs():
         "latent_dim": 8,
         "stochastic_sampling": "latents",
         "seed": config["seed"],
-        "step": 8 * (1438 // 64),
+        "step": 5 * (1438 // 64),
         "clean_accuracy": result["accuracy"],
         "clean_accuracy_stochastic": result["accuracy_stochastic"],
         "git_commit": runs.COMMIT,

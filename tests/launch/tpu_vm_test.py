@@ -276,6 +276,11 @@ def test_the_way_from_nothing_to_a_result(cloud):
     }
 
 
+def heed_ctrl_c():
+    """In a child: what a shell starts in the background ignores SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_logs_are_followed(ready):
     ready.run("run", "--", "bash", "-c", "echo one; sleep 1; echo two")
     process = subprocess.Popen(
@@ -286,6 +291,7 @@ def test_logs_are_followed(ready):
         stderr=subprocess.DEVNULL,
         text=True,
         start_new_session=True,
+        preexec_fn=heed_ctrl_c,
     )
     lines = []
     while not lines or not lines[-1].endswith(": two\n"):
@@ -616,6 +622,7 @@ def test_ctrl_c_while_it_watches_leaves_the_job_alone(ready):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_ctrl_c,
     )
     pid = ready.home() / "ib_keras_vm/run/pid"
     deadline = time.monotonic() + 90
