@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import time
 from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -146,6 +147,16 @@ class Ledger:
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
         }
+
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Ledger":
+        """The ledger that gave these `arrays`; others among them are left.
+
+        Raises:
+            KeyError: If one is missing.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: arrays[name] for name in names})
 
     @property
     def clean_accuracy(self) -> float:

@@ -4,7 +4,6 @@ The audit's own files are read, so diagnostics can be run when the attacks are
 long done, and again with a larger set.
 """
 
-import dataclasses
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -108,8 +107,7 @@ def build_case(
 
 def _read_ledger(folder, labels):
     arrays = files.read_npz(files.join(folder, "examples.npz"))
-    names = [field.name for field in dataclasses.fields(runner.Ledger)]
-    ledger = runner.Ledger(**{name: arrays[name] for name in names})
+    ledger = runner.Ledger.of_arrays(arrays)
     if not np.array_equal(ledger.label, labels):
         raise UserError(
             "The audit's examples are not those of its data set",

@@ -36,6 +36,8 @@ from ib_keras.types import ThreatModel
 SUMMARY_FILE = "summary.json"
 EXAMPLES_FILE = "examples.npz"
 SAFETY_FILE = "safety.json"
+# What it has and the summary has not: long, or other from run to run.
+SAFETY_FILE_ALONE = ("ops", "path", "probe", "seconds")
 _PARTIAL_FILE = "partial.npz"
 _STATE = "state.json"
 
@@ -516,8 +518,7 @@ def _safety(target) -> dict[str, Any] | None:
     if target.safety is None:
         return None
     report = target.safety.to_json()
-    aside = ("ops", "path", "probe", "seconds")
-    return {name: report[name] for name in report if name not in aside}
+    return {n: report[n] for n in report if n not in SAFETY_FILE_ALONE}
 
 
 def plan(

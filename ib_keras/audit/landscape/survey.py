@@ -52,8 +52,8 @@ def survey(
     try:
         threat_model = ThreatModel(**config["audit"]["threat_model"])
         recorded = summary["model"]["sha256"]
-        index = arrays.pop("index")
-        ledger = Ledger(**arrays)
+        index = arrays["index"]
+        ledger = Ledger.of_arrays(arrays)
         subject = runner.load_subject(
             config["audit"],
             saved_model or summary["model"]["path"],

@@ -6,11 +6,11 @@ from typing import Any
 
 from ib_keras import export
 from ib_keras import files
+from ib_keras.audit import runner
 from ib_keras.audit import verdict as verdicts
 from ib_keras.audit.verify import claims
 
 FINDINGS_FILE = "findings.json"
-SAFETY_FILE = "safety.json"
 
 
 def model(folder: claims.Folder, subject: Any) -> list[str]:
@@ -63,13 +63,9 @@ def says_versions(folder: claims.Folder) -> str:
     return f"are recorded; another here than {', '.join(other)}"
 
 
-# What safety.json has alone, for it is long or differs from run to run.
-_SAFETY_ALONE = ("ops", "path", "probe", "seconds")
-
-
 def says_safety(workdir: str) -> str:
     """What to say where the safety check's record holds."""
-    if files.exists(files.join(workdir, SAFETY_FILE)):
+    if files.exists(files.join(workdir, runner.SAFETY_FILE)):
         return "the files are those that were checked"
     return "no safety.json to compare"
 
@@ -77,10 +73,10 @@ def says_safety(workdir: str) -> str:
 def safety(workdir: str, top: claims.Folder, path: str) -> list[str]:
     """The summary repeats safety.json, whose hashes are the model's files'."""
     said = top.summary.get("safety")
-    if not files.exists(files.join(workdir, SAFETY_FILE)):
+    if not files.exists(files.join(workdir, runner.SAFETY_FILE)):
         return ["the summary has it, the folder has not"] if said else []
-    held = files.read_json(files.join(workdir, SAFETY_FILE))
-    rest = {name: held[name] for name in held if name not in _SAFETY_ALONE}
+    held = files.read_json(files.join(workdir, runner.SAFETY_FILE))
+    rest = {n: held[n] for n in held if n not in runner.SAFETY_FILE_ALONE}
     problems = claims.differences("the summary's safety", said, rest)
     return problems + claims.differences(
         "the files' sha256", _hash_files(path), held["files"]
