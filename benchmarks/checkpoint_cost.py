@@ -15,10 +15,6 @@ import numpy as np
 
 from benchmarks import models
 from benchmarks import timing
-from ib_keras import seeds
-from ib_keras import strategy as strategies
-from ib_keras.data import batches
-from ib_keras.training import loop
 from ib_keras.training.background import Background
 from ib_keras.training.checkpoints import Checkpoints
 
@@ -26,31 +22,9 @@ BATCH = 100
 ROUNDS = 11
 
 
-def parts():
-    """The compiled steps of MNIST VIB, their batches and all variables."""
-    strategy = strategies.get()
-    config = models.config("mnist", "vib")
-    with strategy.scope():
-        model = models.build("mnist", "vib")
-        optimizer = loop.build_optimizer(config.optim.to_dict(), 0.999, 600)
-        optimizer.build(model.trainable_variables)
-    seed = seeds.from_int(0)
-    steps = loop.Steps(model, optimizer, strategy, seed, BATCH)
-    generator = np.random.default_rng(0)
-    dataset = batches.train_batches(
-        generator.integers(0, 256, (60000, 28, 28, 1), np.uint8),
-        generator.integers(0, 10, 60000).astype(np.int32),
-        batch_size=BATCH,
-        seed=seed,
-        start_step=0,
-        num_steps=10**6,
-    )
-    iterator = iter(strategy.experimental_distribute_dataset(dataset))
-    return config, steps, iterator, [*model.variables, *optimizer.variables]
-
-
 def main():
-    config, steps, iterator, variables = parts()
+    config = models.config("mnist", "vib")
+    steps, iterator, variables = models.mnist_vib_steps(BATCH)
     per_call, every = config.steps_per_call, config.checkpoint.every_steps
     megabytes = sum(np.asarray(v.value).nbytes for v in variables) / 1e6
     with tempfile.TemporaryDirectory() as folder, Background() as background:

@@ -8,16 +8,11 @@ the input pipeline.
 """
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from benchmarks import models
 from benchmarks import timing
 from ib_keras import optimizers
-from ib_keras import seeds
-from ib_keras import strategy as strategies
-from ib_keras.data import batches
-from ib_keras.training import loop
 
 BATCH = 100
 STEPS = 100
@@ -46,30 +41,7 @@ def floor():
 
 
 def ours(is_cached: bool):
-    strategy = strategies.get()
-    config = models.config("mnist", "vib")
-    with strategy.scope():
-        model = models.build("mnist", "vib")
-        optimizer = loop.build_optimizer(config.optim.to_dict(), 0.999, 600)
-        optimizer.build(model.trainable_variables)
-    seed = seeds.from_int(0)
-    steps = loop.Steps(model, optimizer, strategy, seed, BATCH)
-    generator = np.random.default_rng(0)
-    images = generator.integers(0, 256, (60000, 28, 28, 1), np.uint8)
-    labels = generator.integers(0, 10, 60000).astype(np.int32)
-    if is_cached:
-        one = (images[:BATCH], labels[:BATCH])
-        dataset = tf.data.Dataset.from_tensors(one).cache().repeat()
-    else:
-        dataset = batches.train_batches(
-            images,
-            labels,
-            batch_size=BATCH,
-            seed=seed,
-            start_step=0,
-            num_steps=10**6,
-        )
-    iterator = iter(strategy.experimental_distribute_dataset(dataset))
+    steps, iterator, _ = models.mnist_vib_steps(BATCH, is_cached)
     return lambda: steps.train_steps(iterator, STEPS)
 
 
