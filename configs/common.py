@@ -1,4 +1,4 @@
-"""What the experiments share: the paper's table of settings, and `:smoke`.
+"""What the experiments share: the paper's settings, `:cpu` and `:smoke`.
 
 A config holds JSON scalars, tuples and nested sections, nothing else. A part's
 section is its module's name and the arguments of its `build`. Fields are
@@ -8,7 +8,7 @@ overridden on the command line: `--config.bottleneck.beta=0.1`.
 import ml_collections
 from ml_collections.config_dict import placeholder
 
-PRESETS = ("", "smoke")
+PRESETS = ("", "cpu", "smoke")
 
 
 def check_preset(preset: str) -> None:
@@ -90,6 +90,8 @@ def mnist(bottleneck_name: str, preset: str) -> ml_collections.ConfigDict:
     """The paper's MNIST experiment (section 3.1 and appendix)."""
     check_preset(preset)
     config = _base("mnist", bottleneck_name, latent_dim=256)
+    if preset == "cpu":
+        config.num_epochs = 10
     return _smoke(config, (28, 28, 1)) if preset == "smoke" else config
 
 
@@ -115,7 +117,23 @@ def cifar10(bottleneck_name: str, preset: str) -> ml_collections.ConfigDict:
         config.bottleneck.anneal_epochs = 100.0
     if bottleneck_name == "ceb":
         config.bottleneck.anneal_epochs = 4.0
+    if preset == "cpu":
+        _cifar10_in_an_hour(config)
     return _smoke(config, (32, 32, 3)) if preset == "smoke" else config
+
+
+def _cifar10_in_an_hour(config):
+    """Cuts 1000 epochs to 5; small batches and a fast decay go with it."""
+    config.num_epochs = 5
+    config.precision = "bfloat16"
+    config.optim.learning_rate = 0.001
+    config.optim.decay_factor = 0.5
+    config.optim.decay_every_epochs = 1
+    config.train.batch_size = 128
+    config.eval.every_epochs = 1.0
+    config.checkpoint.every_steps = 128
+    if config.bottleneck.name != "deterministic":
+        config.bottleneck.anneal_epochs = 1.0
 
 
 def digits(bottleneck_name: str, preset: str) -> ml_collections.ConfigDict:

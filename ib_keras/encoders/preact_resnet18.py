@@ -8,6 +8,8 @@ References:
 import keras
 import tensorflow as tf
 
+from ib_keras.batch_norm import FusedBatchNormalization
+
 _STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))
 _BLOCKS_PER_STAGE = 2
 
@@ -23,7 +25,7 @@ def _convolution(units: int, size: int, strides: int = 1):
 def _normalise_and_activate(x):
     # Of the global batch, so that a run does not depend on how many share it.
     count = tf.distribute.get_strategy().num_replicas_in_sync
-    x = keras.layers.BatchNormalization(
+    x = FusedBatchNormalization(
         momentum=0.9, epsilon=1e-5, synchronized=count > 1
     )(x)
     return keras.layers.ReLU()(x)
