@@ -23,6 +23,7 @@ ROOT = pathlib.Path(__file__).parent
 # lower bound is the oldest release that was run.
 INSTALL_REQUIRES = [
     "absl-py==2.5.1",
+    "filelock>=3.12,<4",
     # TFDS 4.9.10 uses it for builders that are defined outside of TFDS, and
     # declares it for old Pythons only.
     "importlib_resources>=7.1,<8",

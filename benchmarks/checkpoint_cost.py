@@ -24,7 +24,9 @@ ROUNDS = 11
 
 def main():
     config = models.config("mnist", "vib")
-    steps, iterator, variables = models.mnist_vib_steps(BATCH)
+    steps, iterator, variables = models.steps(
+        "mnist", "vib", BATCH, num_examples=60000
+    )
     per_call, every = config.steps_per_call, config.checkpoint.every_steps
     megabytes = sum(np.asarray(v.value).nbytes for v in variables) / 1e6
     with tempfile.TemporaryDirectory() as folder, Background() as background:

@@ -1,5 +1,7 @@
 """The paper's networks with fresh weights, for benchmarks."""
 
+import functools
+
 import ml_collections
 import numpy as np
 import tensorflow as tf
@@ -8,6 +10,7 @@ from configs import common
 from ib_keras import classifier
 from ib_keras import seeds
 from ib_keras import strategy as strategies
+from ib_keras.data import augment
 from ib_keras.data import batches
 from ib_keras.training import loop
 
@@ -19,10 +22,12 @@ def config(data: str, bottleneck: str) -> ml_collections.ConfigDict:
     return getattr(common, data)(bottleneck, "")
 
 
-def build(data: str, bottleneck: str) -> classifier.IBClassifier:
+def build(
+    data: str, bottleneck: str, precision: str = "float32"
+) -> classifier.IBClassifier:
     """The classifier of an experiment of the paper, untrained."""
     return classifier.build(
-        config(data, bottleneck).to_dict(),
+        config(data, bottleneck).to_dict() | {"precision": precision},
         image_shape=SHAPES[data],
         num_classes=10,
         steps_per_epoch=600,
@@ -38,27 +43,44 @@ def batch(data: str, size: int) -> tuple[tf.Tensor, tf.Tensor]:
     return tf.constant(images, tf.float32), tf.constant(labels, tf.int32)
 
 
-def mnist_vib_steps(batch_size: int, is_cached: bool = False):
-    """Our training steps of MNIST VIB, their batches and all variables.
+def steps(
+    data: str,
+    bottleneck: str,
+    batch_size: int,
+    *,
+    precision: str = "float32",
+    num_examples: int | None = None,
+):
+    """Our training steps, an iterator of their batches and all variables.
 
-    With `is_cached` there is one batch, again and again.
+    Args:
+        data: "mnist" or "cifar10".
+        bottleneck: Its module's name.
+        batch_size: Images a step.
+        precision: What the encoder computes in.
+        num_examples: Random images to draw batches from, augmented where the
+            paper does; None for one batch in memory, again and again.
     """
+    own = config(data, bottleneck)
+    own.precision = precision
     strategy = strategies.get()
     with strategy.scope():
-        model = build("mnist", "vib")
+        model = build(data, bottleneck, precision)
         optimizer = loop.build_optimizer(
-            config("mnist", "vib").optim.to_dict(), 0.999, 600
+            own.optim.to_dict(), own.averaging.decay, 600
         )
         optimizer.build(model.trainable_variables)
     seed = seeds.from_int(0)
-    steps = loop.Steps(model, optimizer, strategy, seed, batch_size)
+    made = loop.Steps(model, optimizer, strategy, seed, batch_size)
     generator = np.random.default_rng(0)
-    images = generator.integers(0, 256, (60000, 28, 28, 1), np.uint8)
-    labels = generator.integers(0, 10, 60000).astype(np.int32)
-    if is_cached:
-        one = (images[:batch_size], labels[:batch_size])
-        dataset = tf.data.Dataset.from_tensors(one).cache().repeat()
+    shape = (num_examples or batch_size, *SHAPES[data])
+    images = generator.integers(0, 256, shape, np.uint8)
+    labels = generator.integers(0, 10, shape[0]).astype(np.int32)
+    if num_examples is None:
+        one = tf.data.Dataset.from_tensors((images, labels))
+        dataset = one.cache().repeat()
     else:
+        crop = functools.partial(augment.random_crop_and_flip, pad=4)
         dataset = batches.train_batches(
             images,
             labels,
@@ -66,6 +88,7 @@ def mnist_vib_steps(batch_size: int, is_cached: bool = False):
             seed=seed,
             start_step=0,
             num_steps=10**6,
+            augment=crop if own.train.augment else None,
         )
     iterator = iter(strategy.experimental_distribute_dataset(dataset))
-    return steps, iterator, [*model.variables, *optimizer.variables]
+    return made, iterator, [*model.variables, *optimizer.variables]

@@ -40,8 +40,10 @@ def floor():
     return lambda: run().numpy()
 
 
-def ours(is_cached: bool):
-    steps, iterator, _ = models.mnist_vib_steps(BATCH, is_cached)
+def ours(num_examples: int | None):
+    steps, iterator, _ = models.steps(
+        "mnist", "vib", BATCH, num_examples=num_examples
+    )
     return lambda: steps.train_steps(iterator, STEPS)
 
 
@@ -60,8 +62,8 @@ def fit():
 def main():
     functions = {
         "floor": floor(),
-        "ours, cached batch": ours(is_cached=True),
-        "ours": ours(is_cached=False),
+        "ours, cached batch": ours(None),
+        "ours": ours(60000),
         "model.fit": fit(),
     }
     units = dict.fromkeys(functions, STEPS)

@@ -14,3 +14,33 @@ from configs import common
 def get_config(preset: str = ""):
     """Returns the config; `preset` is what follows the colon of --config."""
     return common.mnist("vib", preset)
+
+
+def sweep(add, preset: str = ""):
+    """MNIST, VIB over beta and its twin: figures 1, 2 and 8."""
+    betas = {
+        "": (1e-6, 1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
+        "cpu": (1e-5, 1e-4, 1e-3, 1e-2, 1e-1),
+        "smoke": (1e-3, 1e-2),
+    }[preset]
+    for beta in betas:
+        for seed in range(common.num_seeds(preset)):
+            add(
+                f"vib_beta_{beta:g}_seed_{seed}",
+                {"bottleneck.beta": beta, "seed": seed},
+                audits=common.mnist_audits(
+                    preset, is_stochastic=True, restarts=beta == 0.01
+                ),
+                labels={"model": "vib", "beta": beta, "seed": seed},
+            )
+    for seed in range(common.num_seeds(preset)):
+        add(
+            f"deterministic_seed_{seed}",
+            {"seed": seed},
+            config="mnist_deterministic",
+            audits=common.mnist_audits(
+                preset, is_stochastic=False, restarts=True
+            ),
+            labels={"model": "deterministic", "seed": seed},
+        )
+    return common.budget("mnist", preset)

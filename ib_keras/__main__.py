@@ -18,9 +18,21 @@ import sys
 from ib_keras import errors
 from ib_keras.version import __version__
 
-COMMANDS = ("audit", "verify", "report", "train", "doctor")
+COMMANDS = (
+    "audit",
+    "verify",
+    "report",
+    "train",
+    "sweep",
+    "figures",
+    "doctor",
+)
 # Where the configs are that a command takes by name.
-_CONFIGS = {"audit": "configs/audits", "train": "configs"}
+_CONFIGS = {
+    "audit": "configs/audits",
+    "train": "configs",
+    "sweep": "configs",
+}
 _NOT_CONFIGS = ("__init__", "common")
 
 

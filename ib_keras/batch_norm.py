@@ -12,19 +12,19 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     through memory; in a residual network that is most of what is not a
     convolution. The fused operation reads bfloat16 as it is, and has TPU and
     GPU kernels. What it is not made for stays Keras': inference, where the
-    statistics are constants and attacks need no gradients of them, and
-    statistics over several replicas.
+    statistics are constants and attacks need no gradients of them, statistics
+    over several replicas, and what is not `[batch, height, width, channels]`.
 
     Args:
-        **kwargs: Those of `keras.layers.BatchNormalization`; images have to be
-            `[batch, height, width, channels]`.
+        **kwargs: Those of `keras.layers.BatchNormalization`.
     """
 
     def call(self, inputs, training=None, mask=None):
         """Normalises `inputs`, which keep their shape and type."""
         is_plain = mask is None and self.scale and self.center
         is_plain = is_plain and not (self.synchronized or self.renorm)
-        if not (training and self.trainable and is_plain):
+        is_image = len(inputs.shape) == 4 and self.axis in (-1, 3)
+        if not (training and self.trainable and is_plain and is_image):
             return super().call(inputs, training=training, mask=mask)
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs,

@@ -160,6 +160,12 @@ class IBClassifier(keras.Model):
         """Whether there is noise in p(z|x), and so a stochastic mode."""
         return self.bottleneck.is_stochastic
 
+    @property
+    def precision(self) -> str:
+        """What the encoder computes in: "float32", or a shorter type."""
+        types = {layer.compute_dtype for layer in _all_layers(self.encoder)}
+        return min(types - {None}, key=lambda name: tf.as_dtype(name).size)
+
     def build(self, input_shape):
         """Creates all weights for images of `input_shape`."""
         input_shape = tuple(input_shape)
@@ -458,35 +464,41 @@ def build(
     num_classes: int,
     steps_per_epoch: int,
     channel_statistics=None,
+    feature_range=None,
 ) -> IBClassifier:
     """Builds the classifier that a training config describes, with weights.
 
     Args:
         config: Sections `encoder`, `bottleneck`, `decoder` (`initializer`),
-            `input` (`normalisation`: "minus_one_one" or "train_statistics")
-            and the fields `num_samples`, `seed` and, if wanted, `precision`
-            ("float32" or "bfloat16": what the encoder computes in; weights,
-            distributions, logits and losses are float32 either way; without
-            it Keras' own policy holds).
+            `input` (`normalisation`: "minus_one_one", "train_statistics",
+            "features" or "none") and the fields `num_samples`, `seed` and, if
+            wanted, `precision` ("float32" or "bfloat16": what the encoder
+            computes in; weights, distributions, logits and losses are float32
+            either way; without it Keras' own policy holds).
         image_shape: (height, width, channels).
         num_classes: Number of classes.
         steps_per_epoch: Turns annealing lengths in epochs into steps.
         channel_statistics: Function without arguments that returns the
             per-channel mean and deviation of the train set; called only if
             the config asks for them.
+        feature_range: What the pixels 0 and 1 stand for, where the model is
+            to compute in units of the data set's own ("features").
 
     Returns:
         A built `IBClassifier`.
 
     Raises:
-        UserError: If a part, a field or the normalisation is unknown.
+        UserError: If a part, a field or the normalisation is unknown, or the
+            data set has no units of its own and the config asks for them.
     """
     normalisation = config["input"]["normalisation"]
-    choices = ("minus_one_one", "train_statistics", "none")
+    choices = ("minus_one_one", "train_statistics", "features", "none")
     if normalisation == "minus_one_one":
         statistics = ((0.5,), (0.5,))
     elif normalisation == "train_statistics":
         statistics = channel_statistics()
+    elif normalisation == "features":
+        statistics = _feature_statistics(feature_range)
     elif normalisation == "none":
         statistics = ((0.0,), (1.0,))
     else:
@@ -517,6 +529,41 @@ def build(
     )
     model.build((None, *image_shape))
     return model
+
+
+def _feature_statistics(feature_range):
+    """The mean and deviation that take [0, 1] to a range of features."""
+    if feature_range is None:
+        raise UserError(
+            "The data set has no features but its pixels",
+            received='input.normalisation="features"',
+            expected="a data set with a feature_range, such as toy_overlap",
+            fix='Set input.normalisation="minus_one_one".',
+        )
+    low, high = feature_range
+    return (-low / (high - low),), (1 / (high - low),)
+
+
+def _all_layers(model) -> list[keras.layers.Layer]:
+    """A layer and all inside of it."""
+    return list(model._flatten_layers())
+
+
+@contextlib.contextmanager
+def computing_in_float32(model: keras.Model) -> Iterator[None]:
+    """Lends a model's layers the precision of its weights.
+
+    What is traced inside computes in float32, by the same variables.
+    """
+    before = [(layer, layer.dtype_policy) for layer in _all_layers(model)]
+    for layer, policy in before:
+        if tf.as_dtype(policy.compute_dtype).size < 4:
+            layer.dtype_policy = "float32"
+    try:
+        yield
+    finally:
+        for layer, policy in before:
+            layer.dtype_policy = policy
 
 
 @contextlib.contextmanager

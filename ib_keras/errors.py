@@ -42,6 +42,10 @@ class UnsafeError(UserError):
     exit_status = 3
 
 
+class DivergedError(UserError):
+    """A training whose numbers are not finite any more: a result of its own."""
+
+
 class Interrupted(Exception):
     """Work stopped on request, with its state saved; the same call resumes."""
 

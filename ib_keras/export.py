@@ -8,9 +8,14 @@ respect to images:
     encode(images) -> {"loc", "scale"} of p(z|x)
     serving_default = mean
 
+A model whose encoder computes in bfloat16 has `mean_float32` and
+`stochastic_float32` besides, by the same variables: its own endpoints are what
+was trained and measured, their twins are what gradients can be taken of.
+
 A JSON asset, `assets/ib_keras.json`, says what the model is.
 """
 
+import contextlib
 import json
 import os
 import tempfile
@@ -19,12 +24,17 @@ from typing import Any
 
 import tensorflow as tf
 
+from ib_keras import classifier
 from ib_keras import files
+from ib_keras.classifier import MODES
 from ib_keras.classifier import IBClassifier
 from ib_keras.errors import UserError
 
 FORMAT_VERSION = 1
 METADATA_FILE = "ib_keras.json"
+
+# Behind the name of an endpoint that computes in float32 where it does not.
+FLOAT32 = "_float32"
 
 
 class _Endpoints(tf.Module):
@@ -37,44 +47,68 @@ class _Endpoints(tf.Module):
         images = tf.TensorSpec([None, *image_shape], tf.float32, "images")
 
         @tf.function(input_signature=[images])
-        def mean(images):
-            return model(images, training=False, mode="mean")
-
-        @tf.function(input_signature=[images])
         def encode(images):
             posterior = model.posterior(images, training=False)
             return {"loc": posterior.mean(), "scale": posterior.stddev()}
 
-        self.mean = mean
         self.encode = encode
-        sampling = stochastic_sampling(model)
-        if model.is_stochastic:
-
-            @tf.function(
-                input_signature=[
-                    images,
-                    tf.TensorSpec([2], tf.int32, "seed"),
-                    tf.TensorSpec([], tf.int32, "num_samples"),
-                ]
-            )
-            def stochastic(images, seed, num_samples):
-                return model(
-                    images,
-                    training=False,
-                    mode="stochastic",
-                    noise_seed=seed,
-                    num_samples=num_samples,
-                    sampling=sampling,
-                )
-
-            self.stochastic = stochastic
+        found = _classifiers(model, images)
+        if model.precision != "float32":
+            twins = _classifiers(model, images, in_float32=True)
+            found |= {name + FLOAT32: f for name, f in twins.items()}
+        for name, function in found.items():
+            setattr(self, name, function)
 
     def signatures(self):
         """The same functions with named outputs, for `.signatures`."""
-        named = {"mean": _named(self.mean), "encode": self.encode}
-        if hasattr(self, "stochastic"):
-            named["stochastic"] = _named(self.stochastic)
+        names = [mode + twin for twin in ("", FLOAT32) for mode in MODES]
+        named = {
+            name: _named(getattr(self, name))
+            for name in names
+            if hasattr(self, name)
+        }
+        named["encode"] = self.encode
         return {**named, "serving_default": named["mean"]}
+
+
+def _classifiers(
+    model: IBClassifier, images: tf.TensorSpec, in_float32: bool = False
+) -> dict[str, Any]:
+    """The functions to logits by name."""
+    sampling = stochastic_sampling(model)
+
+    def call(images, **arguments):
+        # Asked at each trace: TensorFlow traces once more when it saves.
+        with (
+            classifier.computing_in_float32(model)
+            if in_float32
+            else contextlib.nullcontext()
+        ):
+            return model(images, training=False, **arguments)
+
+    @tf.function(input_signature=[images])
+    def mean(images):
+        return call(images, mode="mean")
+
+    @tf.function(
+        input_signature=[
+            images,
+            tf.TensorSpec([2], tf.int32, "seed"),
+            tf.TensorSpec([], tf.int32, "num_samples"),
+        ]
+    )
+    def stochastic(images, seed, num_samples):
+        return call(
+            images,
+            mode="stochastic",
+            noise_seed=seed,
+            num_samples=num_samples,
+            sampling=sampling,
+        )
+
+    if not model.is_stochastic:
+        return {"mean": mean}
+    return {"mean": mean, "stochastic": stochastic}
 
 
 def _named(function):
@@ -107,7 +141,7 @@ def save(
         image_shape: (height, width, channels).
         metadata: What the caller knows: config, data set, class names, seed,
             step, clean accuracy, versions. Format version, endpoints, input
-            shape and range, and S are added here.
+            shape and range, precision and S are added here.
 
     Returns:
         The path.
@@ -122,6 +156,7 @@ def save(
         "num_classes": model.num_classes,
         "num_samples": model.num_samples if model.is_stochastic else None,
         "is_stochastic": model.is_stochastic,
+        "precision": model.precision,
         "latent_dim": model.bottleneck.latent_dim,
         "stochastic_sampling": stochastic_sampling(model)
         if model.is_stochastic

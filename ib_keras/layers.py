@@ -5,7 +5,8 @@
 subclassed models, not in functional graphs. They compute in float32 whatever
 the global dtype policy says, because rates are differences of large numbers.
 
-    posterior p(z|x):  DiagonalGaussian (VIB), UnitGaussian (CEB), PointMass
+    posterior p(z|x):  DiagonalGaussian (VIB), UnitGaussian (CEB), PointMass,
+                       PointMassOnFeatures
     marginal:          StandardNormal q(z) (VIB),
                        ClassConditionalGaussian q(z|y) (CEB)
 """
@@ -150,6 +151,29 @@ class PointMass(_Head):
 
     def call(self, features):
         return tfd.VectorDeterministic(self.projection(features))
+
+
+@keras.saving.register_keras_serializable(package="ib_keras")
+class PointMassOnFeatures(keras.layers.Layer):
+    """p(z|x) without a bottleneck: all mass on the features, no weights.
+
+    Call arguments:
+        features: Float tensor `[batch, features]`.
+
+    Returns:
+        `tfd.VectorDeterministic`, batch shape `[batch]`, event shape
+        `[features]`.
+    """
+
+    def __init__(self, **kwargs):
+        kwargs.setdefault("dtype", "float32")
+        super().__init__(**kwargs)
+
+    def build(self, input_shape):
+        self.built = True
+
+    def call(self, features):
+        return tfd.VectorDeterministic(features)
 
 
 @keras.saving.register_keras_serializable(package="ib_keras")

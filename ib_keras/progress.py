@@ -63,6 +63,8 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix(facts, refresh=False)
             self._bar.update(done - self._done)
+            if done == self._done:  # Or new facts would wait for progress.
+                self._bar.refresh()
         self._done = done
         now = time.monotonic()
         if self._bar is None and now - self._last_line >= self._pace:
@@ -72,15 +74,15 @@ class Progress:
     def _print_line(self, now, facts):
         if self._quiet:
             return
-        pace = (self._done - self._first) / max(now - self._began, 1e-9)
-        left = max(self._total - self._done, 0) / max(pace, 1e-9)
-        text = ", ".join(f"{key} {value}" for key, value in facts.items())
-        print(
-            f"{self._description}: {self._done}/{self._total} {self._unit}, "
-            f"{left / 60:.1f} min left{', ' + text if text else ''}",
-            file=sys.stderr,
-            flush=True,
-        )
+        parts = [
+            f"{self._description}: {self._done}/{self._total} {self._unit}"
+        ]
+        if self._done > self._first:
+            pace = (self._done - self._first) / max(now - self._began, 1e-9)
+            left = max(self._total - self._done, 0) / pace
+            parts.append(f"{left / 60:.1f} min left")
+        parts += [f"{key} {value}" for key, value in facts.items()]
+        print(", ".join(parts), file=sys.stderr, flush=True)
 
     def say(self, line: str) -> None:
         """Prints a line without tearing the bar."""

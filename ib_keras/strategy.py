@@ -167,6 +167,20 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
     )
 
 
+def place(strategy: tf.distribute.Strategy | None) -> tuple[int, int]:
+    """Which process of how many this is: (0, 1) where there is one.
+
+    The one that writes is number 0.
+    """
+    if not _has_workers(strategy):
+        return 0, 1
+    resolver = strategy.cluster_resolver
+    jobs = resolver.cluster_spec().as_dict()
+    num_chiefs = len(jobs.get("chief", ()))
+    before = num_chiefs if resolver.task_type == "worker" else 0
+    return resolver.task_id + before, num_chiefs + len(jobs.get("worker", ()))
+
+
 def _has_workers(strategy) -> bool:
     is_kind = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
     return is_kind and bool(strategy.cluster_resolver.cluster_spec().jobs)
@@ -209,8 +223,14 @@ def check_agreement(strategy, value: int, what: str, where: str) -> None:
         )
 
 
+def wait_for_all(strategy: tf.distribute.Strategy | None) -> None:
+    """Waits until all workers have come here; at once where there is one."""
+    if _has_workers(strategy):
+        sum_over_workers(strategy, 1)
+
+
 @contextlib.contextmanager
-def watched(strategy: tf.distribute.Strategy) -> Iterator[None]:
+def watched(strategy: tf.distribute.Strategy | None) -> Iterator[None]:
     """Says in one line that a worker was lost, where that is what happened.
 
     Raises:

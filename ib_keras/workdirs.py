@@ -117,22 +117,39 @@ def check(
                 fix="Choose another --workdir.",
             )
         return
-    there = _flatten(files.read_json(path))
-    here = _flatten(json.loads(json.dumps(config)))
-    different = sorted(
-        key
-        for key in there.keys() | here.keys()
-        if there.get(key) != here.get(key) and key not in may_differ
-    )
+    different = differences(files.read_json(path), config, may_differ)
     if different:
-        key = different[0]
+        key, there, here = different[0]
         raise UserError(
             "The workdir belongs to another config",
-            received=f"{key}={here.get(key)!r}"
+            received=f"{key}={here!r}"
             + (f" and {len(different) - 1} more" if different[1:] else ""),
-            expected=f"{key}={there.get(key)!r}, as in {path}",
+            expected=f"{key}={there!r}, as in {path}",
             fix="Choose another --workdir, or give the config it was made by.",
         )
+
+
+def differences(
+    there: Mapping[str, Any],
+    here: Mapping[str, Any],
+    may_differ: tuple[str, ...] = (),
+) -> list[tuple[str, Any, Any]]:
+    """In what two configs differ.
+
+    Args:
+        there: JSON values, nested.
+        here: Likewise.
+        may_differ: Dotted names of fields that change no result.
+
+    Returns:
+        Dotted name, value there and value here, in the order of names.
+    """
+    there, here = _flatten(there), _flatten(json.loads(json.dumps(here)))
+    return [
+        (key, there.get(key), here.get(key))
+        for key in sorted(there.keys() | here.keys())
+        if there.get(key) != here.get(key) and key not in may_differ
+    ]
 
 
 def claim(
@@ -156,7 +173,9 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in config.items():
         if isinstance(value, Mapping):
             flat.update(_flatten(value, f"{prefix}{key}."))
-        else:
+        elif value not in ((), []):
+            # An empty list is what a field that came later stands at: a
+            # workdir from before goes on.
             flat[prefix + key] = value
     return flat
 

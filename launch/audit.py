@@ -12,6 +12,7 @@ flags.define_config()
 flags.define_workdir()
 flags.define_quiet()
 flags.define_strategy()
+flags.define_watchdog()
 absl_flags.DEFINE_bool(
     "plan", False, "Print what the audit can cost at most, and stop."
 )
@@ -72,6 +73,7 @@ def main() -> int:
     import tensorflow as tf
 
     from ib_keras import files
+    from ib_keras import strategy
     from ib_keras.audit import examples
     from ib_keras.audit import report
     from ib_keras.audit import runner
@@ -88,7 +90,7 @@ def main() -> int:
         return 0
     workdir = flags.FLAGS.workdir
     verdicts.check_gate(absl_flags.FLAGS.fail_on, config, workdir)
-    devices = flags.make_strategy(is_one_process=True)
+    devices = flags.make_strategy()
     is_plain = isinstance(devices, tf.distribute.OneDeviceStrategy)
     summary = runner.audit(
         config,
@@ -99,9 +101,12 @@ def main() -> int:
         allow_ops=absl_flags.FLAGS.allow_ops,
         probe=True,
         should_stop=stop,
+        watchdog_minutes=flags.FLAGS.watchdog_minutes,
         command=flags.command_line(),
         quiet=flags.FLAGS.quiet,
     )
+    if not strategy.is_chief(devices):
+        return 0
     page = files.join(workdir, "report.html")
     clean = examples.of_folder(workdir, summary)
     pictures = {} if clean is None else {workdir: clean}

@@ -71,25 +71,24 @@ def define_strategy() -> None:
     )
 
 
-def make_strategy(*, is_one_process: bool = False):
-    """The `tf.distribute.Strategy` of the flags.
+def define_watchdog() -> None:
+    """--watchdog_minutes."""
+    flags.DEFINE_float(
+        "watchdog_minutes",
+        10.0,
+        "Exit with status 76, and the stack of every thread, when no call of "
+        "training steps or of an audited model ends for this long, its "
+        "compilation included; 0 for never.",
+    )
 
-    Args:
-        is_one_process: Whether the command cannot be shared by several.
-    """
+
+def make_strategy():
+    """The `tf.distribute.Strategy` of the flags."""
     from ib_keras import strategy
-    from ib_keras.errors import UserError
 
     name, tpu = FLAGS.strategy, FLAGS.tpu
     if tpu and not FLAGS["strategy"].present:
         name = "tpu"
-    if is_one_process and name == "multi_worker":
-        raise UserError(
-            "This command runs in one process",
-            received=f"--strategy={name}",
-            expected="one_device, mirrored or tpu",
-            fix="Take one of them; for more machines share the examples out.",
-        )
     return strategy.get(name, tpu=tpu, timeout=FLAGS.worker_timeout)
 
 

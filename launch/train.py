@@ -5,20 +5,13 @@ python -m launch.train --config=configs/mnist_vib.py --workdir=runs/mnist_vib
 
 import time
 
-from absl import flags as absl_flags
-
 from launch import flags
 
 flags.define_config()
 flags.define_workdir()
 flags.define_quiet()
 flags.define_strategy()
-absl_flags.DEFINE_float(
-    "watchdog_minutes",
-    10.0,
-    "Exit with status 76, and the stack of every thread, when no call of "
-    "training steps ends for this long; 0 for never.",
-)
+flags.define_watchdog()
 
 
 def main() -> int:
@@ -42,7 +35,7 @@ def main() -> int:
         workdir,
         strategy=devices,
         should_stop=stop,
-        watchdog_minutes=absl_flags.FLAGS.watchdog_minutes,
+        watchdog_minutes=flags.FLAGS.watchdog_minutes,
         startup=startup,
         provenance={
             "git_commit": flags.git_commit(),

@@ -400,6 +400,7 @@ def channel_statistics():
             "train_statistics",
             lambda x: (x - np.array([0.1, 0.2, 0.3])) / [0.5, 1, 2],
         ),
+        ("features", lambda x: 8 * x - 3),
         ("none", lambda x: x),
     ],
 )
@@ -414,6 +415,7 @@ def test_images_are_normalised_inside_the_model(normalisation, expected):
         num_classes=3,
         steps_per_epoch=1,
         channel_statistics=channel_statistics,
+        feature_range=(-3.0, 5.0),
     )
     images, _ = models.data(6, (4, 4, 3))
     kernel = np.float64(model.bottleneck.posterior.projection.kernel.numpy())
@@ -431,6 +433,11 @@ def test_channel_statistics_are_computed_only_where_they_are_used():
         steps_per_epoch=1,
         channel_statistics=lambda: pytest.fail("computed"),
     )
+
+
+def test_features_are_refused_of_data_that_have_none():
+    with pytest.raises(UserError, match="has no features but its pixels"):
+        models.build(input={"normalisation": "features"})
 
 
 def test_an_unknown_normalisation_is_refused():

@@ -410,6 +410,7 @@ def test_the_metadata_say_all_that_an_audit_needs():
         "num_classes": 10,
         "class_names": list("0123456789"),
         "is_stochastic": True,
+        "precision": "float32",
         "num_samples": 4,
         "latent_dim": 8,
         "stochastic_sampling": "latents",

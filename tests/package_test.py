@@ -24,17 +24,27 @@ ROOT = pathlib.Path(__file__).parent.parent
 # lowest floor that can hold it. A floor imports the floors under it.
 FLOORS = (
     ("errors", "rendezvous", "seeds", "types", "version"),
-    ("files", "layers", "optimizers", "plugins", "schedules", "strategy"),
-    ("progress", "workdirs"),
+    (
+        "batch_norm",
+        "files",
+        "layers",
+        "optimizers",
+        "plugins",
+        "schedules",
+        "strategy",
+    ),
+    ("progress", "watchdog", "workdirs"),
     ("attacks", "bottlenecks", "data", "encoders"),
     ("classifier", "export"),
     ("audit", "training"),
+    ("sweeps",),
+    ("figures",),
     ("__init__", "__main__", "launch"),
 )
 # Floors whose modules may import one another; on the others they are blind to
 # each other.
-OPEN_FLOORS = (0, 4, 6)
 TOP = len(FLOORS) - 1
+OPEN_FLOORS = (0, 4, TOP)
 FLOOR_OF = {name: i for i, names in enumerate(FLOORS) for name in names}
 
 # Folders that are no packages of a wheel, so that the library cannot import

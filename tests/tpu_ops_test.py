@@ -8,6 +8,7 @@ import tensorflow as tf
 from configs import cifar10_ceb
 from configs import cifar10_deterministic
 from configs import cifar10_vib
+from ib_keras import export
 from tests.support import runs
 from tpu_check import ops
 from tpu_check import programs
@@ -45,6 +46,22 @@ def test_steps_and_endpoints(bottleneck):
     check(programs.train_step(made, BATCH))
     check(programs.eval_step(made, BATCH))
     for program in programs.endpoints(made, BATCH):
+        check(program)
+
+
+@pytest.mark.parametrize("bottleneck", ["vib", "deterministic"])
+def test_every_endpoint_of_a_model_in_bfloat16_and_its_twin(
+    bottleneck, tmp_path
+):
+    """All that is in the SavedModel is here, by its own list."""
+    made = parts(bottleneck, precision="bfloat16")
+    path = str(tmp_path / "model")
+    export.save(made.model, path, image_shape=IMAGE_SHAPE, metadata={})
+    saved = set(tf.saved_model.load(path).signatures) - {"serving_default"}
+    assert ("stochastic_float32" in saved) == made.model.is_stochastic
+    programs_of_it = list(programs.endpoints(made, BATCH))
+    assert {p.name.removeprefix("endpoint ") for p in programs_of_it} == saved
+    for program in programs_of_it:
         check(program)
 
 

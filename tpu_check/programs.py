@@ -133,16 +133,20 @@ def endpoints(parts: Parts, batch_size: int) -> Iterator[Program]:
         saved = export._Endpoints(parts.model, parts.image_shape, asset)
     images = _images(batch_size, parts.image_shape, tf.float32)
     # `tf.function` of its own: a signature with a free batch size is in force.
-    for name in ("mean", "encode"):
-        yield Program(
-            f"endpoint {name}", tf.function(getattr(saved, name)), (images,)
-        )
-    if parts.model.is_stochastic:
+    for name, endpoint in saved.signatures().items():
+        if name == "serving_default":  # Another name of one of them.
+            continue
+        if len(endpoint.input_signature) == 1:
+            yield Program(f"endpoint {name}", tf.function(endpoint), (images,))
+            continue
         # The number of draws decides a shape; audits give it as a constant.
-        draws = parts.model.num_samples
         yield Program(
-            "endpoint stochastic",
-            tf.function(lambda x, seed: saved.stochastic(x, seed, draws)),
+            f"endpoint {name}",
+            tf.function(
+                lambda x, seed, endpoint=endpoint: endpoint(
+                    x, seed, parts.model.num_samples
+                )
+            ),
             (images, tf.TensorSpec([2], tf.int32)),
         )
 

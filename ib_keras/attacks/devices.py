@@ -5,14 +5,20 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from ib_keras import strategy as strategies
+from ib_keras import watchdog
+
 
 class BySize:
     """One compiled function for each batch size, with one trace each.
 
     Under a strategy of several replicas the batch axis is cut into as many
     parts, each replica runs the function on its own, and the results are put
-    together in order. Attacks draw per example, so the cut changes rounding
-    and, on models with noise, the noise; nothing else.
+    together in order. A strategy that compiles what it runs is always gone
+    through: what is called past it would run on the host.
+
+    Attacks draw per example, so the cut changes rounding and, on models with
+    noise, the noise; nothing else.
 
     Args:
         function: Takes structures of tensors that begin with the batch axis,
@@ -34,12 +40,13 @@ class BySize:
 
     def __call__(self, size: int, batched: tuple, shared: tuple = ()):
         """Runs the function on a batch of `size`, a static size."""
+        watchdog.beat()
         if size not in self._compiled:
             self._compiled[size] = self._compile()
         run = self._compiled[size]
-        if _count(self._strategy) == 1:
+        if _is_direct(self._strategy):
             return run(*batched, *shared)
-        parts = _split(batched, _count(self._strategy))
+        parts = _split(batched, self._strategy.num_replicas_in_sync)
         batched = self._strategy.experimental_distribute_values_from_function(
             lambda context: parts[context.replica_id_in_sync_group]
         )
@@ -51,7 +58,7 @@ class BySize:
         once = tf.function(
             functools.partial(self._function), jit_compile=self._jit_compile
         )
-        if _count(self._strategy) == 1:
+        if _is_direct(self._strategy):
             return once
         strategy = self._strategy
 
@@ -71,8 +78,12 @@ class BySize:
         }
 
 
-def _count(strategy) -> int:
-    return 1 if strategy is None else strategy.num_replicas_in_sync
+def _is_direct(strategy) -> bool:
+    """Whether functions are called as they are, on one device."""
+    if strategy is None:
+        return True
+    is_one = strategy.num_replicas_in_sync == 1
+    return is_one and not strategies.is_compiling(strategy)
 
 
 def _split(structure, count: int) -> list:

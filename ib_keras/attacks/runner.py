@@ -11,6 +11,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from ib_keras.types import check_images
 from ib_keras.types import check_labels
 
 # Purposes that seeds are folded with, so that no two uses share randomness.
-_ATTACK, _JUDGE, _CLEAN, _FINAL = 1, 2, 3, 4
+_ATTACK, _JUDGE, _CLEAN, _FINAL, _SHARE = 1, 2, 3, 4, 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,6 +218,38 @@ class Progress:
     stages: list[StageBooks]
 
 
+def merge(parts: Sequence[Progress]) -> Progress:
+    """Puts shares of the examples together, all run to their ends.
+
+    Args:
+        parts: Of runners with the same stages, in the order of their examples.
+
+    Returns:
+        What one runner over all of them would have. Seconds are those of the
+        slowest share, for shares run side by side.
+    """
+    columns = [part.ledger.arrays() for part in parts]
+    ledger = Ledger(
+        **{n: np.concatenate([c[n] for c in columns]) for n in columns[0]}
+    )
+    stages = []
+    for books in zip(*(part.stages for part in parts), strict=True):
+        passes = zip(*(b.curve for b in books), strict=True)
+        rows = [np.array(same_pass) for same_pass in passes]
+        stages.append(
+            StageBooks(
+                num_attacked=sum(b.num_attacked for b in books),
+                gradient_evaluations=sum(b.gradient_evaluations for b in books),
+                seconds=max(b.seconds for b in books),
+                curve=[
+                    [*row[0, :2].tolist(), *row[:, 2:].sum(axis=0).tolist()]
+                    for row in rows
+                ],
+            )
+        )
+    return Progress(ledger, parts[0].position, stages)
+
+
 class Runner:
     """Runs stages over a pool of examples.
 
@@ -233,6 +266,9 @@ class Runner:
         strategy: Where to run; None for TensorFlow's default device.
         jit_compile: Whether to compile with XLA; None leaves it to
             TensorFlow.
+        first: Where the examples begin among those of the audit. Attacks draw
+            by an example's place among all, so that a runner that has a share
+            of them does what one that has them all would do.
     """
 
     def __init__(
@@ -248,11 +284,17 @@ class Runner:
         compact: bool = True,
         strategy: tf.distribute.Strategy | None = None,
         jit_compile: bool | None = None,
+        first: int = 0,
     ):
         self.stages = list(stages)
         self.threat_model = threat_model
         self.batch_size = base.check_count("batch_size", batch_size)
         self._seed = seeds.from_int(seed)
+        self._first = int(first)
+        # Verdicts draw by the batch; two shares' must not be the same.
+        self._judge_seed = self._seed
+        if self._first:
+            self._judge_seed = seeds.fold(self._seed, _SHARE, self._first)
         replicas = strategy.num_replicas_in_sync if strategy else 1
         self._sizes = engine.batch_sizes(self.batch_size, replicas)
         logits_fn = _with_static_batch(logits_fn)
@@ -359,7 +401,7 @@ class Runner:
             ledger.adversarial_images,
             ledger.label,
             self.threat_model.epsilon,
-            seeds.fold(self._seed, _FINAL),
+            seeds.fold(self._judge_seed, _FINAL),
             self._sizes,
             is_thorough=True,
         )
@@ -373,7 +415,7 @@ class Runner:
             images,
             labels,
             self.threat_model.epsilon,
-            seeds.fold(self._seed, _CLEAN),
+            seeds.fold(self._judge_seed, _CLEAN),
             self._sizes,
             is_thorough=True,
         )
@@ -478,7 +520,8 @@ class Runner:
     def _run_batch(self, images, targets, rows, position, ledger):
         place = (position.stage, position.restart, position.target)
         example_seeds = seeds.fold(
-            seeds.fold(self._seed, _ATTACK, *place), rows.astype(np.int32)
+            seeds.fold(self._seed, _ATTACK, *place),
+            (rows + self._first).astype(np.int32),
         )
         is_targeted = self.stages[position.stage].attack.num_targets is not None
         result = self._engines[position.stage].run(
@@ -486,7 +529,7 @@ class Runner:
             ledger.label[rows],
             self.threat_model.epsilon,
             example_seeds.numpy(),
-            seeds.fold(self._seed, _JUDGE, *place, position.batch),
+            seeds.fold(self._judge_seed, _JUDGE, *place, position.batch),
             targets[rows, position.target] if is_targeted else None,
         )
         target = position.target if is_targeted else -1

@@ -5,6 +5,7 @@ books after batches, resumes from them, shows progress and writes the files
 that DESIGN calls an audit folder.
 """
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -25,6 +26,7 @@ from ib_keras.attacks import losses
 from ib_keras.attacks import runner
 from ib_keras.audit import examination
 from ib_keras.audit import examples
+from ib_keras.audit import sharing
 from ib_keras.audit import target as targets
 from ib_keras.audit.statistics import wilson_interval
 from ib_keras.audit.target import behaviour as behaviours
@@ -32,6 +34,7 @@ from ib_keras.errors import Interrupted
 from ib_keras.errors import UserError
 from ib_keras.progress import Progress
 from ib_keras.types import ThreatModel
+from ib_keras.watchdog import Watchdog
 
 SUMMARY_FILE = "summary.json"
 EXAMPLES_FILE = "examples.npz"
@@ -42,7 +45,7 @@ _PARTIAL_FILE = "partial.npz"
 _STATE = "state.json"
 
 # Fields that change no result: an audit may be continued with others.
-_MAY_DIFFER = (
+MAY_DIFFER = (
     "dataset.data_dir",
     "dataset.download",
     "diagnostics.set",
@@ -254,7 +257,9 @@ def _check_targets(stages, num_classes):
             )
 
 
-def build_runner(config, subject, stages, strategy=None) -> runner.Runner:
+def build_runner(
+    config, subject, stages, strategy=None, first=0
+) -> runner.Runner:
     """Builds the runner of a protocol at the config's own radius."""
     _check_targets(stages, subject.target.num_classes)
     threat_model = config["threat_model"]
@@ -269,7 +274,8 @@ def build_runner(config, subject, stages, strategy=None) -> runner.Runner:
         chunk_steps=config["chunk_steps"],
         compact=config["compact"],
         strategy=strategy,
-        jit_compile=strategies.jit_compile(),
+        jit_compile=strategies.jit_compile(strategy),
+        first=first,
     )
 
 
@@ -283,11 +289,21 @@ class Audit:
         attack_runner: Runs them at this radius.
         folder: Where the files go.
         quiet: Prints nothing.
+        share: (first, last) of the examples among those of the audit, where
+            this is one process' part of it.
     """
 
     def __init__(
-        self, config, subject, stages, attack_runner, folder, quiet=False
+        self,
+        config,
+        subject,
+        stages,
+        attack_runner,
+        folder,
+        quiet=False,
+        share=None,
     ):
+        self.share = share
         self.config = config
         self.subject = subject
         self.folder = folder
@@ -318,13 +334,60 @@ class Audit:
             UserError: If the folder holds another audit or cannot be written.
             Interrupted: If it was stopped; the books are saved.
         """
+        if self.is_done:
+            return self.read()
+        return self.finish(self.attack(should_stop))
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is a summary."""
+        return files.exists(files.join(self.folder, SUMMARY_FILE))
+
+    def read(self) -> dict[str, Any]:
+        """The summary of an audit that is done."""
+        # A kill right after the summary leaves the books behind.
+        self._remove_books()
+        return files.read_json(files.join(self.folder, SUMMARY_FILE))
+
+    def _remove_books(self):
+        files.remove(files.join(self.folder, _PARTIAL_FILE))
+        sharing.remove_books(self.folder)
+
+    def of_share(self, first: int, last: int, folder: str) -> "Audit":
+        """The part of the audit that one of several processes has.
+
+        Args:
+            first: Where its examples begin; its runner has to know it too.
+            last: Where they end.
+            folder: Of its books.
+        """
+        some = dataclasses.replace(
+            self.subject,
+            images=self.subject.images[first:last],
+            labels=self.subject.labels[first:last],
+        )
+        return Audit(
+            self.config,
+            some,
+            self.stages,
+            self.runner,
+            folder,
+            self.quiet,
+            (first, last),
+        )
+
+    def attack_and_save(self, should_stop=lambda: False) -> None:
+        """Attacks to the end and saves the books, for another process."""
+        self._save(self.attack(should_stop))
+
+    def attack(self, should_stop=lambda: False) -> runner.Progress:
+        """Runs or resumes the attacks; the arguments and errors of `run`.
+
+        Returns:
+            The books.
+        """
         files.make_folder(self.folder)
-        summary_path = files.join(self.folder, SUMMARY_FILE)
-        if files.exists(summary_path):
-            # A kill right after the summary leaves the books behind.
-            files.remove(files.join(self.folder, _PARTIAL_FILE))
-            return files.read_json(summary_path)
-        progress = self._restore()
+        progress = self.restore()
         total = self.budget()
         ledger = progress.ledger
         with Progress(
@@ -358,7 +421,7 @@ class Audit:
                     )
 
             self.runner.run(self.subject.images, progress, on_batch)
-        return self._finish(progress, summary_path)
+        return progress
 
     def _save_every(self) -> float:
         return 2.0 + self.subject.images.nbytes / 1e7
@@ -384,9 +447,15 @@ class Audit:
             "epsilon": float(self.threat_model.epsilon),
             "dataset": self.subject.dataset,
             "num_examples": len(self.subject.labels),
+            **({"share": list(self.share)} if self.share else {}),
         }
 
-    def _restore(self) -> runner.Progress:
+    def restore(self) -> runner.Progress:
+        """The books as they were saved; new ones where there are none.
+
+        Raises:
+            UserError: If they are of another audit.
+        """
         fresh = self.runner.start(self.subject.images, self.subject.labels)
         path = files.join(self.folder, _PARTIAL_FILE)
         if not files.exists(path):
@@ -421,7 +490,8 @@ class Audit:
         if not self.quiet:
             print(line, flush=True)
 
-    def _finish(self, progress, summary_path):
+    def finish(self, progress: runner.Progress) -> dict[str, Any]:
+        """Writes what attacks have found; returns the summary."""
         ledger = progress.ledger
         arrays = {"index": np.arange(len(ledger.label), dtype=np.int64)}
         files.write_npz(
@@ -429,8 +499,8 @@ class Audit:
             {**arrays, **ledger.arrays()},
         )
         summary = self._summary(progress)
-        files.write_json(summary_path, summary)
-        files.remove(files.join(self.folder, _PARTIAL_FILE))
+        files.write_json(files.join(self.folder, SUMMARY_FILE), summary)
+        self._remove_books()
         return summary
 
     def _summary(self, progress):
@@ -598,6 +668,7 @@ def audit(
     allow_ops: Sequence[str] = (),
     probe: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
+    watchdog_minutes: float = 0.0,
     command: str = "",
     quiet: bool = False,
 ) -> dict[str, Any]:
@@ -608,10 +679,14 @@ def audit(
         saved_model: Folder of the SavedModel, a .keras file, or a target
             that is loaded already, such as `target.from_function` makes.
         workdir: The audit folder; the same call resumes.
-        strategy: Where to run; None for TensorFlow's default device.
+        strategy: Where to run; None for TensorFlow's default device. Workers
+            share the examples out, each on one device, and see one workdir.
         allow_ops: Operations that the safety check lets pass.
         probe: Whether a child process runs the model first, under limits.
         should_stop: Asked after every batch; true saves and stops.
+        watchdog_minutes: Ends the process with status 76 and the stack of
+            every thread when no call of the model ends for this long; 0 for
+            never.
         command: For the summary, how this was started.
         quiet: Prints nothing.
 
@@ -619,17 +694,24 @@ def audit(
         What `summary.json` holds.
 
     Raises:
-        UserError: If config, model, data or workdir cannot be used.
-        Interrupted: If it was stopped; the books are saved.
+        UserError: If config, model, data or workdir cannot be used, or
+            another process holds the workdir.
+        Interrupted: If it was stopped, or a worker was lost; the books are
+            saved.
     """
     workdirs.check_fields(config, _FIELDS)
+    team = sharing.Team.of(strategy)
+    if team.is_chief:
+        workdirs.check_free(workdir)
+    given = (team.devices, allow_ops, probe)
     return audit_subject(
         config,
-        load_subject(config, saved_model, strategy, allow_ops, probe),
+        load_subject(config, saved_model, *given),
         workdir,
-        load_twin=lambda: _load_twin(config, strategy, allow_ops, probe),
+        load_twin=lambda: _load_twin(config, *given),
         strategy=strategy,
         should_stop=should_stop,
+        watchdog_minutes=watchdog_minutes,
         command=command,
         quiet=quiet,
     )
@@ -643,6 +725,7 @@ def audit_subject(
     load_twin: Callable[[], Subject | None] = lambda: None,
     strategy: tf.distribute.Strategy | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    watchdog_minutes: float = 0.0,
     command: str = "",
     quiet: bool = False,
 ) -> dict[str, Any]:
@@ -655,6 +738,7 @@ def audit_subject(
         load_twin: Gives the undefended twin, if diagnostics shall have one.
         strategy: As `audit`.
         should_stop: As `audit`.
+        watchdog_minutes: As `audit`.
         command: As `audit`.
         quiet: As `audit`.
 
@@ -667,48 +751,99 @@ def audit_subject(
     """
     examination.check(config)
     stages = build_stages(config)
+    team = sharing.Team.of(strategy)
+    quiet = quiet or not team.is_chief
     main = float(config["threat_model"]["epsilon"])
     curve = sorted({float(e) for e in config["epsilon_curve"]} - {main})
+    owner = {"audit": dict(config), "model_sha256": subject.target.sha256}
+    may_differ = tuple(f"audit.{name}" for name in MAY_DIFFER)
     # Checked before anything is written; the radii share compiled functions.
-    first = build_runner(config, subject, stages, strategy)
-    runners = {epsilon: first.with_epsilon(epsilon) for epsilon in curve}
-    workdirs.claim(
-        workdir,
-        {"audit": dict(config), "model_sha256": subject.target.sha256},
-        tuple(f"audit.{name}" for name in _MAY_DIFFER),
-    )
-    is_done = files.exists(files.join(workdir, SUMMARY_FILE))
-    if subject.target.safety is not None and not is_done:
-        report = subject.target.safety.to_json()
-        files.write_json(files.join(workdir, SAFETY_FILE), report)
-    points = []
-    for epsilon in [] if is_done else curve:
-        folder = files.join(workdir, f"epsilon_{epsilon!r}")
-        part = Audit(config, subject, stages, runners[epsilon], folder, quiet)
+    own, _ = team.share(len(subject.labels), team.index)
+    first = build_runner(config, subject, stages, team.devices, own)
+
+    def make(attack_runner, folder):
+        part = Audit(config, subject, stages, attack_runner, folder, quiet)
         part.command = command
-        points.append(_curve_point(epsilon, part.run(should_stop)))
-    main_part = Audit(config, subject, stages, first, workdir, quiet)
-    main_part.command = command
-    main_part.curve = points
-    summary = main_part.run(should_stop)
+        return part
 
-    def make_case():
-        return examination.build_case(
-            config,
-            subject,
-            stages,
-            summary,
-            workdir,
-            twin=load_twin(),
-            strategy=strategy,
+    audits = {
+        epsilon: make(
+            first.with_epsilon(epsilon),
+            files.join(workdir, f"epsilon_{epsilon!r}"),
         )
+        for epsilon in curve
+    }
+    audits[main] = make(first, workdir)
+    is_done = audits[main].is_done
 
-    _, is_new = examination.examine(
-        config, workdir, make_case, should_stop=should_stop, quiet=quiet
+    def say(line):
+        if not quiet:
+            print(line, flush=True)
+
+    def asked():
+        held.check()
+        watchdog.beat()
+        return should_stop()
+
+    def conclude(part):
+        """The summary of one radius."""
+        if team.is_alone or part.is_done:
+            return part.run(asked)
+        return part.finish(team.gather(part))
+
+    with strategies.watched(strategy), contextlib.ExitStack() as stack:
+        workdirs.check(workdir, owner, may_differ)
+        team.check(owner, len(subject.labels))
+        if team.is_chief:
+            workdirs.claim(workdir, owner, may_differ)
+        team.wait()
+        team.check_same_folder(workdir, workdirs.CONFIG_FILE)
+        held = stack.enter_context(team.lock(workdir, say))
+        if subject.target.safety is not None and team.is_chief and not is_done:
+            report = subject.target.safety.to_json()
+            files.write_json(files.join(workdir, SAFETY_FILE), report)
+        if not team.is_alone:
+            with _watchdog(watchdog_minutes) as watchdog:
+                team.attack(list(audits.values()), asked)
+            if not team.is_chief:
+                stack.close()  # The chief will take the folder away.
+            team.wait()
+        if team.is_chief:
+            with _watchdog(watchdog_minutes) as watchdog:
+                audits[main].curve = [
+                    _curve_point(epsilon, conclude(audits[epsilon]))
+                    for epsilon in ([] if is_done else curve)
+                ]
+                summary = conclude(audits[main])
+                _, is_new = examination.examine(
+                    config,
+                    workdir,
+                    lambda: examination.build_case(
+                        config,
+                        subject,
+                        stages,
+                        summary,
+                        workdir,
+                        twin=load_twin(),
+                        strategy=team.devices,
+                    ),
+                    should_stop=asked,
+                    quiet=quiet,
+                )
+            if is_done and not is_new:
+                say(f"Nothing left to do: {workdir} is whole.")
+        # A worker that left would be one lost to the chief.
+        team.wait()
+        return files.read_json(files.join(workdir, SUMMARY_FILE))
+
+
+def _watchdog(minutes: float) -> Watchdog:
+    return Watchdog(
+        minutes * 60,
+        what="call of the model",
+        resume="The same command resumes.",
+        smaller="batch_size or chunk_steps",
     )
-    if is_done and not is_new and not quiet:
-        print(f"Nothing left to do: {workdir} is whole.", flush=True)
-    return summary
 
 
 def _load_twin(config, strategy, allow_ops, probe) -> Subject | None:

@@ -106,11 +106,23 @@ def aggregate(
     )
 
 
+def halfway(num_classes: int) -> float:
+    """Half way from guessing to knowing: the threshold of the rule."""
+    return (1 + 1 / num_classes) / 2
+
+
+def collapse(clean_accuracy: float, threshold: float) -> str | None:
+    """Why a run of this clean accuracy has collapsed; None if it has not."""
+    if clean_accuracy >= threshold:
+        return None
+    return f"collapsed: clean accuracy {clean_accuracy:.4f} < {threshold:.4f}"
+
+
 def _reason(summary, threshold, counted):
     """Why a run does not count; None if it does."""
-    clean = summary["clean_accuracy"]
-    if clean < threshold:
-        return f"collapsed: clean accuracy {clean:.4f} < {threshold:.4f}"
+    collapsed = collapse(summary["clean_accuracy"], threshold)
+    if collapsed:
+        return collapsed
     for folder, other in counted.items():
         if other["model"]["sha256"] == summary["model"]["sha256"]:
             return f"the same model as {folder}"
@@ -129,7 +141,7 @@ def _halfway(summary):
             expected="a threshold for collapsed runs",
             fix="Give min_clean_accuracy.",
         )
-    return (1 + 1 / int(num_classes)) / 2
+    return halfway(int(num_classes))
 
 
 def _check_kind(folder, summary, first_folder, first):

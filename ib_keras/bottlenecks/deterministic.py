@@ -12,17 +12,29 @@ class Deterministic(base.Bottleneck):
     """E[-log q(y|z)] with z a linear function of the features.
 
     Args:
-        latent_dim: K, width of the bottleneck; 256 in the paper.
+        latent_dim: K, width of the bottleneck; 256 in the paper. None leaves
+            out its layer: z is the features, as wide as they are, and with
+            the linear encoder the model is a linear classifier.
 
     References:
-        Korshunova et al. 2021, section 3.1, the deterministic baseline.
+        Korshunova et al. 2021, section 3.1, the deterministic baseline, and
+        appendix, "Toy example", the linear classifier.
     """
 
     is_stochastic = False
 
     def __init__(self, latent_dim, **kwargs):
-        super().__init__(latent_dim, **kwargs)
-        self.posterior = layers.PointMass(latent_dim, name="posterior")
+        super().__init__(0 if latent_dim is None else latent_dim, **kwargs)
+        self._has_layer = latent_dim is not None
+        if self._has_layer:
+            self.posterior = layers.PointMass(latent_dim, name="posterior")
+        else:
+            self.posterior = layers.PointMassOnFeatures(name="posterior")
+
+    def build(self, input_shape):
+        if not self._has_layer:
+            self.latent_dim = int(input_shape[-1])
+        super().build(input_shape)
 
     def sample(self, posterior, num_samples, seed):
         """The mean itself, `[1, batch, latent_dim]`: there is no noise."""
@@ -37,6 +49,10 @@ class Deterministic(base.Bottleneck):
     def weight(self, step):
         del step
         return tf.constant(0.0)
+
+    def get_config(self):
+        config = super().get_config()
+        return config if self._has_layer else {**config, "latent_dim": None}
 
 
 def build(num_classes, steps_per_epoch, latent_dim=256) -> Deterministic:

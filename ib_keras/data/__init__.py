@@ -2,18 +2,20 @@
 
 A part of this room is a module with a function `build(**arguments)` that
 returns a `DataSource` (`source.py`): what the images look like, what the
-classes are called, and `load(split)`, which gives the images as uint8 and the
-labels as int32. The data sets that the library is built for fit into memory,
-so nothing here streams.
+classes are called, and `load(split)`, which gives the images as uint8, or as
+float32 in [0, 1], and the labels as int32. The data sets that the library is
+built for fit into memory, so nothing here streams.
 
 The parts: `mnist` and `cifar10` (TensorFlow Datasets), `digits` (real images
-that need no network), `random_images` (synthetic, for tests and smoke runs).
-`plugins.names("data")` lists them all.
+that need no network), `random_images` (synthetic, for tests and smoke runs),
+`toy_overlap` and `toy_tsipras` (the paper's toy problems, drawn afresh for
+each batch). `plugins.names("data")` lists them all.
 
 Beside the parts:
 
-* `batches`: shuffled training batches that start at any step, and padded
-  evaluation batches that hold every example exactly once.
+* `batches`: training batches that start at any step, and padded evaluation
+  batches that hold every example exactly once.
+* `features`: vectors as images, for data sets that are drawn.
 * `augment`: random crops and flips of a whole batch at once.
 * `source`: `DataSource`, `to_float`, `channel_statistics`.
 * `splits`, `prepared`: the split strings, and folders prepared by TFDS.

@@ -1,4 +1,4 @@
-"""Batches: shuffled ones to train on, padded ones to evaluate on.
+"""Batches: shuffled or new ones to train on, padded ones to evaluate on.
 
 Training never runs out and has no state: the batch of global step t is a
 function of (data, batch size, seed, t) alone, whoever asks for it and wherever
@@ -23,9 +23,10 @@ import tensorflow as tf
 
 from ib_keras import seeds
 from ib_keras.data.source import AugmentFn
+from ib_keras.data.source import DrawFn
 from ib_keras.errors import UserError
 
-_SHUFFLE, _AUGMENT = 0, 1  # What a seed is folded for.
+_SHUFFLE, _AUGMENT, _DRAW = 0, 1, 2  # What a seed is folded for.
 
 # Rounds of the cipher behind `tf.random.experimental.index_shuffle`, which
 # fixes 4. At 50,000 or 60,000 examples the permutations of two epochs are then
@@ -149,13 +150,7 @@ def train_batches(
     images, labels = _tensors(images, labels)
     size = int(labels.shape[0])
     check_batch_size(batch_size, size, num_shards * num_local)
-    if not 0 <= shard_index < num_shards:
-        raise UserError(
-            "There is no such shard",
-            received=f"shard_index {shard_index} of {num_shards} shards",
-            expected=f"0 to {num_shards - 1}",
-            fix="Number the input pipelines from 0.",
-        )
+    _check_shard(shard_index, num_shards)
     per_epoch = steps_per_epoch(size, batch_size)
     shard = batch_size // num_shards
     begin = shard_index * shard
@@ -188,15 +183,66 @@ def train_batches(
             tf.gather(labels, rows), num_local
         )
 
-    dataset = tf.data.Dataset.range(start_step, start_step + num_steps)
-    dataset = dataset.batch(_SEED_BLOCK).map(add_seeds).unbatch()
-    dataset = dataset.map(make_batch, num_parallel_calls=tf.data.AUTOTUNE)
-    if num_local > 1:
-        dataset = dataset.unbatch()
-    dataset = dataset.apply(
-        tf.data.experimental.assert_cardinality(num_steps * num_local)
-    )
-    return _finish(dataset)
+    steps = range(start_step, start_step + num_steps)
+    return _of_steps(steps, add_seeds, make_batch, num_local)
+
+
+def fresh_batches(
+    draw: DrawFn,
+    *,
+    batch_size: int,
+    seed: tf.Tensor,
+    start_step: int,
+    num_steps: int,
+    num_shards: int = 1,
+    shard_index: int = 0,
+    num_local: int = 1,
+) -> tf.data.Dataset:
+    """Makes training batches of examples that no batch had before.
+
+    Example i of step t is drawn with the seed folded from (seed, t, i). Each
+    shard draws the whole global batch and keeps its part, as `train_batches`
+    does, so that not a bit depends on how many devices there are.
+
+    Args:
+        draw: That of a `DataSource`.
+        batch_size: Examples in a global batch.
+        seed: int32 `[2]`, of the run.
+        start_step: Global step of the first batch, 0 or more; a late start
+            costs nothing.
+        num_steps: Number of steps.
+        num_shards: Number of input pipelines, one for each host.
+        shard_index: Which of them this is, from 0.
+        num_local: Devices that this pipeline feeds.
+
+    Returns:
+        A dataset of elements like those of `train_batches`.
+
+    Raises:
+        UserError: If the batch size is not divisible by the devices, or there
+            is no such shard.
+    """
+    # Of examples that are drawn there are always enough.
+    check_batch_size(batch_size, batch_size, num_shards * num_local)
+    _check_shard(shard_index, num_shards)
+    shard = batch_size // num_shards
+    begin = shard_index * shard
+    purpose = seeds.fold(tf.convert_to_tensor(seed, tf.int32), _DRAW)
+
+    def add_seeds(steps):
+        return steps, seeds.fold(purpose, steps)
+
+    def make_batch(step, step_seed):
+        del step
+        drawn = draw(seeds.fold(step_seed, tf.range(batch_size)))
+        parts = []
+        for part in drawn:
+            part = tf.ensure_shape(part, [batch_size, *part.shape[1:]])
+            parts.append(_slices(part[begin : begin + shard], num_local))
+        return tuple(parts)
+
+    steps = range(start_step, start_step + num_steps)
+    return _of_steps(steps, add_seeds, make_batch, num_local)
 
 
 def eval_batches(
@@ -253,6 +299,28 @@ def eval_batches(
     if num_local > 1:
         dataset = dataset.unbatch()
     return _finish(dataset)
+
+
+def _of_steps(steps, add_seeds, make_batch, num_local) -> tf.data.Dataset:
+    """Maps steps to their batches, with the seeds of a block at once."""
+    dataset = tf.data.Dataset.range(steps.start, steps.stop)
+    dataset = dataset.batch(_SEED_BLOCK).map(add_seeds).unbatch()
+    dataset = dataset.map(make_batch, num_parallel_calls=tf.data.AUTOTUNE)
+    if num_local > 1:
+        dataset = dataset.unbatch()
+    count = len(steps) * num_local
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(count))
+    return _finish(dataset)
+
+
+def _check_shard(shard_index: int, num_shards: int) -> None:
+    if not 0 <= shard_index < num_shards:
+        raise UserError(
+            "There is no such shard",
+            received=f"shard_index {shard_index} of {num_shards} shards",
+            expected=f"0 to {num_shards - 1}",
+            fix="Number the input pipelines from 0.",
+        )
 
 
 def _check_positive(batch_size: int) -> None:

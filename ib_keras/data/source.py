@@ -17,6 +17,10 @@ from ib_keras.errors import UserError
 # the same shape. Drawn once for a whole batch.
 AugmentFn = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
+# Seeds int32 [n, 2], one an example -> images [n, height, width, channels] and
+# labels int32 [n].
+DrawFn = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+
 # Images per block of `channel_statistics`: 3 MB in float64 for CIFAR-10.
 _BLOCK = 128
 
@@ -32,12 +36,21 @@ class DataSource:
         image_shape: `(height, width, channels)`.
         class_names: One name for each class, in the order of the labels.
         load: Takes a split in TFDS's words ("train", "test[:1000]",
-            "train[:90%]") and returns images, uint8 `[n, height, width,
-            channels]`, and labels, int32 `[n]`, always in the same order. The
-            arrays may be shared between callers and are not to be written to.
+            "train[:90%]") and returns images, uint8 or float32 in [0, 1]
+            `[n, height, width, channels]`, and labels, int32 `[n]`, always in
+            the same order. The arrays may be shared between callers and are
+            not to be written to.
         augment: Takes images uint8 `[batch, ...]` and a seed int32 `[2]` and
             returns images to train on, or None where the data set is trained
             on as it is.
+        draw: Draws new examples of the split "train", where its distribution
+            is known: whoever trains on that split as a whole then sees no
+            example twice, and `load` gives a fixed sample of it. Takes seeds
+            int32 `[n, 2]`, also inside compiled code, and returns images and
+            labels as `load` does.
+        feature_range: What the pixels 0 and 1 stand for in units of the data
+            set's own, for models that compute in those; None where there are
+            none.
     """
 
     name: str
@@ -46,6 +59,8 @@ class DataSource:
     class_names: tuple[str, ...]
     load: Callable[[str], tuple[np.ndarray, np.ndarray]]
     augment: AugmentFn | None = None
+    draw: DrawFn | None = None
+    feature_range: tuple[float, float] | None = None
 
     @property
     def num_classes(self) -> int:

@@ -28,6 +28,7 @@ from ib_keras import strategy as strategies
 from ib_keras import workdirs
 from ib_keras.data import batches
 from ib_keras.data import source as sources
+from ib_keras.errors import DivergedError
 from ib_keras.errors import Interrupted
 from ib_keras.errors import UserError
 from ib_keras.errors import unknown_name
@@ -36,16 +37,16 @@ from ib_keras.training.background import Background
 from ib_keras.training.checkpoints import Checkpoints
 from ib_keras.training.metrics_log import MetricsLog
 from ib_keras.training.startup import Startup
-from ib_keras.training.watchdog import Watchdog
 from ib_keras.types import check_images
 from ib_keras.types import check_labels
+from ib_keras.watchdog import Watchdog
 
 RESULT_FILE = "result.json"
 SAVED_MODEL = "saved_model"
 CHECKPOINTS = "checkpoints"
 
 # Fields that change no result: a run may be continued with others.
-_MAY_DIFFER = (
+MAY_DIFFER = (
     "data.data_dir",
     "data.download",
     "checkpoint.every_steps",
@@ -73,7 +74,12 @@ _FIELDS = {
         "augment": None,
         "log_every_steps": None,
     },
-    "eval": {"split": None, "batch_size": None, "every_epochs": None},
+    "eval": {
+        "split": None,
+        "other_splits": None,
+        "batch_size": None,
+        "every_epochs": None,
+    },
     "checkpoint": {"every_steps": None, "keep": None},
 }
 _COUNTS = (
@@ -120,6 +126,16 @@ def _check_config(config):
             if is_count
             else "a number above 0",
             fix=f"Set --config.{'.'.join(path)} to one.",
+        )
+    others = config["eval"]["other_splits"]
+    if not isinstance(others, tuple | list) or not all(
+        isinstance(split, str) for split in others
+    ):
+        raise UserError(
+            "other_splits is not a list of splits",
+            received=f"eval.other_splits={others!r}",
+            expected='names in parentheses, such as ("adversarial",), or ()',
+            fix="Set --config.eval.other_splits to them.",
         )
 
 
@@ -271,12 +287,12 @@ class Steps:
             and `gradient_norm` of the last one.
 
         Raises:
-            UserError: If the loss was not finite, naming the step.
+            DivergedError: If the loss was not finite, naming the step.
         """
         before = int(self._optimizer.iterations.numpy())
         means, norm, first_bad = self.train(iterator, tf.constant(num_steps))
         if int(first_bad) >= 0:
-            raise UserError(
+            raise DivergedError(
                 "The loss is not finite any more",
                 received=f"NaN or infinity at step {before + int(first_bad)}",
                 expected="finite losses",
@@ -362,14 +378,21 @@ class _Run:
         strategies.check_global_batch(strategy, self.batch_size)
         with self.startup.part("data"):
             self.source = plugins.build("data", config["data"])
-            self.images, self.labels = self.load(config["train"]["split"])
+            split = config["train"]["split"]
+            # Drawn examples have no epochs: each batch counts as one.
+            self.is_fresh = self.source.draw is not None and split == "train"
+            self.train_data = None if self.is_fresh else self.load(split)
             self.eval_data = self.load(config["eval"]["split"])
+            self.other_data = {
+                name: self.load(name) for name in config["eval"]["other_splits"]
+            }
+        count = self.batch_size
+        if not self.is_fresh:
+            count = len(self.train_data[1])
         batches.check_batch_size(
-            self.batch_size, len(self.labels), strategy.num_replicas_in_sync
+            self.batch_size, count, strategy.num_replicas_in_sync
         )
-        self.steps_per_epoch = batches.steps_per_epoch(
-            len(self.labels), self.batch_size
-        )
+        self.steps_per_epoch = batches.steps_per_epoch(count, self.batch_size)
         self.num_steps = max(
             round(config["num_epochs"] * self.steps_per_epoch), 1
         )
@@ -381,8 +404,9 @@ class _Run:
                 num_classes=self.source.num_classes,
                 steps_per_epoch=self.steps_per_epoch,
                 channel_statistics=lambda: sources.channel_statistics(
-                    self.images
+                    (self.train_data or self.load(split))[0]
                 ),
+                feature_range=self.source.feature_range,
             )
             self.optimizer = build_optimizer(
                 config["optim"],
@@ -445,17 +469,19 @@ class _Run:
 
         def pipeline(context):
             local = context.num_replicas_in_sync // context.num_input_pipelines
+            served = {
+                "batch_size": self.batch_size,
+                "seed": seeds.fold(self.seed, _DATA),
+                "start_step": start,
+                "num_steps": self.num_steps - start,
+                "num_shards": context.num_input_pipelines,
+                "shard_index": context.input_pipeline_id,
+                "num_local": local,
+            }
+            if self.is_fresh:
+                return batches.fresh_batches(self.source.draw, **served)
             return batches.train_batches(
-                self.images,
-                self.labels,
-                batch_size=self.batch_size,
-                seed=seeds.fold(self.seed, _DATA),
-                start_step=start,
-                num_steps=self.num_steps - start,
-                augment=augment,
-                num_shards=context.num_input_pipelines,
-                shard_index=context.input_pipeline_id,
-                num_local=local,
+                *self.train_data, augment=augment, **served
             )
 
         return iter(self.strategy.distribute_datasets_from_function(pipeline))
@@ -479,12 +505,15 @@ class _Run:
         )
 
     def evaluate(self, step) -> dict[str, float]:
+        batch_size = self.config["eval"]["batch_size"]
         with averaged_weights(self.model, self.optimizer):
-            values = self.steps.evaluate(
-                *self.eval_data, self.config["eval"]["batch_size"]
-            )
+            values = self.steps.evaluate(*self.eval_data, batch_size)
+            others = self.other_data if step == self.num_steps else {}
+            for split, data in others.items():
+                measured = self.steps.evaluate(*data, batch_size)
+                values |= {f"{split}/{k}": v for k, v in measured.items()}
         if not np.isfinite(list(values.values())).all():
-            raise UserError(
+            raise DivergedError(
                 "The evaluation is not finite",
                 received=f"{values} at step {step}",
                 expected="finite numbers",
@@ -599,7 +628,9 @@ class _Run:
         result = {
             "step": self.num_steps,
             "num_epochs": self.config["num_epochs"],
-            "num_train_examples": len(self.labels),
+            "num_train_examples": self.num_steps * self.batch_size
+            if self.is_fresh
+            else len(self.train_data[1]),
             "num_eval_examples": len(self.eval_data[1]),
             "dataset": {
                 "name": self.source.name,
@@ -664,13 +695,13 @@ def train(
 
     Raises:
         UserError: If the config, the data or the workdir cannot be used, or
-            the loss is not finite any more, or another process holds the
-            workdir.
+            another process holds the workdir.
+        DivergedError: If the loss is not finite any more.
         Interrupted: If it was stopped; a checkpoint is saved.
     """
     # What is refused is refused before anything is written.
     _check_config(config)
-    workdirs.check(workdir, config, _MAY_DIFFER)
+    workdirs.check(workdir, config, MAY_DIFFER)
     done = files.join(workdir, RESULT_FILE)
     if files.exists(done):
         if not quiet:
@@ -687,7 +718,7 @@ def train(
             own = stack.enter_context(tempfile.TemporaryDirectory())
             quiet = True
         run = _Run(config, own, strategy, quiet, Startup(startup))
-        workdirs.claim(own, config, _MAY_DIFFER)
+        workdirs.claim(own, config, MAY_DIFFER)
         lock = stack.enter_context(workdirs.lock(own, run.say))
         watchdog = stack.enter_context(Watchdog(watchdog_minutes * 60))
         stack.enter_context(run.background)

@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 from sklearn.datasets import load_digits
 
+from ib_keras import strategy as strategies
 from ib_keras.attacks import devices
 from ib_keras.attacks import engine
 from ib_keras.attacks import runner
@@ -20,6 +21,42 @@ def test_parts_are_put_together_in_order():
     np.testing.assert_array_equal(second, y)
     sized(6, (x, y), (tf.constant(4.0),))
     assert sized.num_traces() == {6: 1}
+
+
+class OneCompilingReplica:
+    """A strategy of one replica that runs nothing but what it is handed."""
+
+    num_replicas_in_sync = 1
+
+    def __init__(self):
+        self.num_runs = 0
+        self._device = tf.distribute.OneDeviceStrategy("CPU:0")
+
+    def run(self, function, args):
+        self.num_runs += 1
+        return self._device.run(function, args=args)
+
+    def __getattr__(self, name):
+        return getattr(self._device, name)
+
+
+def test_one_replica_that_compiles_what_it_runs_is_not_passed_by(monkeypatch):
+    strategy = OneCompilingReplica()
+    sized = devices.BySize(lambda x, a: (x * a, x), strategy)
+    x = tf.reshape(tf.range(6.0), [3, 2])
+    sized(3, (x,), (tf.constant(2.0),))
+    assert strategy.num_runs == 0  # One plain device needs no strategy.
+    is_it = strategies.is_compiling
+    monkeypatch.setattr(
+        strategies, "is_compiling", lambda s=None: s is strategy or is_it(s)
+    )
+    sized = devices.BySize(lambda x, a: (x * a, x), strategy)
+    first, second = sized(3, (x,), (tf.constant(2.0),))
+    np.testing.assert_array_equal(first, 2.0 * x)
+    np.testing.assert_array_equal(second, x)
+    sized(3, (x,), (tf.constant(3.0),))
+    assert strategy.num_runs == 1  # It is traced once, inside of `run`.
+    assert sized.num_traces() == {3: 1}
 
 
 def test_batch_sizes_are_multiples_of_the_replicas():

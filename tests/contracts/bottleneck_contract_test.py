@@ -13,28 +13,37 @@ from ib_keras.bottlenecks.base import Bottleneck
 from ib_keras.optimizers import FusedAdam
 from tests.support import models
 
-_NAMES = plugins.names("bottlenecks")
 _LATENT_DIM = 5
+_NUM_FEATURES = 8
+_SECTIONS = {
+    name: {"name": name, "latent_dim": _LATENT_DIM}
+    for name in plugins.names("bottlenecks")
+}
+# Another form of a part.
+_SECTIONS["deterministic without a layer"] = {
+    "name": "deterministic",
+    "latent_dim": None,
+}
 _SEED = seeds.from_int(9)
-_FEATURES = np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32)
+_FEATURES = np.random.default_rng(0).normal(size=(6, _NUM_FEATURES))
+_FEATURES = _FEATURES.astype(np.float32)
 _LABELS = np.array([0, 1, 2, 0, 1, 2], np.int32)
 
 
 def build(name):
     return plugins.build(
         "bottlenecks",
-        {"name": name, "latent_dim": _LATENT_DIM},
+        _SECTIONS[name],
         num_classes=models.NUM_CLASSES,
         steps_per_epoch=10,
     )
 
 
 def build_classifier(name, seed=17):
-    section = {"name": name, "latent_dim": _LATENT_DIM}
-    return models.build(section, encoder={"name": "linear"}, seed=seed)
+    return models.build(_SECTIONS[name], encoder={"name": "linear"}, seed=seed)
 
 
-@pytest.fixture(scope="module", params=_NAMES)
+@pytest.fixture(scope="module", params=_SECTIONS)
 def name(request):
     return request.param
 
@@ -58,35 +67,41 @@ def classifier(name):
 
 
 def test_the_parts_are_found_by_their_files():
-    assert {"ceb", "deterministic", "vib"} <= set(_NAMES)
+    assert {"ceb", "deterministic", "vib"} <= set(_SECTIONS)
 
 
-def test_it_is_a_bottleneck_of_the_width_asked_for(bottleneck):
+@pytest.fixture
+def width(name):
+    """What is asked for; where nothing is, that of the features."""
+    return _SECTIONS[name]["latent_dim"] or _NUM_FEATURES
+
+
+def test_it_is_a_bottleneck_of_the_width_asked_for(bottleneck, width):
     assert isinstance(bottleneck, Bottleneck)
-    assert bottleneck.latent_dim == _LATENT_DIM
+    assert bottleneck.latent_dim == width
     assert isinstance(bottleneck.is_stochastic, bool)
     assert bottleneck.control
 
 
-def test_the_posterior_is_a_float32_distribution_per_example(bottleneck):
+def test_the_posterior_is_a_float32_distribution_per_example(bottleneck, width):
     posterior = bottleneck(_FEATURES)
     assert posterior.dtype == tf.float32
     assert posterior.batch_shape == (6,)
-    assert posterior.event_shape == (_LATENT_DIM,)
+    assert posterior.event_shape == (width,)
     # Each example has its own.
     assert len(np.unique(posterior.mean(), axis=0)) == 6
     one = bottleneck(_FEATURES[3:4]).mean()[0]
     np.testing.assert_allclose(one, posterior.mean()[3], rtol=1e-4, atol=1e-6)
 
 
-def test_samples_are_a_function_of_the_seed(bottleneck):
+def test_samples_are_a_function_of_the_seed(bottleneck, width):
     posterior = bottleneck(_FEATURES)
     first, again, other = (
         bottleneck.sample(posterior, 3, seeds.from_int(s)).numpy()
         for s in (1, 1, 2)
     )
     count = 3 if bottleneck.is_stochastic else 1
-    assert first.shape == (count, 6, _LATENT_DIM)
+    assert first.shape == (count, 6, width)
     np.testing.assert_array_equal(first, again)
     assert np.any(first != other) == bottleneck.is_stochastic
     if bottleneck.is_stochastic:

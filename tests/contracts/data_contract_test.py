@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from ib_keras import plugins
+from ib_keras import seeds
 from ib_keras.data import batches
 from ib_keras.data import prepared
 from ib_keras.data.source import DataSource
@@ -50,7 +51,8 @@ def splits(source):
 
 def test_the_parts_are_found_by_their_files():
     assert {"cifar10", "digits", "mnist", "random_images"} <= set(_NAMES)
-    assert not {"augment", "batches", "prepared", "source"} & set(_NAMES)
+    assert {"toy_overlap", "toy_tsipras"} <= set(_NAMES)
+    assert not {"augment", "batches", "features", "source"} & set(_NAMES)
 
 
 def test_a_part_says_what_it_is(source, request):
@@ -64,12 +66,15 @@ def test_a_part_says_what_it_is(source, request):
 
 
 @pytest.mark.parametrize("split", [_TRAIN, "test"])
-def test_images_are_bytes_that_use_their_range(source, splits, split):
+def test_images_use_the_range_of_their_units(source, splits, split):
     images, _ = splits[split]
-    assert type(images) is np.ndarray and images.dtype == np.uint8
+    assert type(images) is np.ndarray
+    assert images.dtype in (np.uint8, np.float32)
+    largest = 255 if images.dtype == np.uint8 else 1.0
     assert images.shape[1:] == tuple(source.image_shape)
     assert len(images) > 0
-    assert images.min() < 64 and images.max() > 191
+    assert 0 <= images.min() < largest / 4
+    assert largest * 3 / 4 < images.max() <= largest
 
 
 @pytest.mark.parametrize("split", [_TRAIN, "test"])
@@ -120,8 +125,9 @@ def test_an_unknown_split_is_a_user_error(source):
 def test_evaluation_counts_every_example_once(source, splits):
     images, labels = splits["test"]
     batch_size = 7 * len(labels) // 20 + 1  # Never divides the split.
+    # Sums of bytes, or of pixels on a grid of 2^-24, are exact in float64.
     seen = [
-        (batch.astype(np.int64).sum(), batch_labels[mask])
+        (batch.astype(np.float64).sum(), batch_labels[mask])
         for batch, batch_labels, mask in batches.eval_batches(
             images, labels, batch_size
         ).as_numpy_iterator()
@@ -130,7 +136,35 @@ def test_evaluation_counts_every_example_once(source, splits):
     np.testing.assert_array_equal(
         np.concatenate([batch_labels for _, batch_labels in seen]), labels
     )
-    assert sum(total for total, _ in seen) == images.astype(np.int64).sum()
+    assert sum(total for total, _ in seen) == images.astype(np.float64).sum()
+
+
+def test_what_is_drawn_is_a_function_of_each_seed(source, splits):
+    if source.draw is None:
+        pytest.skip("the examples of this data set are given")
+    images, labels = splits["test"]
+    one, two = seeds.from_int(1), seeds.from_int(2)
+    first, again, other = (
+        source.draw(seeds.fold(seed, tf.range(64))) for seed in (one, one, two)
+    )
+    for ours, theirs in zip(first, (images, labels), strict=True):
+        assert ours.shape == (64, *theirs.shape[1:])
+        assert ours.dtype == theirs.dtype
+    np.testing.assert_array_equal(first[0], again[0])
+    np.testing.assert_array_equal(first[1], again[1])
+    rows = {image.tobytes() for image in np.concatenate([first[0], other[0]])}
+    assert len(rows) == 128
+    moved = source.draw(seeds.fold(one, tf.range(63, -1, -1)))
+    np.testing.assert_allclose(moved[0][::-1], first[0], rtol=0, atol=1e-6)
+    compiled = tf.function(source.draw)(seeds.fold(one, tf.range(64)))
+    np.testing.assert_array_equal(first[0], compiled[0])
+
+
+def test_features_of_its_own_have_a_range_around_the_pixels(source):
+    if source.feature_range is None:
+        pytest.skip("this data set has no units but its pixels'")
+    low, high = source.feature_range
+    assert low < high
 
 
 def test_augmentation_is_a_function_of_the_seed(source, splits):

@@ -98,6 +98,6 @@ def test_a_source_counts_its_classes_and_is_frozen():
         load=lambda split: split,
     )
     assert made.num_classes == 3
-    assert made.augment is None
+    assert made.augment is made.draw is made.feature_range is None
     with pytest.raises(dataclasses.FrozenInstanceError):
         made.name = "b"

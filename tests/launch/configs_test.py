@@ -15,7 +15,6 @@ import pytest
 from ib_keras import plugins
 from ib_keras import workdirs
 from ib_keras.audit import runner
-from ib_keras.data import random_images
 from ib_keras.training import loop
 from ib_keras.types import ThreatModel
 from tests.support import runs
@@ -36,6 +35,16 @@ ALL = [f"configs.{name}" for name in TRAINING] + [
 ]
 
 
+SHAPES = {
+    "mnist": (28, 28, 1),
+    "cifar10": (32, 32, 3),
+    "digits": (8, 8, 1),
+    "toy_overlap": (1, 2, 1),
+    "toy_tsipras": (1, 101, 1),
+}
+TOYS = ("toy_overlap", "toy_tsipras")
+
+
 def get(module, *arguments):
     return importlib.import_module(module).get_config(*arguments)
 
@@ -49,7 +58,7 @@ def test_there_is_a_config_for_each_data_set_and_bottleneck():
         f"{data}_{bottleneck}"
         for data in ("mnist", "cifar10", "digits")
         for bottleneck in ("vib", "ceb", "deterministic")
-    }
+    } | {f"{data}_{m}" for data in TOYS for m in ("vib", "linear")}
     assert {"fgs_epsilons", "pgd_restarts", "aa_mt"} <= set(AUDITS)
 
 
@@ -75,20 +84,20 @@ def test_a_config_holds_plain_values_alone(module):
 def test_a_full_config_is_one_that_training_reads(name):
     config = values(get(f"configs.{name}"))
     loop._check_config(config)
-    data, bottleneck = name.split("_")
+    data, model = name.rsplit("_", 1)
     assert config["data"]["name"] == data
+    bottleneck = {"linear": "deterministic"}.get(model, model)
     assert config["bottleneck"]["name"] == bottleneck
-    shape = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3), "digits": (8, 8, 1)}
     plugins.build(
         "bottlenecks", config["bottleneck"], num_classes=10, steps_per_epoch=9
     )
     if data != "cifar10":
         encoder = plugins.build(
-            "encoders", config["encoder"], image_shape=shape[data]
+            "encoders", config["encoder"], image_shape=SHAPES[data]
         )
-        assert encoder.output_shape[1:] == (
-            config["encoder"]["hidden_units"][-1],
-        )
+        # The linear encoder gives the features themselves.
+        width = config["encoder"].get("hidden_units", SHAPES[data][1:2])[-1]
+        assert encoder.output_shape[1:] == (width,)
     loop.build_optimizer(config["optim"], config["averaging"]["decay"], 9)
 
 
@@ -147,7 +156,32 @@ CIFAR10 = {
     "train.augment": True,
     "input.normalisation": "train_statistics",
 }
-BY_BOTTLENECK = {
+TOY = {
+    "num_samples": 12,
+    "encoder": {"name": "linear"},
+    "decoder.initializer": "zeros",
+    "optim": {
+        "name": "sgd",
+        "learning_rate": 0.003,
+        "momentum": 0.9,
+        "nesterov": True,
+        "decay_factor": 1.0,
+        "decay_every_epochs": 1,
+    },
+    "averaging.decay": 0.0,
+    "data.num_examples": 10_000,
+    "train.split": "train",
+    "train.batch_size": 1024,
+    "train.augment": False,
+    "eval.split": "test",
+    "eval.other_splits": ["adversarial"],
+    "input.normalisation": "features",
+}
+BY_CONFIG = {
+    "toy_overlap_vib": {"num_epochs": 1000, "bottleneck.latent_dim": 2},
+    "toy_overlap_linear": {"num_epochs": 1000, "bottleneck.latent_dim": None},
+    "toy_tsipras_vib": {"num_epochs": 200, "bottleneck.latent_dim": 25},
+    "toy_tsipras_linear": {"num_epochs": 200, "bottleneck.latent_dim": None},
     "cifar10_vib": {
         "bottleneck.anneal_epochs": 100.0,
         "bottleneck.initial_beta": 1e-8,
@@ -164,8 +198,9 @@ BY_BOTTLENECK = {
 @pytest.mark.parametrize("name", [n for n in TRAINING if "digits" not in n])
 def test_the_settings_are_the_papers(name):
     config = values(get(f"configs.{name}"))
-    settings = MNIST if name.startswith("mnist") else CIFAR10
-    for field, expected in (settings | BY_BOTTLENECK.get(name, {})).items():
+    settings = {"mnist": MNIST, "cifar10": CIFAR10, "toy": TOY}
+    settings = settings[name.partition("_")[0]] | BY_CONFIG.get(name, {})
+    for field, expected in settings.items():
         value = config
         for part in field.split("."):
             value = value[part]
@@ -188,7 +223,10 @@ def test_an_unknown_preset_lists_those_there_are(name):
     ],
 )
 def test_the_smoke_of_a_config_trains(tmp_path, name):
-    """All the parts of the full config on random images, in seconds."""
+    """All the parts of the full config, in seconds: on random images.
+
+    What is drawn needs no stand-in.
+    """
     full, smoke = (
         values(get(f"configs.{name}", preset)) for preset in ("", "smoke")
     )
@@ -197,11 +235,11 @@ def test_the_smoke_of_a_config_trains(tmp_path, name):
     for section in ("input", "averaging", "optim"):
         assert smoke[section] == full[section]
     result = loop.train(smoke, str(tmp_path), quiet=True)
-    source = random_images.build(
-        **{k: v for k, v in smoke["data"].items() if k != "name"}
-    )
-    shape = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3), "digits": (8, 8, 1)}
-    assert source.image_shape == shape[name.split("_")[0]]
+    data = name.rsplit("_", 1)[0]
+    stand_in = data if data in TOYS else "random_images"
+    assert smoke["data"]["name"] == stand_in
+    source = plugins.build("data", smoke["data"])
+    assert source.image_shape == SHAPES[data]
     assert result["step"] == 8
     assert result["num_eval_examples"] == 32
     assert np.isfinite(result["loss"])

@@ -13,6 +13,9 @@ from ib_keras.types import ThreatModel
 class Target:
     """What diagnostics ask of a target."""
 
+    precision = "float32"
+    other_precision = None
+
     def __init__(self, num_classes, modes):
         self.num_classes = num_classes
         self.is_stochastic = "stochastic" in modes

@@ -4,6 +4,15 @@ from ib_keras.audit.diagnostics import base
 from ib_keras.audit.diagnostics.case import Case
 
 _THRESHOLD = 1e-4
+# Of the type that the model computes in, where it is shorter than float32:
+# batches of other sizes are summed in another order, and rounded to it.
+_NUM_EPSILONS = 4
+_EPSILONS = {
+    "float16": 2.0**-10,
+    "bfloat16": 2.0**-7,
+    "float8_e4m3fn": 2.0**-3,
+    "float8_e5m2": 2.0**-2,
+}
 
 
 class BatchInvariance:
@@ -15,12 +24,13 @@ class BatchInvariance:
     def ask(self, case: Case) -> list[base.Finding]:
         """Answers D25."""
         seen = case.subject.behaviour
+        threshold = _threshold(case.subject.target.precision)
         difference = seen.batch_difference
         if difference is None:
             status = base.NOT_APPLICABLE
             evidence = "Equal calls differ already, so batches are not compared"
         else:
-            status = base.FAIL if difference > _THRESHOLD else base.PASS
+            status = base.FAIL if difference > threshold else base.PASS
             evidence = (
                 "The largest difference of a logit between batches of 64, 7 "
                 "and 1 and another order, over the largest logit, is "
@@ -34,7 +44,7 @@ class BatchInvariance:
                 question="Is the answer for an image the same in any batch?",
                 status=status,
                 value=difference,
-                threshold=_THRESHOLD,
+                threshold=threshold,
                 evidence=f"{evidence}.",
                 advice="The model uses statistics of the batch, as batch "
                 "normalisation in training mode does, so an example's verdict "
@@ -44,6 +54,12 @@ class BatchInvariance:
                 source="TRADES (Zhang et al. 2019), issue 3 of its repository",
             )
         ]
+
+
+def _threshold(precision: str | None) -> float:
+    if precision in (None, "float32"):
+        return _THRESHOLD
+    return _NUM_EPSILONS * _EPSILONS[precision]
 
 
 def build() -> BatchInvariance:

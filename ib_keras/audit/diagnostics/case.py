@@ -146,7 +146,7 @@ class Case:
                     num_judge_samples=draws,
                     compact=is_random,
                     strategy=self.strategy,
-                    jit_compile=strategies.jit_compile(),
+                    jit_compile=strategies.jit_compile(self.strategy),
                 ),
             )
         attacker = self._runners[key][1].with_epsilon(float(epsilon))

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from ib_keras import seeds
 from ib_keras import strategy as strategies
+from ib_keras import watchdog
 from ib_keras.attacks import base
 from ib_keras.attacks import geometry
 from ib_keras.audit.diagnostics.case import Case
@@ -24,9 +25,15 @@ def compiled(function):
     A partial of it: TensorFlow warns of a function that is traced often, and
     tells functions apart by where they are written.
     """
-    return tf.function(
+    run = tf.function(
         functools.partial(function), jit_compile=strategies.jit_compile()
     )
+
+    def beating(*arguments):
+        watchdog.beat()
+        return run(*arguments)
+
+    return beating
 
 
 class Trace(NamedTuple):

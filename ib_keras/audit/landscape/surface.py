@@ -26,6 +26,7 @@ import tensorflow as tf
 
 from ib_keras import seeds
 from ib_keras import strategy as strategies
+from ib_keras import watchdog
 from ib_keras.attacks import base
 from ib_keras.attacks import geometry
 from ib_keras.attacks import losses
@@ -343,6 +344,7 @@ class Surveyor:
         pairs = np.append(pairs, [[plane.attack_at, 0.0]], axis=0)
         parts = []
         for begin in range(0, len(pairs), self._batch_size):
+            watchdog.beat()
             some = pairs[begin : begin + self._batch_size]
             padded = np.zeros((self._batch_size, 2), np.float32)
             padded[: len(some)] = some

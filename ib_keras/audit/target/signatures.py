@@ -26,6 +26,19 @@ _AUGMENTATION = re.compile(
     r"|(?:spatial_|gaussian_|alpha_)?dropout)(?:\d[dD])?)(?:_\d+)*/"
 )
 _RANDOM_OPS = re.compile(r"Random|Multinomial|TruncatedNormal|ParameterizedT")
+# What only hands numbers on, or says of what type they are stored.
+_PASSING_OPS = frozenset(
+    {"Cast", "Const", "Identity", "Placeholder", "Pack", "Reshape", "Shape"}
+)
+_SHORT_TYPES = frozenset(
+    kind.as_datatype_enum
+    for kind in (
+        tf.float16,
+        tf.bfloat16,
+        tf.dtypes.experimental.float8_e4m3fn,
+        tf.dtypes.experimental.float8_e5m2,
+    )
+)
 _ASSIGN_OPS = re.compile(r"^(Resource)?(Assign|Scatter)|^CountUpTo$")
 
 
@@ -68,13 +81,35 @@ class Endpoint:
             return self.held
         return tuple(self.concrete.graph.variables)
 
+    @property
+    def precision(self) -> str | None:
+        """The shortest float type that its graph computes in.
+
+        "float32" where there is none shorter; None where no graph tells. A
+        cast to a shorter type counts, for it rounds, and one back does not.
+        """
+        if self.concrete is None:
+            return None
+        found = set()
+        for node in self._all_nodes():
+            if node.op == "Cast":
+                found.add(node.attr["DstT"].type)
+            elif node.op not in _PASSING_OPS:
+                found.add(node.attr["T"].type)
+        short = [tf.as_dtype(kind) for kind in found & _SHORT_TYPES]
+        return min(short, key=lambda t: t.size).name if short else "float32"
+
+    def _all_nodes(self):
+        """The nodes of its graph and of the functions it calls."""
+        graph = self.concrete.graph.as_graph_def()
+        bodies = [f.node_def for f in graph.library.function]
+        return [node for body in (graph.node, *bodies) for node in body]
+
     def nodes(self) -> tuple[set[str], set[str]]:
         """Names and operations of all nodes that a call can reach."""
         if self.concrete is None:
             return set(), set()
-        graph = self.concrete.graph.as_graph_def()
-        bodies = [f.node_def for f in graph.library.function]
-        nodes = [node for body in (graph.node, *bodies) for node in body]
+        nodes = self._all_nodes()
         return {node.name for node in nodes}, {node.op for node in nodes}
 
     def randomness(self) -> dict[str, list[str]]:

@@ -86,6 +86,27 @@ class Target:
         return self.kind == "ib_keras" and hasattr(self.loaded, "stochastic")
 
     @property
+    def precision(self) -> str | None:
+        """What the audited function computes in; None if no graph tells."""
+        return self.endpoint.precision
+
+    @property
+    def other_precision(self) -> "Target | None":
+        """The same weights in the other precision, if they were exported.
+
+        Of a model that computes below float32 it is the twin in float32; of
+        such a twin the model.
+        """
+        name = self.endpoint.name.removesuffix(export.FLOAT32)
+        if name == self.endpoint.name:
+            name += export.FLOAT32
+        is_there = self.kind == "ib_keras" and hasattr(self.loaded, name)
+        if not is_there:
+            return None
+        endpoint = signatures.choose(self.loaded, name, self.path)
+        return dataclasses.replace(self, endpoint=endpoint)
+
+    @property
     def about(self) -> dict[str, Any]:
         """The metadata, corrected by what the graph tells."""
         return {
@@ -103,6 +124,7 @@ class Target:
             "metadata": self.metadata,
             "kind": self.kind,
             "signature": self.endpoint.name,
+            "precision": self.precision,
             "output": reading.output,
             "outputs": reading.outputs,
             "input_range": list(reading.input_range),
@@ -173,9 +195,33 @@ class Target:
                 fix="Deterministic models have mean mode alone; set mode.",
             )
         count = int(num_samples or self.metadata.get("num_samples") or 1)
-        return lambda images, seed: loaded.stochastic(
+        name = "stochastic"
+        if endpoint.name.endswith(export.FLOAT32):
+            name += export.FLOAT32
+        return lambda images, seed: getattr(loaded, name)(
             images, seed, tf.constant(count, tf.int32)
         )
+
+    def _notes_on_precision(self) -> list[str]:
+        """Sentences on what computes below float32, if anything does."""
+        other, name = self.other_precision, self.endpoint.name
+        if self.precision == "float32" and other is not None:
+            return [
+                f"The model computes in {other.precision}; audited is "
+                f"{name}, by the same weights in float32. Set "
+                "--config.model.signature=mean to audit it as it is."
+            ]
+        if self.precision in (None, "float32"):
+            return []
+        way = (
+            f"leave out --config.model.signature to audit {other.endpoint.name}"
+            if other is not None
+            else "there is no float32 twin to compare it with; export one"
+        )
+        return [
+            f"Warning: {name} computes in {self.precision}, whose gradients "
+            f"are coarse and can vanish where float32's do not; {way}."
+        ]
 
     def _declared(self) -> Reading:
         """The reading by metadata and options alone."""
@@ -262,8 +308,12 @@ def load(
     else:
         is_ours = metadata is not None and hasattr(loaded, "mean")
         kind = "ib_keras" if is_ours else "saved_model"
-        endpoint = signatures.choose(loaded, options.signature, path)
-    return Target(
+        wanted = options.signature
+        twin = f"mean{export.FLOAT32}"
+        if wanted is None and is_ours and hasattr(loaded, twin):
+            wanted = twin
+        endpoint = signatures.choose(loaded, wanted, path)
+    target = Target(
         path,
         hash_folder(path),
         metadata or {},
@@ -273,6 +323,7 @@ def load(
         options,
         safety=report,
     )
+    return target.with_notes(*target._notes_on_precision())
 
 
 def from_function(

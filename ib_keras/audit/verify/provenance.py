@@ -24,7 +24,10 @@ def model(folder: claims.Folder, subject: Any) -> list[str]:
         problems += claims.differences(name, sha256, subject.target.sha256)
     # Where it lies and what was noted of it are no claims.
     found = subject.target.describe()
-    for name in found.keys() - {"path", "sha256", "notes"}:
+    silent = {"path", "sha256", "notes"}
+    if "precision" not in said["model"]:  # Of audits before it was asked.
+        silent.add("precision")
+    for name in found.keys() - silent:
         problems += claims.differences(
             f"model.{name}", said["model"][name], found[name]
         )

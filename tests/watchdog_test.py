@@ -1,12 +1,8 @@
 """A process that stands still says where, and ends with its own status."""
 
-import re
 import time
 
-import pytest
-
-from ib_keras.training import startup
-from ib_keras.training import watchdog
+from ib_keras import watchdog
 from tests.support import fast_runs
 from tests.support import runs
 
@@ -74,7 +70,7 @@ def test_a_hang_that_holds_the_interpreter_is_ended_too(tmp_path):
     """One call into C that lets no other Python thread run."""
     code = """
 import ctypes
-from ib_keras.training import watchdog
+from ib_keras import watchdog
 watchdog._GRACE = 0.5
 with watchdog.Watchdog(0.5):
     ctypes.PyDLL(None).sleep(60)
@@ -84,44 +80,3 @@ with watchdog.Watchdog(0.5):
     assert process.wait() == 1
     assert time.monotonic() - began < 30
     assert "Timeout" in process.read("errors")
-
-
-# The time to the first step.
-
-
-def test_the_parts_of_a_start_are_said(tmp_path, capsys, monkeypatch):
-    fast_runs.install(monkeypatch)
-    config = runs.smoke_config("vib", **fast_runs.UNEVEN)
-    before = {"import": 3.0, "devices": 0.25}
-    runs.loop.train(config, str(tmp_path), startup=before)
-    lines = [
-        line
-        for line in capsys.readouterr().out.splitlines()
-        if line.startswith("First call done")
-    ]
-    (line,) = lines
-    total, parts = re.fullmatch(
-        r"First call done after ([\d.]+) s: (.*)\.", line
-    ).groups()
-    seconds = dict(part.rsplit(" ", 1) for part in parts.split(", "))
-    assert list(seconds) == [
-        "import",
-        "devices",
-        "data",
-        "model",
-        "trace",
-        "compile and 2 steps",
-    ]
-    assert seconds["import"] == "3.0"
-    assert float(total) == pytest.approx(
-        sum(map(float, seconds.values())), abs=0.4
-    )
-
-
-def test_a_part_is_measured_by_the_clock_of_the_process(monkeypatch):
-    now = iter([10.0, 12.5])
-    monkeypatch.setattr(startup.time, "monotonic", lambda: next(now))
-    parts = startup.Startup({"import": 1.0})
-    with parts.part("trace"):
-        pass
-    assert parts.line() == "First call done after 3.5 s: import 1.0, trace 2.5."

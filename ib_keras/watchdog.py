@@ -11,6 +11,15 @@ EXIT_STATUS = 76
 # Later than ours by this much, for a hang that lets no Python thread run.
 _GRACE = 30.0
 
+# Those that watch now, for `beat`.
+_watching: list["Watchdog"] = []
+
+
+def beat() -> None:
+    """Says that all is well to whoever watches, for code that knows nobody."""
+    for watchdog in tuple(_watching):
+        watchdog.beat()
+
 
 class Watchdog:
     """Ends the process when nobody has called `beat` for too long.
@@ -22,16 +31,23 @@ class Watchdog:
 
     Args:
         seconds: The longest time between two beats; 0 or less for no watch.
+        what: What there is a beat after, for the message.
         resume: What the last line of the message says to do.
+        smaller: The field of a config that makes a call shorter.
     """
 
     def __init__(
         self,
         seconds: float,
+        *,
+        what: str = "training step",
         resume: str = "The same command resumes from the newest checkpoint.",
+        smaller: str = "steps_per_call",
     ):
         self._seconds = seconds
+        self._what = what
         self._resume = resume
+        self._smaller = smaller
         self._last = self._armed = -float("inf")
         self._is_over = threading.Event()
         self._thread = None
@@ -43,11 +59,13 @@ class Watchdog:
                 target=self._watch, name="watchdog", daemon=True
             )
             self._thread.start()
+            _watching.append(self)
         return self
 
     def __exit__(self, *unused) -> None:
         self._is_over.set()
         if self._thread is not None:
+            _watching.remove(self)
             self._thread.join()
             faulthandler.cancel_dump_traceback_later()
 
@@ -72,7 +90,7 @@ class Watchdog:
     def _end(self):
         stream = sys.__stderr__
         print(
-            f"Error: No training step has ended for {self._seconds / 60:.3g} "
+            f"Error: No {self._what} has ended for {self._seconds / 60:.3g} "
             "minutes. The stack of every thread:",
             file=stream,
             flush=True,
@@ -81,7 +99,7 @@ class Watchdog:
         print(
             f"Fix: see above what was waited for. {self._resume} Where a call "
             "is honestly this slow, raise --watchdog_minutes or lower "
-            "steps_per_call.",
+            f"{self._smaller}.",
             file=stream,
             flush=True,
         )

@@ -1,0 +1,268 @@
+"""What the folders of sweeps hold: planned runs and what became of each.
+
+`sweep.json`, the plan, and `records/`, one small file a finished run, are all
+that is read. A record that cannot be used takes its own run out and no other;
+who was left out, and why, is kept, since every figure says so.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+from ib_keras import files
+from ib_keras.errors import UserError
+from ib_keras.figures import records
+
+SWEEP_FILE = "sweep.json"
+# What a twin's label `model` is; every other run has what was swept.
+TWINS = ("deterministic", "linear")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One finished run.
+
+    Attributes:
+        name: In its sweep.
+        labels: What it is grouped by: model, beta or rho, seed.
+        record: Its file, checked for what figures need.
+    """
+
+    name: str
+    labels: Mapping[str, Any]
+    record: Mapping[str, Any]
+
+    @property
+    def is_twin(self) -> bool:
+        """Whether it has no bottleneck to sweep."""
+        return self.labels["model"] in TWINS
+
+    @property
+    def sha256(self) -> str:
+        """Of the model."""
+        return self.record["model"]["sha256"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Runs:
+    """The runs of an experiment, from one folder or several.
+
+    Attributes:
+        config: The experiment, a module of `configs/`.
+        preset: Of the config.
+        budget: What the preset cuts, a sentence.
+        folders: Where they came from.
+        planned: Name -> labels.
+        done: Those that count.
+        collapsed: Finished, but left out for their clean accuracy.
+        excluded: Name -> why it does not count; the collapsed ones too.
+        missing: Name -> what is known of a run without a usable record.
+        notes: What else a reader should know.
+        overrides: Fields of the config that were set for all runs.
+    """
+
+    config: str
+    preset: str
+    budget: str
+    folders: tuple[str, ...]
+    planned: Mapping[str, Mapping[str, Any]]
+    done: tuple[Run, ...]
+    collapsed: tuple[Run, ...]
+    excluded: Mapping[str, str]
+    missing: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+    overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def of(self, is_wanted: Callable[[Mapping[str, Any]], bool]) -> "Runs":
+        """Those whose labels are wanted."""
+        planned = {n: lb for n, lb in self.planned.items() if is_wanted(lb)}
+        return dataclasses.replace(
+            self,
+            planned=planned,
+            done=tuple(run for run in self.done if run.name in planned),
+            collapsed=tuple(r for r in self.collapsed if r.name in planned),
+            excluded={n: w for n, w in self.excluded.items() if n in planned},
+            missing={n: w for n, w in self.missing.items() if n in planned},
+        )
+
+    @property
+    def command(self) -> str:
+        """What makes the missing runs."""
+        preset = f":{self.preset}" if self.preset else ""
+        words = [
+            "python -m launch.sweep",
+            f"--config=configs/{self.config}.py{preset}",
+            *(f"--config.{k}={v}" for k, v in self.overrides.items()),
+            f"--workdir={self.folders[0]}",
+        ]
+        return " ".join(words)
+
+
+def load(folder: str) -> Runs:
+    """Reads the folder of a sweep.
+
+    Args:
+        folder: It needs `sweep.json` and `records/` alone.
+
+    Returns:
+        Its `Runs`.
+
+    Raises:
+        UserError: If the folder is not that of a sweep, or of another format.
+    """
+    path = files.join(folder, SWEEP_FILE)
+    if not files.exists(path):
+        raise UserError(
+            "The folder is not that of a sweep",
+            received=f"{folder}, without {SWEEP_FILE}",
+            expected="what launch.sweep writes: sweep.json and records/",
+            fix="Give the --workdir of a sweep, or run one.",
+        )
+    plan = files.read_json(path)
+    records.check(plan, {"format_version": int}, path)
+    records.check_version(plan, path)
+    records.check(
+        plan,
+        {
+            "config": str,
+            "preset": str,
+            "budget": str,
+            "runs": [{"name": str, "labels": {"model": str}}],
+        },
+        path,
+    )
+    planned = {row["name"]: row["labels"] for row in plan["runs"]}
+    done, collapsed, excluded, missing = [], [], {}, {}
+    for name, labels in planned.items():
+        try:
+            record = records.read_record(folder, name, plan["preset"])
+        except UserError as error:
+            missing[name] = f"{error.what}: {error.received}"
+            continue
+        if record is None:
+            missing[name] = _without_record(folder, name)
+            continue
+        why = _why_excluded(record, done)
+        if why is None:
+            done.append(Run(name, labels, record))
+        else:
+            excluded[name] = why
+            if record["status"] == "done" and record["collapsed"]:
+                collapsed.append(Run(name, labels, record))
+    return Runs(
+        config=plan["config"],
+        preset=plan["preset"],
+        budget=plan["budget"],
+        folders=(folder,),
+        planned=planned,
+        done=tuple(done),
+        collapsed=tuple(collapsed),
+        excluded=excluded,
+        missing=missing,
+        notes=_strangers(folder, planned),
+        overrides=plan.get("overrides") or {},
+    )
+
+
+def merge(sweeps: Sequence[Runs]) -> Runs:
+    """Takes parts of one sweep together, such as those of several machines.
+
+    Args:
+        sweeps: Of one config and preset. Of a run that is in several, the
+            first counts.
+
+    Returns:
+        All their runs.
+
+    Raises:
+        UserError: If they are of several presets, whose budgets differ.
+    """
+    first = sweeps[0]
+    for other in sweeps[1:]:
+        if _budget(other) != _budget(first):
+            raise UserError(
+                "Sweeps of several budgets make no figure together",
+                received="; ".join(
+                    f"{sweep.folders[0]} is {' '.join(_budget(sweep))}"
+                    for sweep in (first, other)
+                ),
+                expected="one preset of one config, with the same fields",
+                fix="Draw them apart, each with its --runs and --output.",
+            )
+    if len(sweeps) == 1:
+        return first
+    planned = {n: lb for sweep in sweeps for n, lb in sweep.planned.items()}
+    done, collapsed, excluded, notes = {}, {}, {}, []
+    for sweep in sweeps:
+        for run in sweep.done:
+            if run.name in done or run.name in excluded:
+                notes.append(
+                    f"{run.name} is in several folders; the first counts."
+                )
+                continue
+            same = _same_model(run.record, done.values())
+            if same is None:
+                done[run.name] = run
+            else:
+                excluded[run.name] = same
+        for name, why in sweep.excluded.items():
+            if name not in done:
+                excluded.setdefault(name, why)
+        for run in sweep.collapsed:
+            if run.name not in done:
+                collapsed.setdefault(run.name, run)
+    missing = {
+        name: why
+        for sweep in sweeps
+        for name, why in sweep.missing.items()
+        if name not in done and name not in excluded
+    }
+    return dataclasses.replace(
+        first,
+        folders=tuple(f for sweep in sweeps for f in sweep.folders),
+        planned=planned,
+        done=tuple(done[name] for name in planned if name in done),
+        collapsed=tuple(collapsed.values()),
+        excluded=excluded,
+        missing=missing,
+        notes=(*(n for sweep in sweeps for n in sweep.notes), *notes),
+    )
+
+
+def _budget(sweep: Runs) -> tuple[str, ...]:
+    return (f"{sweep.config}:{sweep.preset}", f'"{sweep.budget}"')
+
+
+def _why_excluded(record, done) -> str | None:
+    if record["status"] != "done":
+        error = record["error"]
+        return f"{record['status']}: {error}" if error else record["status"]
+    return record["collapsed"] or _same_model(record, done)
+
+
+def _same_model(record, done) -> str | None:
+    for run in done:
+        if run.sha256 == record["model"]["sha256"]:
+            return f"the same model as {run.name}"
+    return None
+
+
+def _without_record(folder: str, name: str) -> str:
+    if files.exists(files.join(folder, "runs", name)):
+        return "begun, but not finished"
+    return "not begun"
+
+
+def _strangers(folder, planned) -> tuple[str, ...]:
+    """Records of runs that the plan does not know are told of, not drawn."""
+    names = [
+        name.removesuffix(".json")
+        for name in files.listdir(files.join(folder, records.RECORDS))
+        if name.endswith(".json") and not files.is_leftover(name)
+    ]
+    strange = [name for name in names if name not in planned]
+    if not strange:
+        return ()
+    return (f"Not of the plan, so left out: {', '.join(strange)}.",)

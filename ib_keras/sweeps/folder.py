@@ -1,0 +1,161 @@
+"""The folder of a sweep: what is where, whose it is, and what is done."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import filelock
+
+from ib_keras import files
+from ib_keras import workdirs
+from ib_keras.errors import UserError
+from ib_keras.sweeps import records
+from ib_keras.sweeps.plan import Plan
+from ib_keras.sweeps.plan import Run
+from ib_keras.training import loop
+
+SWEEP_FILE = "sweep.json"
+LOCK_FILE = "sweep.lock"
+TABLE_FILE = "table.csv"
+RUNS, RECORDS = "runs", "records"
+LOG_FILE = "log.txt"
+
+# States of a run that has no record.
+TO_DO, RESUMABLE = "to do", "resumable"
+
+
+class Folder:
+    """The places of a sweep's folder.
+
+    Args:
+        path: The folder, which need not be there yet. A local one, for it is
+            locked, and its logs are written line by line.
+
+    Raises:
+        UserError: If it is remote, or a file.
+    """
+
+    def __init__(self, path: str):
+        if not path or "://" in path or os.path.isfile(path):
+            raise UserError(
+                "The workdir of a sweep is not a local folder",
+                received=f'"{path}"',
+                expected="a folder of this machine, which need not be there",
+                fix="Choose another --workdir; copy its records/ when done.",
+            )
+        self.path = path
+
+    def run(self, name: str) -> str:
+        """The folder of a run."""
+        return files.join(self.path, RUNS, name)
+
+    def record(self, name: str) -> str:
+        """The record of a run."""
+        return files.join(self.path, RECORDS, f"{name}.json")
+
+    @property
+    def table(self) -> str:
+        """The table of all runs."""
+        return files.join(self.path, TABLE_FILE)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Holds the folder for this process; the kernel lets go at its end.
+
+        Raises:
+            UserError: If another sweep runs in it.
+        """
+        files.make_folder(self.path)
+        path = files.join(self.path, LOCK_FILE)
+        try:
+            held = filelock.FileLock(path).acquire(timeout=0)
+        except filelock.Timeout as error:
+            raise UserError(
+                "Another sweep runs in this folder",
+                received=f"{path}, which is held",
+                expected="one sweep at a time",
+                fix="Wait for it or stop it, or choose another --workdir.",
+            ) from error
+        with held:
+            yield
+
+    def check(self, plan: Plan) -> None:
+        """Refuses a folder of another sweep; writes nothing.
+
+        Raises:
+            UserError: If it is one, or holds something else, or a run or a
+                record in it is of another config or cannot be read.
+        """
+        path = files.join(self.path, SWEEP_FILE)
+        if files.exists(path):
+            there = files.read_json(path)
+            for name in ("config", "preset", "overrides"):
+                here = plan.to_json()[name]
+                if isinstance(there, dict) and there.get(name) == here:
+                    continue
+                before = there.get(name) if isinstance(there, dict) else there
+                raise UserError(
+                    "The folder is that of another sweep",
+                    received=f"{name} {here!r}",
+                    expected=f"{name} {before!r}, as in {path}",
+                    fix="Choose another --workdir, or give the config it was "
+                    "made by.",
+                )
+        else:
+            self._check_is_ours()
+        for run in plan.runs:
+            self.state(run)
+
+    def _check_is_ours(self):
+        ours = {LOCK_FILE, RUNS, RECORDS, TABLE_FILE}
+        strange = [
+            name
+            for name in files.listdir(self.path)
+            if name not in ours and not files.is_leftover(name)
+        ]
+        if strange:
+            raise UserError(
+                "The workdir holds something else",
+                received=f"{self.path} with {', '.join(strange[:3])}, and no "
+                f"{SWEEP_FILE}",
+                expected="a new or empty folder, or one of an earlier sweep",
+                fix="Choose another --workdir.",
+            )
+
+    def claim(self, plan: Plan) -> None:
+        """Writes `sweep.json`, if it does not say so already."""
+        path = files.join(self.path, SWEEP_FILE)
+        content = plan.to_json()
+        if not files.exists(path) or files.read_json(path) != content:
+            files.write_json(path, content)
+
+    def state(self, run: Run) -> tuple[str, dict[str, Any] | None]:
+        """What became of a run.
+
+        Returns:
+            Its status and its record. A run without a record, or whose record
+            lacks audits that were added to the plan, is "to do" or
+            "resumable"; that record is given too.
+
+        Raises:
+            UserError: If its record or its folder is of another config, or
+                cannot be read.
+        """
+        path = self.record(run.name)
+        record = None
+        if files.exists(path):
+            record = records.read(path)
+            is_whole = records.check(record, run, path)
+            if is_whole and record["status"] != records.FAILED:
+                return record["status"], record
+        folder = self.run(run.name)
+        workdirs.check(folder, run.config, loop.MAY_DIFFER)
+        if record is not None and record["status"] == records.FAILED:
+            return records.FAILED, record
+        begun = files.exists(files.join(folder, workdirs.CONFIG_FILE))
+        return (RESUMABLE if begun else TO_DO), record
+
+    def is_finished(self, run: Run) -> bool:
+        """Whether nothing is left to do; what failed is tried again."""
+        return self.state(run)[0] in (records.DONE, records.DIVERGED)

@@ -1,0 +1,216 @@
+"""Loss surfaces of one trained model, small enough for a record.
+
+The images are the first ones of the test split that the model gets right, each
+of another class: nobody picked them. Each surface is that of
+`audit.landscape`: from the clean image along the direction of a PGD attack and
+along a random one, in units of epsilon.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import contourpy
+import numpy as np
+import tensorflow as tf
+
+from ib_keras import seeds
+from ib_keras.audit import landscape
+from ib_keras.audit import runner
+from ib_keras.audit.landscape import examples as landscape_examples
+from ib_keras.errors import unknown_name
+from ib_keras.types import ThreatModel
+
+# What a spec may say beside `epsilon`.
+DEFAULTS = {
+    "num_images": 3,
+    "num_examples": 32,  # Of the test split, to choose the images from.
+    "num_restarts": 10,
+    "num_steps": 20,
+    "step_size": None,  # None: as Madry et al., 0.007 at 8/255, in proportion.
+    "grid": 41,
+    "span": 1.5,
+    "batch_size": 128,
+}
+_MADRY_STEP = 0.007 * 255 / 8
+_DIGITS = 5
+
+
+def survey(
+    saved_model: str, spec: Mapping[str, Any], config: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Surveys the loss of a model, in mean mode, around a few test images.
+
+    Args:
+        saved_model: Folder of the SavedModel.
+        spec: `epsilon`, and what differs from `DEFAULTS`.
+        config: The training config: its seed is that of attack and directions,
+            and its `data` says where the files of the data set are.
+
+    Returns:
+        For each image a dict of JSON values: `index` (in the split), `label`,
+        `class_name`, `prediction`, `adversarial_prediction`, `is_robust`,
+        `epsilon`, `axis_unit` ("epsilon"), `us` and `vs` (the coordinates
+        towards the attack and along the random direction), `cross_entropy`
+        (nats; rows follow `vs`, columns `us`; None where not finite), `ball`
+        (the outline of the l_inf ball, lines of `[u, v]`), `attack_at` (u of
+        the attack's image), `attack_cross_entropy`, `wrong_share` (of the
+        points in the ball), `attack` (its settings), and `image_shape` and
+        `image`, where that has at most 3,072 numbers: a row of pixels a
+        string, two hexadecimal digits a channel. Fewer dicts where the model
+        gets fewer images right.
+
+    Raises:
+        UserError: If a field of the spec is unknown, or the model or its data
+            cannot be used.
+    """
+    for name in spec:
+        if name not in {"epsilon", *DEFAULTS}:
+            raise unknown_name(
+                "field of a landscape",
+                name,
+                {"epsilon", *DEFAULTS},
+                "Correct or remove it in the config's sweep().",
+            )
+    spec = {**DEFAULTS, **spec}
+    audit_config = _audit_config(spec, config)
+    subject = runner.load_subject(audit_config, saved_model)
+    rows = _choose(subject, spec["num_images"])
+    if not len(rows):
+        return []
+    chosen = dataclasses.replace(
+        subject, images=subject.images[rows], labels=subject.labels[rows]
+    )
+    ledger = _attack(audit_config, chosen)
+    threat_model = ThreatModel("linf", spec["epsilon"])
+    surveyor = landscape.Surveyor(
+        chosen.logits_fn,
+        threat_model,
+        grid=spec["grid"],
+        span=spec["span"],
+        batch_size=spec["batch_size"],
+        take_gradients=False,
+    )
+    seed = seeds.from_int(audit_config["seed"])
+    names = subject.target.metadata.get("class_names")
+    surveys = []
+    for position, index in enumerate(rows):
+        plane = landscape_examples.plane(
+            chosen.images, ledger, position, threat_model, seed
+        )
+        found = surveyor(plane, seeds.fold(seed, position))
+        surveys.append(
+            {
+                "index": int(index),
+                **_who(ledger, position, names),
+                **_surface(found, spec),
+                "attack": audit_config["stages"]["pgd"],
+                **_picture(chosen.images[position]),
+            }
+        )
+    return surveys
+
+
+def _audit_config(spec, config):
+    """A protocol of one stage, as `runner.load_subject` takes it."""
+    step_size = spec["step_size"] or round(_MADRY_STEP * spec["epsilon"], 9)
+    data = config["data"]
+    options = ("signature", "output", "outputs", "input_range", "layout")
+    return {
+        "seed": config["seed"],
+        "mode": "mean",
+        "num_samples": None,
+        "num_judge_samples": None,
+        "num_examples": spec["num_examples"],
+        "batch_size": spec["num_images"],
+        "chunk_steps": 16,
+        "compact": True,
+        "model": dict.fromkeys(options),
+        "dataset": {
+            "name": None,
+            "split": "test",
+            "data_dir": data.get("data_dir"),
+            "download": data.get("download"),
+        },
+        "threat_model": {"norm": "linf", "epsilon": spec["epsilon"]},
+        "stages": {
+            "pgd": {
+                "num_restarts": spec["num_restarts"],
+                "attack": {
+                    "name": "pgd",
+                    "num_steps": spec["num_steps"],
+                    "step_size": step_size,
+                    "loss": "cross_entropy",
+                    "random_start": True,
+                    "num_eot": 1,
+                },
+            }
+        },
+    }
+
+
+def _choose(subject, num_images) -> np.ndarray:
+    """The first images that are right, other classes first, in their order."""
+    logits = subject.logits_fn(tf.constant(subject.images), seeds.from_int(0))
+    right = np.flatnonzero(np.argmax(logits, axis=1) == subject.labels)
+    _, firsts = np.unique(subject.labels[right], return_index=True)
+    is_first = np.isin(np.arange(len(right)), firsts)
+    order = np.concatenate([right[is_first], right[~is_first]])
+    return np.sort(order[:num_images])
+
+
+def _attack(audit_config, subject):
+    stages = runner.build_stages(audit_config)
+    attacks = runner.build_runner(audit_config, subject, stages)
+    start = attacks.start(subject.images, subject.labels)
+    return attacks.run(subject.images, start)
+
+
+def _who(ledger, position, names):
+    label = int(ledger.label[position])
+    adversarial = ledger.adversarial_prediction[position]
+    return {
+        "label": label,
+        "class_name": str(names[label]) if names else str(label),
+        "prediction": int(ledger.clean_prediction[position]),
+        "adversarial_prediction": int(adversarial),
+        "is_robust": bool(ledger.is_robust[position]),
+    }
+
+
+def _surface(found: landscape.Landscape, spec):
+    lines = contourpy.contour_generator(
+        found.first_axis, found.second_axis, found.distance
+    ).lines(1.0)
+    numbers = landscape.describe(found)
+    return {
+        "epsilon": float(spec["epsilon"]),
+        "axis_unit": "epsilon",
+        "us": _rounded(found.first_axis),
+        "vs": _rounded(found.second_axis),
+        "cross_entropy": [_rounded(row) for row in found.cross_entropy],
+        "ball": [[_rounded(point) for point in line] for line in lines],
+        "attack_at": _number(found.attack_at),
+        "attack_cross_entropy": _number(found.attack_cross_entropy),
+        "wrong_share": _number(numbers.wrong_share),
+    }
+
+
+def _rounded(values) -> list[float | None]:
+    return [_number(value) for value in values]
+
+
+def _number(value) -> float | None:
+    value = float(value)
+    return float(f"{value:.{_DIGITS}g}") if np.isfinite(value) else None
+
+
+def _picture(image):
+    """The pixels as text, so that a record stays small; none if it is big."""
+    if image.size > 32 * 32 * 3:
+        return {"image_shape": list(image.shape), "image": None}
+    pixels = np.rint(image * 255).astype(np.uint8)
+    return {
+        "image_shape": list(image.shape),
+        "image": [row.tobytes().hex() for row in pixels],
+    }

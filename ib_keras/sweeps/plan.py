@@ -1,0 +1,239 @@
+"""What a sweep is made of: its runs, by the grid that a config module names.
+
+A config module says `sweep(add, preset)` and calls `add` once a run; here each
+call becomes a `Run`, whole and checked before anything is trained.
+"""
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
+
+from ib_keras.errors import UserError
+from ib_keras.errors import unknown_name
+
+_NAME = re.compile(r"[a-z0-9_][a-z0-9_.-]*")
+_SCALARS = (str, int, float, bool, type(None))
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training, its audits and its landscapes.
+
+    Attributes:
+        name: Of its folder; unique in the sweep.
+        labels: What figures group by.
+        config: The whole config of the training.
+        audits: Name -> the whole config of an audit, in their order.
+        landscape: What loss surfaces to survey; None for none.
+    """
+
+    name: str
+    labels: dict[str, Any]
+    config: dict[str, Any]
+    audits: dict[str, dict[str, Any]]
+    landscape: dict[str, Any] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """All runs of a sweep.
+
+    Attributes:
+        config: Name of the config module.
+        preset: What follows the colon of --config.
+        budget: What was cut, in a sentence.
+        overrides: Fields that were set for all runs that have them.
+        runs: In the order of the grid.
+    """
+
+    config: str
+    preset: str
+    budget: str
+    overrides: dict[str, Any]
+    runs: tuple[Run, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """What `sweep.json` holds."""
+        return {
+            "format_version": 1,
+            "config": self.config,
+            "preset": self.preset,
+            "budget": self.budget,
+            "overrides": self.overrides,
+            "num_runs": len(self.runs),
+            "runs": [{"name": r.name, "labels": r.labels} for r in self.runs],
+        }
+
+
+def make(
+    config: str,
+    preset: str,
+    sweep: Callable[..., str | None],
+    get_config: Callable[[str | None], Mapping[str, Any]],
+    get_protocol: Callable[[str], Mapping[str, Any]],
+    overrides: Mapping[str, Any] | None = None,
+) -> Plan:
+    """Calls a config module's `sweep` and makes its runs whole.
+
+    Args:
+        config: Name of the config module.
+        preset: What follows the colon of --config.
+        sweep: `sweep(add, preset)`; may return the sentence on what was cut.
+        get_config: Gives the training config of a module of `configs/`, or of
+            the sweep's own for None, with the preset, as JSON values.
+        get_protocol: Gives a config of `configs/audits/`, as JSON values.
+        overrides: Dotted field -> value, for all runs that have the field.
+
+    Returns:
+        The `Plan`.
+
+    Raises:
+        UserError: If a run is wrong: its name, a field, a protocol, a label.
+    """
+    overrides = dict(overrides or {})
+    runs: dict[str, Run] = {}
+
+    def add(
+        name, fields, *, config=None, audits=None, labels=None, landscape=None
+    ):
+        _check_name(name, runs)
+        for field in overrides:
+            if field in fields:
+                raise UserError(
+                    "The field is one of those that the sweep sets itself",
+                    received=f"--config.{field}, and {field}="
+                    f"{fields[field]!r} of run {name}",
+                    expected="fields that are the same in all runs",
+                    fix="Leave it out, or take some runs with --only.",
+                )
+        values = _plain(get_config(config))
+        known = {k: v for k, v in overrides.items() if _has(values, k)}
+        runs[name] = Run(
+            name=name,
+            labels=_check_labels(name, labels or {}),
+            config=override(override(values, known), fields),
+            audits={
+                audit: _audit(name, audit, section, get_protocol)
+                for audit, section in (audits or {}).items()
+            },
+            landscape=_check_landscape(name, landscape, audits or {}),
+        )
+
+    budget = sweep(add, preset) or ""
+    if not runs:
+        raise UserError(
+            "The sweep has no runs",
+            received=f"sweep() of {config}, which adds nothing",
+            expected="a call of add() for each run",
+            fix="Correct the config's sweep().",
+        )
+    if overrides:
+        said = ", ".join(f"{k}={v!r}" for k, v in overrides.items())
+        budget = f"{budget} (with {said})".strip()
+    return Plan(config, preset, budget, overrides, tuple(runs.values()))
+
+
+def override(
+    values: Mapping[str, Any], changes: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A copy of nested JSON values with some fields changed.
+
+    Args:
+        values: The config.
+        changes: Dotted name -> value. A whole number for a field that is a
+            float becomes one, as on the command line.
+
+    Returns:
+        The copy.
+
+    Raises:
+        UserError: If there is no such field.
+    """
+    copy = _plain(values)
+    for name, value in changes.items():
+        section = copy
+        *sections, field = name.split(".")
+        for part in sections:
+            section = section.get(part) if isinstance(section, dict) else None
+        if not isinstance(section, dict) or field not in section:
+            raise unknown_name(
+                "config field", name, _names(copy), "Correct sweep()."
+            )
+        if isinstance(section[field], float) and type(value) is int:
+            value = float(value)
+        section[field] = _plain(value)
+    return copy
+
+
+def _plain(value):
+    """As JSON gives it back: what is compared with files later."""
+    return json.loads(json.dumps(value))
+
+
+def _names(values, inside=""):
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _names(value, f"{inside}{key}.")
+        else:
+            yield f"{inside}{key}"
+
+
+def _has(values, name) -> bool:
+    return name in set(_names(values))
+
+
+def _check_name(name, runs):
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise UserError(
+            "A run has a name that is no folder's",
+            received=f"{name!r}",
+            expected="small letters, digits and _ . -",
+            fix="Correct the config's sweep().",
+        )
+    if name in runs:
+        raise UserError(
+            "Two runs of the sweep have one name",
+            received=f'"{name}" twice',
+            expected="a name of its own for each run",
+            fix="Put what differs into the name in the config's sweep().",
+        )
+
+
+def _check_labels(name, labels):
+    for key, value in labels.items():
+        if not isinstance(key, str) or not isinstance(value, _SCALARS):
+            raise UserError(
+                "A label is not a scalar",
+                received=f"{key!r}: {value!r} of run {name}",
+                expected="texts, numbers, true, false or none",
+                fix="Correct the config's sweep().",
+            )
+    return _plain(labels)
+
+
+def _audit(run, name, section, get_protocol):
+    if not _NAME.fullmatch(name) or "protocol" not in section:
+        raise UserError(
+            "An audit of the sweep cannot be used",
+            received=f"{name!r}: {dict(section)} of run {run}",
+            expected="a name of small letters and digits, and a protocol",
+            fix="Correct the config's sweep().",
+        )
+    changes = {k: v for k, v in section.items() if k != "protocol"}
+    return override(get_protocol(section["protocol"]), changes)
+
+
+def _check_landscape(run, landscape, audits):
+    if landscape is None:
+        return None
+    if not {"epsilon", "num_images"} <= set(landscape):
+        raise UserError(
+            "The landscapes of a run are not described",
+            received=f"{dict(landscape)} of run {run}",
+            expected="epsilon and num_images",
+            fix="Correct the config's sweep().",
+        )
+    return _plain(landscape)

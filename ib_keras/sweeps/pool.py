@@ -1,0 +1,224 @@
+"""Workers and the runs that they do: who does what, and who has died.
+
+Workers are made once and do run after run, for a process takes seconds to
+start and a toy takes seconds to train. A worker that dies takes its run with
+it: that is tried once more, by a new one.
+"""
+
+import collections
+import contextlib
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from collections.abc import Sequence
+from multiprocessing import connection as connections
+
+from ib_keras.sweeps import worker
+from ib_keras.sweeps.plan import Run
+
+# A worker is renewed after so many runs: what TensorFlow never gives back is
+# given back by the end of a process.
+RUNS_PER_WORKER = 20
+_TRIES = 2
+_LOOK_SECONDS = 1.0
+_END_SECONDS = 20.0
+
+
+class _Worker:
+    """One process, and the run that it does."""
+
+    def __init__(self, context, settings):
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(
+            target=worker.serve, args=(theirs, settings), daemon=True
+        )
+        with _held_back():
+            self.process.start()
+        theirs.close()
+        self.run: Run | None = None
+        self.doing = ""
+        self.num_runs = 0
+        self.is_leaving = False
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it waits for a run."""
+        return self.run is None and not self.is_leaving
+
+    def give(self, run: Run) -> None:
+        """Gives it a run."""
+        self.run = run
+        self.doing = "starting"
+        self.num_runs += 1
+        # Of one that has died its sentinel tells.
+        with contextlib.suppress(OSError):
+            self.connection.send(run)
+
+    def ask_to_stop(self) -> None:
+        """Asks it to save and to end."""
+        with contextlib.suppress(OSError):
+            self.connection.send(None)
+
+    def messages(self):
+        """What it has said since; what it said before it died too."""
+        with contextlib.suppress(EOFError, OSError):
+            while self.connection.poll():
+                yield self.connection.recv()
+
+    def end(self) -> None:
+        """Waits for its end, and makes one."""
+        self.process.join(_END_SECONDS)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+        self.connection.close()
+
+
+@contextlib.contextmanager
+def _held_back():
+    """A new process gets signals once it has said what to do with them."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def share_cores(num_workers: int) -> None:
+    """Gives each worker that is made from now on its part of the cores."""
+    cores = max(len(os.sched_getaffinity(0)) // num_workers, 1)
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(cores))
+    os.environ.setdefault("TF_NUM_INTEROP_THREADS", str(cores))
+
+
+class Pool:
+    """Does runs.
+
+    Args:
+        settings: For the workers.
+        num_workers: How many at once.
+        on_end: Called with a run and a word: a status of records, or
+            "interrupted".
+        on_death: Called with a run that killed its workers, and how they
+            ended.
+        on_look: Called about once a second with what is being done.
+    """
+
+    def __init__(
+        self,
+        settings: worker.Settings,
+        num_workers: int,
+        *,
+        on_end: Callable[[Run, str], None],
+        on_death: Callable[[Run, str], None],
+        on_look: Callable[[str], None],
+    ):
+        self._settings = settings
+        self._num_workers = num_workers
+        self._on_end = on_end
+        self._on_death = on_death
+        self._on_look = on_look
+        self._context = multiprocessing.get_context("spawn")
+        self._workers: list[_Worker] = []
+        self._queue: collections.deque[Run] = collections.deque()
+        self._tries = collections.Counter()
+        self._is_stopping = False
+
+    def do(self, runs: Sequence[Run], should_stop: Callable[[], bool]) -> None:
+        """Does all runs, or stops when asked to: then those at work save."""
+        self._queue.extend(runs)
+        share_cores(self._num_workers)
+        try:
+            while True:
+                if should_stop() and not self._is_stopping:
+                    self._stop()
+                self._hand_out()
+                if not self._queue and not any(w.run for w in self._workers):
+                    break
+                self._wait()
+                self._on_look(self._describe())
+            for each in self._workers:
+                each.ask_to_stop()
+        except BaseException:
+            for each in self._workers:
+                each.process.kill()
+            raise
+        finally:
+            for each in self._workers:
+                each.end()
+            self._workers.clear()
+
+    def _stop(self):
+        self._is_stopping = True
+        self._queue.clear()
+        for each in self._workers:
+            each.ask_to_stop()
+
+    def _hand_out(self):
+        for each in list(self._workers):
+            if each.is_idle and each.num_runs >= RUNS_PER_WORKER:
+                self._remove(each)
+        while self._queue:
+            idle = [w for w in self._workers if w.is_idle]
+            if not idle and len(self._workers) >= self._num_workers:
+                return
+            if not idle:
+                idle = [_Worker(self._context, self._settings)]
+                self._workers += idle
+            run = self._queue.popleft()
+            self._tries[run.name] += 1
+            idle[0].give(run)
+
+    def _wait(self):
+        ends = [w.connection for w in self._workers]
+        ends += [w.process.sentinel for w in self._workers]
+        connections.wait(ends, _LOOK_SECONDS)
+        for each in list(self._workers):
+            # First, so that its last words are heard below.
+            is_dead = not each.process.is_alive()
+            for word, text in each.messages():
+                self._hear(each, word, text)
+            if is_dead:
+                self._bury(each)
+
+    def _hear(self, each, word, text):
+        if word == worker.DOING:
+            each.doing = text
+            return
+        run, each.run = each.run, None
+        each.is_leaving = word == worker.INTERRUPTED
+        if each.is_leaving and not self._is_stopping:
+            self._again(run, "it was told to end")
+            return
+        self._on_end(run, word)
+
+    def _bury(self, each):
+        code = each.process.exitcode
+        self._remove(each)
+        if each.run is None:
+            return
+        how = f"exit status {code}"
+        if code < 0:
+            how = f"killed by {signal.Signals(-code).name}"
+        if self._is_stopping:
+            self._on_end(each.run, worker.INTERRUPTED)
+        else:
+            self._again(each.run, f"{how}, while {each.doing}")
+
+    def _again(self, run, how):
+        if self._tries[run.name] < _TRIES:
+            self._queue.appendleft(run)
+        else:
+            self._on_death(run, how)
+
+    def _remove(self, each):
+        self._workers.remove(each)
+        each.ask_to_stop()
+        each.end()
+
+    def _describe(self) -> str:
+        return "; ".join(
+            f"{w.run.name}: {w.doing}" for w in self._workers if w.run
+        )

@@ -1,0 +1,214 @@
+"""Runs a sweep, or what is left of it, and says what it came to."""
+
+import re
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
+
+from ib_keras import files
+from ib_keras.errors import Interrupted
+from ib_keras.errors import UserError
+from ib_keras.progress import Progress
+from ib_keras.sweeps import records
+from ib_keras.sweeps import table
+from ib_keras.sweeps.folder import LOG_FILE
+from ib_keras.sweeps.folder import Folder
+from ib_keras.sweeps.plan import Plan
+from ib_keras.sweeps.plan import Run
+from ib_keras.sweeps.pool import Pool
+from ib_keras.sweeps.worker import Settings
+
+
+def choose(plan: Plan, only: str | None) -> list[Run]:
+    """The runs whose names match somewhere.
+
+    Args:
+        plan: The sweep.
+        only: A regular expression; None for all.
+
+    Raises:
+        UserError: If it is none, or no name matches.
+    """
+    try:
+        pattern = re.compile(only or "")
+    except re.error as error:
+        raise UserError(
+            "--only is not a regular expression",
+            received=f"{only!r} ({error})",
+            expected="a part of the names, or an expression such as seed_[01]",
+            fix="Correct --only; --list shows the names.",
+        ) from error
+    chosen = [run for run in plan.runs if pattern.search(run.name)]
+    if not chosen:
+        raise UserError(
+            "No run matches",
+            received=f"--only={only}",
+            expected=f"a part of names such as {plan.runs[0].name}",
+            fix="See the names with --list.",
+        )
+    return chosen
+
+
+def states(folder: Folder, plan: Plan) -> list[tuple[Run, str, Any]]:
+    """Run, status and record of each run of a sweep."""
+    return [(run, *folder.state(run)) for run in plan.runs]
+
+
+def rows(folder: Folder, plan: Plan) -> list[dict[str, str]]:
+    """The rows of the sweep's table."""
+    return table.rows(states(folder, plan))
+
+
+def run(
+    plan: Plan,
+    workdir: str,
+    *,
+    num_workers: int = 1,
+    only: str | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    command: str = "",
+    git_commit: str | None = None,
+    quiet: bool = False,
+) -> list[tuple[Run, str, Any]]:
+    """Does what is left of a sweep.
+
+    Args:
+        plan: The sweep.
+        workdir: Its folder; the same call resumes.
+        num_workers: How many processes do runs.
+        only: A regular expression that names of runs must match.
+        should_stop: Asked about once a second; true saves and stops.
+        command: How this was started, for models and audits.
+        git_commit: Of the code, for models and records.
+        quiet: Shows no progress.
+
+    Returns:
+        Run, status and record of each run of the plan.
+
+    Raises:
+        UserError: If the folder is another sweep's, in use, or damaged.
+        Interrupted: If it was stopped; the runs at work are saved.
+    """
+    if type(num_workers) is not int or num_workers < 1:
+        raise UserError(
+            "The number of workers is not a count",
+            received=f"{num_workers!r}",
+            expected="a whole number, 1 or more",
+            fix="Set --workers to it.",
+        )
+    chosen = choose(plan, only)
+    folder = Folder(workdir)
+    folder.check(plan)
+    with folder.lock():
+        folder.check(plan)  # What the holder before us has written.
+        folder.claim(plan)
+        left = [run for run in chosen if not folder.is_finished(run)]
+        if left:
+            settings = Settings(workdir, plan.preset, command, git_commit)
+            job = _Job(plan, folder, settings, len(chosen), quiet)
+            job.do(left, min(num_workers, len(left)), should_stop)
+        _write_table(folder, plan)
+        return states(folder, plan)
+
+
+class _Job:
+    """The runs that are left, and the progress bar over all."""
+
+    def __init__(self, plan, folder, settings, num_chosen, quiet):
+        self._plan = plan
+        self._folder = folder
+        self._settings = settings
+        self._num_chosen = num_chosen
+        self._quiet = quiet
+        self._num_done = 0
+
+    def do(self, left, num_workers, should_stop) -> None:
+        self._num_done = self._num_chosen - len(left)
+        with Progress(
+            self._num_chosen, "run", "sweep", self._num_done, self._quiet
+        ) as self._progress:
+            Pool(
+                self._settings,
+                num_workers,
+                on_end=self._on_end,
+                on_death=self._on_death,
+                on_look=self._on_look,
+            ).do(left, should_stop)
+        if self._num_done < self._num_chosen:
+            _write_table(self._folder, self._plan)
+            raise Interrupted(
+                f"Stopped with {self._num_done} of {self._num_chosen} runs "
+                "done; run the same command again."
+            )
+
+    def _on_look(self, doing):
+        self._progress.update(self._num_done, now=doing)
+
+    def _on_end(self, run: Run, word: str):
+        if word not in records.STATUSES:
+            return  # Interrupted.
+        self._num_done += 1
+        if word != records.DONE:
+            record = records.read(self._folder.record(run.name))
+            self._progress.say(f"{run.name} {word}: {record['error']}")
+        _write_table(self._folder, self._plan)
+
+    def _on_death(self, run: Run, how: str):
+        settings = self._settings
+        record = records.frame(
+            run, settings.preset, records.FAILED, settings.git_commit
+        )
+        log = files.join(self._folder.run(run.name), LOG_FILE)
+        record["error"] = f"The worker died twice ({how}); see {log}."
+        path = self._folder.record(run.name)
+        files.make_folder(files.join(self._folder.path, "records"))
+        files.write_json(path, record)
+        self._on_end(run, records.FAILED)
+
+
+def _write_table(folder: Folder, plan: Plan) -> None:
+    """Writes the table, if it does not say so already."""
+    text = table.to_csv(rows(folder, plan))
+    path = folder.table
+    if not files.exists(path) or files.read_text(path) != text:
+        files.write_text(path, text)
+
+
+def estimate(
+    found: Sequence[tuple[Run, str, Any]], num_workers: int
+) -> str | None:
+    """How long the rest takes, by the runs that are done.
+
+    Args:
+        found: Run, status and record of each.
+        num_workers: How many at once.
+
+    Returns:
+        A sentence; None where nothing was measured, or nothing is left.
+    """
+    by_model: dict[Any, list[float]] = {}
+    for run, status, record in found:
+        if status == records.DONE:
+            seconds = record["seconds"]
+            whole = max(
+                seconds["wall"] or 0.0,
+                (seconds["train"] or 0.0) + (seconds["audits"] or 0.0),
+            )
+            by_model.setdefault(run.labels.get("model"), []).append(whole)
+    left = [
+        run
+        for run, status, _ in found
+        if status not in (records.DONE, records.DIVERGED)
+    ]
+    if not by_model or not left:
+        return None
+    every = [value for values in by_model.values() for value in values]
+    total = 0.0
+    for each in left:
+        values = by_model.get(each.labels.get("model"), every)
+        total += sum(values) / len(values)
+    return (
+        f"{len(left)} of {len(found)} runs are left: about "
+        f"{total / num_workers / 60:.1f} min with {num_workers} "
+        f"worker{'s' * (num_workers > 1)}, by the {len(every)} that are done."
+    )

@@ -1,0 +1,255 @@
+"""A worker: a process that does whole runs, one after the other.
+
+It is told of a run through a pipe and says through it what it is doing and
+what came of it. Whatever else comes while a run goes on asks it to stop: at the
+next safe place it saves and says so.
+"""
+
+import contextlib
+import dataclasses
+import gc
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+from absl import logging
+
+from ib_keras import files
+from ib_keras import workdirs
+from ib_keras.audit import runner
+from ib_keras.audit import target as targets
+from ib_keras.errors import DivergedError
+from ib_keras.errors import Interrupted
+from ib_keras.sweeps import landscapes
+from ib_keras.sweeps import records
+from ib_keras.sweeps.folder import LOG_FILE
+from ib_keras.sweeps.folder import Folder
+from ib_keras.sweeps.plan import Run
+from ib_keras.training import loop
+
+# What a worker says of a run, beside the statuses of records.
+DOING, INTERRUPTED = "doing", "interrupted"
+
+# A training that stands still for so long ends its process.
+_WATCHDOG_MINUTES = 30.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What all runs of a sweep share.
+
+    Attributes:
+        workdir: Folder of the sweep.
+        preset: Of its configs.
+        command: How it was started.
+        git_commit: Of the code.
+    """
+
+    workdir: str
+    preset: str
+    command: str
+    git_commit: str | None
+
+
+def serve(connection, settings: Settings) -> None:
+    """The main function of a worker's process.
+
+    Args:
+        connection: A pipe: runs come in, None ends it; pairs of a word
+            ("doing", "interrupted" or a status) and a text go out.
+        settings: Of the sweep.
+    """
+    should_stop = _heed_signals(connection)
+    logging.set_verbosity(logging.ERROR)  # As in every command.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    # A pipe that breaks off is the end of the sweep itself.
+    with contextlib.suppress(EOFError, OSError):
+        while not should_stop.is_asked:
+            run = connection.recv()
+            if run is None:
+                return
+            word = do_run(
+                run,
+                settings,
+                should_stop=should_stop,
+                say=lambda text: connection.send((DOING, text)),
+            )
+            connection.send((word, run.name))
+            if word == INTERRUPTED:
+                return
+            _forget()
+
+
+class _Stop:
+    """Whether to stop: a signal came, or the sweep says something."""
+
+    def __init__(self, connection):
+        self._connection = connection
+        self.is_asked = False
+
+    def on_signal(self, number, frame):
+        self.is_asked = True
+
+    def __call__(self) -> bool:
+        return self.is_asked or self._connection.poll()
+
+
+def _heed_signals(connection) -> _Stop:
+    """Ctrl-C reaches all processes; the sweep passes it on, so not twice."""
+    stop = _Stop(connection)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, stop.on_signal)
+    # The sweep held them back until now.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
+    return stop
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _forget() -> None:
+    """Gives back what a run has held, so that a hundred of them fit."""
+    keras.backend.clear_session()
+    gc.collect()
+
+
+def do_run(
+    run: Run,
+    settings: Settings,
+    *,
+    should_stop: Callable[[], bool],
+    say: Callable[[str], None],
+) -> str:
+    """Does what is left of a run, and writes its record when all is done.
+
+    Args:
+        run: The run.
+        settings: Of the sweep.
+        should_stop: Asked often; true saves and stops.
+        say: Called with what is being done.
+
+    Returns:
+        The status of its record, or "interrupted".
+
+    Raises:
+        MemoryError: If this process has not enough for it; so does
+            TensorFlow's ResourceExhaustedError.
+    """
+    folder = Folder(settings.workdir)
+    own = folder.run(run.name)
+    began = time.monotonic()
+    try:
+        # Before the log, for it makes the folder one of this config.
+        workdirs.claim(own, run.config, loop.MAY_DIFFER)
+        with _output_to(files.join(own, LOG_FILE)):
+            record = _attempt(run, own, settings, should_stop, say)
+    except (MemoryError, tf.errors.ResourceExhaustedError):
+        raise  # A new process has what this one holds.
+    except Exception as error:
+        record = _failure(run, settings, error)
+    if record is None:
+        return INTERRUPTED
+    record["seconds"]["wall"] = round(time.monotonic() - began, 3)
+    files.make_folder(os.path.dirname(folder.record(run.name)))
+    files.write_json(folder.record(run.name), record)
+    return record["status"]
+
+
+def _attempt(run, own, settings, should_stop, say):
+    """The record of a run; None where it was stopped."""
+    try:
+        _do(run, own, settings, should_stop, say)
+        return records.compose(run, own, settings.preset, settings.git_commit)
+    except Interrupted as error:
+        print(error, flush=True)
+        return None
+    except DivergedError as error:
+        print(error, flush=True)
+        record = records.frame(
+            run, settings.preset, records.DIVERGED, settings.git_commit
+        )
+        return record | {"error": one_line(error)}
+    except Exception:
+        traceback.print_exc()
+        raise
+
+
+def _do(run: Run, own, settings, should_stop, say) -> None:
+    """Trains, audits and surveys; what is done already is not repeated."""
+    _stop_if(should_stop, "before the training")
+    say("training")
+    loop.train(
+        run.config,
+        own,
+        should_stop=should_stop,
+        watchdog_minutes=_WATCHDOG_MINUTES,
+        provenance={
+            "git_commit": settings.git_commit,
+            "command": settings.command,
+        },
+    )
+    saved_model = files.join(own, loop.SAVED_MODEL)
+    target = None
+    for name, config in run.audits.items():
+        _stop_if(should_stop, f"before audit {name}")
+        say(name)
+        # Loaded once for all audits.
+        target = target or targets.load(saved_model)
+        runner.audit(
+            config,
+            target,
+            files.join(own, records.AUDITS, name),
+            should_stop=should_stop,
+            command=settings.command,
+        )
+    path = files.join(own, records.LANDSCAPES)
+    if run.landscape is not None and not files.exists(path):
+        _stop_if(should_stop, "before the landscapes")
+        say("landscapes")
+        found = landscapes.survey(saved_model, run.landscape, run.config)
+        files.write_json(path, found)
+
+
+def _stop_if(should_stop, where):
+    if should_stop():
+        raise Interrupted(f"Stopped {where}; the same command goes on there.")
+
+
+def _failure(run, settings, error):
+    record = records.frame(
+        run, settings.preset, records.FAILED, settings.git_commit
+    )
+    return record | {"error": one_line(error)}
+
+
+def one_line(error: Exception) -> str:
+    """An error as a record has it."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:500]
+
+
+@contextlib.contextmanager
+def _output_to(path: str):
+    """Sends what is printed, also by libraries in C, to the end of a file."""
+    saved = [os.dup(1), os.dup(2)]
+    try:
+        with (
+            open(path, "a", buffering=1, encoding="utf-8") as log,
+            contextlib.redirect_stdout(log),
+            contextlib.redirect_stderr(log),
+        ):
+            for number in (1, 2):
+                os.dup2(log.fileno(), number)
+            yield
+    finally:
+        for number, old in zip((1, 2), saved, strict=True):
+            os.dup2(old, number)
+            os.close(old)

@@ -1,0 +1,155 @@
+r"""Trains and audits a whole grid: what a figure of the paper is drawn from.
+
+python -m launch.sweep --config=configs/mnist_vib.py:cpu \
+    --workdir=sweeps/mnist_vib_cpu --workers=2
+python -m launch.sweep --config=configs/mnist_vib.py:cpu \
+    --workdir=sweeps/mnist_vib_cpu --list
+
+The grid is the config's `sweep()`. The same command goes on where it was
+stopped or killed. Fields after --config, such as --config.num_epochs=2, are
+for all runs that have them.
+"""
+
+import importlib
+import importlib.util
+import json
+import os
+
+from absl import flags as absl_flags
+from ml_collections import config_flags
+
+from launch import flags
+
+flags.define_config()
+flags.define_workdir()
+flags.define_quiet()
+absl_flags.DEFINE_integer("workers", 1, "Processes that do runs at once.")
+absl_flags.DEFINE_bool(
+    "list", False, "Print the runs and what became of them, and stop."
+)
+absl_flags.DEFINE_string(
+    "only", None, "Do the runs that this regular expression finds."
+)
+
+
+def _load(path: str):
+    """The module of a config file, which may lie anywhere."""
+    name = os.path.splitext(os.path.basename(path))[0]
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _values(config):
+    return json.loads(config.to_json(sort_keys=False))
+
+
+def _make_plan():
+    """The grid of the config's `sweep()`, whole and checked."""
+    from ib_keras.errors import UserError
+    from ib_keras.sweeps import plan
+
+    flag = flags.FLAGS["config"]
+    path, _, preset = config_flags.get_config_filename(flag).partition(":")
+    name = os.path.splitext(os.path.basename(path))[0]
+    own = _load(path)
+    if not hasattr(own, "sweep"):
+        raise UserError(
+            "The config has no grid",
+            received=f"{path}, which does not define sweep()",
+            expected="a config such as configs/mnist_vib.py",
+            fix="Take the config of a bottleneck; its twin is in its grid.",
+        )
+
+    def get_config(other):
+        module = own
+        if other is not None:
+            beside = os.path.join(os.path.dirname(path), f"{other}.py")
+            is_there = os.path.exists(beside)
+            module = _load(beside) if is_there else _module(other)
+        return _values(module.get_config(preset))
+
+    return plan.make(
+        name,
+        preset,
+        own.sweep,
+        get_config,
+        lambda protocol: _values(_module(f"audits.{protocol}").get_config()),
+        config_flags.get_override_values(flag),
+    )
+
+
+def _module(name: str):
+    from ib_keras.errors import UserError
+
+    try:
+        return importlib.import_module(f"configs.{name}")
+    except ModuleNotFoundError as error:
+        raise UserError(
+            "The sweep names a config that is not there",
+            received=f"{name} ({error})",
+            expected="the name of a module of configs/ or configs/audits/",
+            fix="Correct the config's sweep().",
+        ) from error
+
+
+def _print_list(plan, values) -> int:
+    from ib_keras.sweeps import sweep
+    from ib_keras.sweeps.folder import Folder
+
+    chosen = {run.name for run in sweep.choose(plan, values.only)}
+    found = [
+        state
+        for state in sweep.states(Folder(values.workdir), plan)
+        if state[0].name in chosen
+    ]
+    width = max(len(run.name) for run, _, _ in found)
+    for run, status, record in found:
+        collapsed = (record or {}).get("collapsed")
+        said = f"{status}, {collapsed}" if collapsed else status
+        parts = ["training", *run.audits]
+        parts += ["landscapes"] * (run.landscape is not None)
+        print(f"{run.name.ljust(width)}  {said}; {', '.join(parts)}")
+    print(f"{len(found)} runs. {plan.budget}")
+    print(sweep.estimate(found, values.workers) or "Nothing to estimate by.")
+    return 0
+
+
+def main() -> int:
+    """Runs `ib_keras.sweeps.sweep.run` and prints the table."""
+    stop = flags.StopRequest()
+    plan = _make_plan()
+
+    from ib_keras.sweeps import records
+    from ib_keras.sweeps import sweep
+    from ib_keras.sweeps import table
+    from ib_keras.sweeps.folder import Folder
+
+    values = flags.FLAGS
+    if values.list:
+        return _print_list(plan, values)
+    found = sweep.run(
+        plan,
+        values.workdir,
+        num_workers=values.workers,
+        only=values.only,
+        should_stop=stop,
+        command=flags.command_line(),
+        git_commit=flags.git_commit(),
+        quiet=values.quiet,
+    )
+    print(table.to_text(table.rows(found)))
+    print(f"Table: {Folder(values.workdir).table}")
+    failed = [
+        (run.name, record["error"])
+        for run, status, record in found
+        if status == records.FAILED
+    ]
+    for name, error in failed:
+        print(f"Failed: {name}: {error}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    flags.run(main)
