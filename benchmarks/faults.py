@@ -1,6 +1,6 @@
 r"""Every fault point of a short training: what is lost by ours and by others.
 
-python -m benchmarks.faults [--systems=ours,BackupAndRestore,CheckpointManager]
+python -m benchmarks.faults [--systems=ours,BackupAndRestore] [--stride=4]
 
 A training of 8 steps with 2 checkpoints runs in a real process whose k-th
 change of the disk fails, for every k until it meets none: the disk is full
@@ -10,7 +10,7 @@ that was killed late is cut to half, as a loss of power can. Then it is run
 again, on a good disk, and must end as the undisturbed run did: with the same
 weights, bit for bit, and the same log. Changes are counted where every program
 makes them, in the C library, by `faulty_disk.c`, which needs a C compiler and
-Linux. Ours takes an hour on 2 cores, the others some minutes.
+Linux. `--jobs` kinds of faults are tried at once.
 
 The peers are given the best case: data in a fixed order, a model without
 noise, everything seeded. BackupAndRestore saves once an epoch, CSVLogger
@@ -20,6 +20,7 @@ are a function of the step as ours are, and a log that is appended to.
 
 import argparse
 import collections
+import concurrent.futures
 import csv
 import ctypes
 import hashlib
@@ -30,13 +31,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "faults.csv"
 MODES = {"full": 1, "killed half-way": 2, "killed before": 3}
 CUT = "file cut to half"
 NUM_STEPS = 8
+COUNTS = ("points", "finished", "same weights", "same log", "survived")
 
 
 def run_ours(workdir):
@@ -265,42 +266,46 @@ def count(counts, status, answer, reference):
         counts["survived"] += answer == reference
 
 
+def examine(scratch, system, fault, stride):
+    """A line of the table: a system and a kind of fault."""
+    runner = Runner(tempfile.mkdtemp(dir=scratch))
+    first = os.path.join(runner.scratch, "reference")
+    status, reference, changes = runner.run(system, first)
+    if status != 0:
+        sys.exit(pathlib.Path(runner.scratch, "errors").read_text())
+    if fault == CUT:
+        counts = judge_cut_files(runner, system, reference, changes)
+    else:
+        counts = judge(runner, system, fault, reference, stride)
+    runner.close()
+    return [system, fault, changes, *(counts[name] for name in COUNTS)]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     parser.add_argument("--systems", default=",".join(SYSTEMS))
     parser.add_argument("--stride", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--output", default=str(RESULTS))
     options = parser.parse_args()
     if options.serve:
         return serve(options.serve)
-    names = ("points", "finished", "same weights", "same log", "survived")
     with (
         tempfile.TemporaryDirectory() as scratch,
         open(options.output, "w", newline="", buffering=1) as file,
+        concurrent.futures.ThreadPoolExecutor(options.jobs) as pool,
     ):
         writer = csv.writer(file)
-        writer.writerow(["system", "fault", *names])
-        runner = Runner(scratch)
-        for system in options.systems.split(","):
-            began = time.monotonic()
-            first = os.path.join(scratch, f"reference_{system}")
-            status, reference, changes = runner.run(system, first)
-            if status != 0:
-                sys.exit(pathlib.Path(scratch, "errors").read_text())
-            print(f"{system}: {changes} changes of the disk", flush=True)
-            for mode in [CUT, *MODES]:
-                if mode == CUT:
-                    counts = judge_cut_files(runner, system, reference, changes)
-                else:
-                    counts = judge(
-                        runner, system, mode, reference, options.stride
-                    )
-                row = [system, mode, *(counts[name] for name in names)]
-                writer.writerow(row)
-                print("  ", *row, flush=True)
-            print(f"   {time.monotonic() - began:.0f} s", flush=True)
-        runner.close()
+        writer.writerow(["system", "fault", "changes", *COUNTS])
+        tasks = [
+            pool.submit(examine, scratch, system, fault, options.stride)
+            for system in options.systems.split(",")
+            for fault in [*MODES, CUT]
+        ]
+        for task in tasks:
+            writer.writerow(task.result())
+            print("  ", *task.result(), flush=True)
 
 
 if __name__ == "__main__":
