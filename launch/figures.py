@@ -5,10 +5,10 @@ python -m launch.figures --figure=all --runs=results/mnist_vib_cpu \
     --runs=results/cifar10_ceb_cpu --output=figures
 
 Writes figure_N.pdf, .svg and .png, figure_N.csv with the numbers that are drawn
-and figure_N.md with their means over seeds. Of a sweep's folder sweep.json and records/ are enough. `all` draws what
-the given runs have, and figure 6, which needs none. A run that is missing,
-damaged, collapsed or diverged takes no other with it; the figure says how many
-there are, and this command says which.
+and figure_N.md with their means over seeds. Of a sweep's folder sweep.json and
+records/ are enough. `all` draws what the given runs have, and figure 6, which
+needs none. A run that is missing, damaged, collapsed or diverged takes no other
+with it; the figure says how many there are, and this command says which.
 """
 
 import sys
