@@ -69,7 +69,9 @@ def make_case(now=None, stages=(), num_classes=10, **changes):
     return types.SimpleNamespace(
         subject=types.SimpleNamespace(
             behaviour=dataclasses.replace(HONEST, **changes),
-            target=types.SimpleNamespace(state_hash=lambda: now),
+            target=types.SimpleNamespace(
+                state_hash=lambda: now, precision="float32"
+            ),
         ),
         ledger=ledger,
         stages=list(stages),
