@@ -36,7 +36,7 @@ from ib_keras.training import loop
 # What a worker says of a run, beside the statuses of records.
 DOING, INTERRUPTED = "doing", "interrupted"
 
-# A training that stands still for so long ends its process.
+# A training or an audit that stands still for so long ends its process.
 _WATCHDOG_MINUTES = 30.0
 
 
@@ -208,6 +208,7 @@ def _do(run: Run, own, settings, should_stop, say) -> None:
             target,
             files.join(own, records.AUDITS, name),
             should_stop=should_stop,
+            watchdog_minutes=_WATCHDOG_MINUTES,
             command=settings.command,
         )
     path = files.join(own, records.LANDSCAPES)

@@ -156,7 +156,7 @@ def twice(add, preset):
         (one(audits={"x": {"protocol": "aa_mt", "ep": 1}}), '"ep"'),
         (one(landscape={"epsilon": 1}), "num_images"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "grid",
 )
 def test_a_wrong_grid_is_refused(sweep, said):
     assert said in str(runs.refused(make, sweep))
