@@ -42,12 +42,13 @@ def _table(folders: list[str]) -> str:
     import pandas as pd
 
     from ib_keras import files
+    from ib_keras.audit import folder as names
 
     rows = []
     for folder in folders:
-        summary = files.read_json(os.path.join(folder, "summary.json"))
+        summary = files.read_json(os.path.join(folder, names.SUMMARY))
         verdict = "not judged"
-        findings = os.path.join(folder, "findings.json")
+        findings = os.path.join(folder, names.FINDINGS)
         if files.exists(findings):
             verdict = files.read_json(findings)["verdict"]["label"]
         curve = summary["epsilon_curve"] or [

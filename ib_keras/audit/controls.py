@@ -24,7 +24,9 @@ import tensorflow as tf
 from sklearn.datasets import load_digits
 
 from ib_keras import files
+from ib_keras.audit import folder as folders
 from ib_keras.audit import runner
+from ib_keras.audit import subject as subjects
 from ib_keras.audit import target as targets
 from ib_keras.audit import verdict
 from ib_keras.audit.examples import Examples
@@ -464,7 +466,8 @@ def run(control: Control, workdir: str, quiet: bool = True) -> dict[str, Any]:
     except UserError as error:
         row.update(verdict=REFUSED, decided_by=[str(error)])
     else:
-        found = files.read_json(files.join(workdir, "findings.json"))["verdict"]
+        path = files.join(workdir, folders.FINDINGS)
+        found = files.read_json(path)["verdict"]
         row.update(
             verdict=found["label"],
             decided_by=[f"{r['id']}: {r['why']}" for r in found["decided_by"]],
@@ -494,7 +497,7 @@ def _subject(control, config):
         images[:500],
         labels[:500],
     )
-    return runner.load_subject(config, target, given=given)
+    return subjects.load(config, target, given=given)
 
 
 def confusion(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:

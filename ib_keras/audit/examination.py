@@ -16,6 +16,7 @@ from ib_keras import files
 from ib_keras.attacks import runner
 from ib_keras.attacks.base import check_count
 from ib_keras.audit import diagnostics
+from ib_keras.audit import folder as folders
 from ib_keras.audit.diagnostics.case import Case
 from ib_keras.audit.target import loading
 from ib_keras.errors import UserError
@@ -50,7 +51,7 @@ def build_case(
 
     Args:
         config: The audit config.
-        subject: `audit.runner.Subject` of it.
+        subject: `audit.subject.Subject` of it.
         stages: Its stages.
         summary: What summary.json holds.
         folder: The audit folder.
@@ -65,9 +66,9 @@ def build_case(
     """
     radii = {float(summary["threat_model"]["epsilon"]): (folder, summary)}
     for point in summary["epsilon_curve"]:
-        place = files.join(folder, f"epsilon_{float(point['epsilon'])!r}")
+        place = folders.radius(folder, point["epsilon"])
         if float(point["epsilon"]) not in radii:
-            part = files.read_json(files.join(place, "summary.json"))
+            part = files.read_json(files.join(place, folders.SUMMARY))
             radii[float(point["epsilon"])] = place, part
     books = {
         epsilon: (_read_ledger(place, subject.labels), part)
@@ -106,7 +107,7 @@ def build_case(
 
 
 def _read_ledger(folder, labels):
-    arrays = files.read_npz(files.join(folder, "examples.npz"))
+    arrays = files.read_npz(files.join(folder, folders.EXAMPLES))
     ledger = runner.Ledger.of_arrays(arrays)
     if not np.array_equal(ledger.label, labels):
         raise UserError(
@@ -145,7 +146,7 @@ def examine(
     """
     section = config["diagnostics"]
     name = section["set"]
-    path = files.join(folder, diagnostics.FINDINGS_FILE)
+    path = files.join(folder, folders.FINDINGS)
     done = files.read_json(path) if files.exists(path) else None
     if name == "none":
         return done, False

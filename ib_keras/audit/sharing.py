@@ -139,7 +139,7 @@ class Team:
         """Attacks this process' share, and leaves its books for the chief.
 
         Args:
-            audits: `runner.Audit` of each radius.
+            audits: `radius.Audit` of each radius.
             should_stop: Asked after every batch.
 
         Raises:
@@ -153,7 +153,7 @@ class Team:
         """Puts the books of all processes together.
 
         Args:
-            audit: `runner.Audit` of one radius.
+            audit: `radius.Audit` of one radius.
 
         Raises:
             UserError: If one has left none, or not to the end.

@@ -14,10 +14,8 @@ import numpy as np
 import scipy.stats
 
 from ib_keras import files
+from ib_keras.audit import folder as names
 from ib_keras.errors import UserError
-
-_SUMMARY_FILE = "summary.json"
-_EXAMPLES_FILE = "examples.npz"
 
 
 @functools.cache
@@ -230,7 +228,7 @@ def compare(folder_a: str, folder_b: str) -> Comparison:
     summaries = [read_summary(folder) for folder in folders]
     for name in ("dataset", "threat_model"):
         _same(name, [s.get(name) for s in summaries], folders)
-    found = [files.read_npz(files.join(f, _EXAMPLES_FILE)) for f in folders]
+    found = [files.read_npz(files.join(f, names.EXAMPLES)) for f in folders]
     try:
         for name in ("index", "label"):
             _same(name, [arrays[name] for arrays in found], folders)
@@ -281,4 +279,4 @@ def read_summary(folder: str) -> Mapping[str, Any]:
     Raises:
         UserError: If there is none.
     """
-    return files.read_json(files.join(folder, _SUMMARY_FILE))
+    return files.read_json(files.join(folder, names.SUMMARY))

@@ -16,7 +16,8 @@ import tensorflow as tf
 
 from ib_keras import seeds
 from ib_keras.audit import landscape
-from ib_keras.audit import runner
+from ib_keras.audit import protocol
+from ib_keras.audit import subject as subjects
 from ib_keras.audit.landscape import examples as landscape_examples
 from ib_keras.errors import unknown_name
 from ib_keras.types import ThreatModel
@@ -74,7 +75,7 @@ def survey(
             )
     spec = {**DEFAULTS, **spec}
     audit_config = _audit_config(spec, config)
-    subject = runner.load_subject(audit_config, saved_model)
+    subject = subjects.load(audit_config, saved_model)
     rows = _choose(subject, spec["num_images"])
     if not len(rows):
         return []
@@ -112,7 +113,7 @@ def survey(
 
 
 def _audit_config(spec, config):
-    """A protocol of one stage, as `runner.load_subject` takes it."""
+    """A protocol of one stage, as `audit.subject.load` takes it."""
     step_size = spec["step_size"] or round(_MADRY_STEP * spec["epsilon"], 9)
     data = config["data"]
     options = ("signature", "output", "outputs", "input_range", "layout")
@@ -160,8 +161,8 @@ def _choose(subject, num_images) -> np.ndarray:
 
 
 def _attack(audit_config, subject):
-    stages = runner.build_stages(audit_config)
-    attacks = runner.build_runner(audit_config, subject, stages)
+    stages = protocol.build_stages(audit_config)
+    attacks = protocol.build_runner(audit_config, subject, stages)
     start = attacks.start(subject.images, subject.labels)
     return attacks.run(subject.images, start)
 

@@ -13,7 +13,7 @@ from typing import Any
 from ib_keras import export
 from ib_keras import files
 from ib_keras import workdirs
-from ib_keras.audit import runner
+from ib_keras.audit import folder as folders
 from ib_keras.audit import training_seeds
 from ib_keras.audit.target import loading
 from ib_keras.errors import UserError
@@ -25,7 +25,6 @@ DONE, DIVERGED, FAILED = "done", "diverged", "failed"
 STATUSES = (DONE, DIVERGED, FAILED)
 
 AUDITS = "audits"
-FINDINGS = "findings.json"
 LANDSCAPES = "landscapes.json"
 METRICS = "metrics.jsonl"
 
@@ -139,7 +138,7 @@ def compose(
 
 def _audit(place) -> tuple[dict[str, Any], float]:
     """What a record says of an audit folder, and the seconds it took."""
-    summary = files.read_json(files.join(place, runner.SUMMARY_FILE))
+    summary = files.read_json(files.join(place, folders.SUMMARY))
     seconds = summary["seconds"]
     own = float(summary["threat_model"]["epsilon"])
     points = []
@@ -147,8 +146,8 @@ def _audit(place) -> tuple[dict[str, Any], float]:
         epsilon = float(point["epsilon"])
         there = summary
         if epsilon != own:
-            part = files.join(place, f"epsilon_{epsilon!r}")
-            there = files.read_json(files.join(part, runner.SUMMARY_FILE))
+            part = folders.radius(place, epsilon)
+            there = files.read_json(files.join(part, folders.SUMMARY))
             seconds += there["seconds"]
         points.append(
             {
@@ -156,7 +155,7 @@ def _audit(place) -> tuple[dict[str, Any], float]:
                 "restart_curve": there["stages"][-1]["restart_curve"],
             }
         )
-    findings = files.join(place, FINDINGS)
+    findings = files.join(place, folders.FINDINGS)
     verdict = None
     if files.exists(findings):
         found = files.read_json(findings)

@@ -9,6 +9,7 @@ import pytest
 from ib_keras import watchdog
 from ib_keras import workdirs
 from ib_keras.audit import runner
+from ib_keras.audit import subject as subjects
 from tests.support import runs
 
 
@@ -39,7 +40,7 @@ def test_a_folder_in_use_is_refused_and_not_touched(tmp_path):
         error = runs.refused(audit, tmp_path)
         assert error.what == "The workdir is in use by another process"
         assert f"process {os.getpid()}" in error.received
-        subject = runner.load_subject(config(), runs.digits_model("vib"))
+        subject = subjects.load(config(), runs.digits_model("vib"))
         error = runs.refused(
             runner.audit_subject, config(), subject, str(tmp_path), quiet=True
         )

@@ -14,8 +14,11 @@ from configs import common
 from ib_keras import export
 from ib_keras import files
 from ib_keras.attacks import runner as attack_runner
+from ib_keras.audit import protocol
+from ib_keras.audit import radius
 from ib_keras.audit import runner
 from ib_keras.audit import statistics
+from ib_keras.audit import subject as subjects
 from ib_keras.errors import Interrupted
 from ib_keras.errors import UserError
 from tests.support import runs
@@ -301,12 +304,12 @@ class Parts:
     def __init__(self, config, model=None):
         self.config = config
         model = model or runs.digits_model("vib")
-        self.subject = runner.load_subject(config, model)
-        self.stages = runner.build_stages(config)
-        self.runner = runner.build_runner(config, self.subject, self.stages)
+        self.subject = subjects.load(config, model)
+        self.stages = protocol.build_stages(config)
+        self.runner = protocol.build_runner(config, self.subject, self.stages)
 
     def run(self, folder, should_stop=lambda: False, quiet=True):
-        return runner.Audit(
+        return radius.Audit(
             self.config,
             self.subject,
             self.stages,
@@ -401,7 +404,7 @@ def test_an_audit_may_be_stopped_again_and_again(parts, reference, tmp_path):
 @pytest.fixture
 def eager_to_save(monkeypatch):
     """Books are saved after every batch, not every few seconds."""
-    monkeypatch.setattr(runner.Audit, "_save_every", lambda self: -1.0)
+    monkeypatch.setattr(radius.Audit, "_save_every", lambda self: -1.0)
 
 
 @pytest.mark.parametrize("half", [False, True], ids=["nothing", "half"])
@@ -496,18 +499,19 @@ def test_books_of_another_audit_are_refused(parts, tmp_path):
 # books are saved after every batch, and then the process waits, to be killed.
 DRIVER = """
 import json, sys, time
+from ib_keras.audit import radius
 from ib_keras.audit import runner
 
 model, workdir, config, wait = sys.argv[1:]
-save = runner.Audit._save
+save = radius.Audit._save
 
 def save_and_wait(self, progress):
     save(self, progress)
     print("saved", flush=True)
     time.sleep(float(wait))
 
-runner.Audit._save = save_and_wait
-runner.Audit._save_every = lambda self: -1.0
+radius.Audit._save = save_and_wait
+radius.Audit._save_every = lambda self: -1.0
 runner.audit(json.load(open(config)), model, workdir, quiet=True)
 """
 
@@ -677,7 +681,7 @@ def test_the_numbers_of_samples_can_be_chosen():
     config = runs.audit_config(
         mode="stochastic", num_samples=2, num_judge_samples=3, num_examples=4
     )
-    subject = runner.load_subject(config, runs.digits_model("vib"))
+    subject = subjects.load(config, runs.digits_model("vib"))
     assert (subject.num_samples, subject.num_judge_samples) == (2, 3)
     images = tf.constant(subject.images)
     seed = tf.constant([1, 2])
@@ -955,7 +959,7 @@ def test_every_protocol_of_the_configs_has_these_fields():
     config = json.loads(
         common.audit("a", 1, "linf", 0.1, {"fgs": {}}).to_json()
     )
-    assert set(config) == set(runner._FIELDS)
+    assert set(config) == set(protocol.FIELDS)
 
 
 def test_the_rooms_runner_gives_what_the_audit_gives(finished):

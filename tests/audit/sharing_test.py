@@ -12,6 +12,8 @@ import pytest
 
 from ib_keras import strategy as strategies
 from ib_keras.attacks import runner as attack_runner
+from ib_keras.audit import protocol
+from ib_keras.audit import radius
 from ib_keras.audit import runner
 from ib_keras.audit import sharing
 from ib_keras.errors import Interrupted
@@ -102,10 +104,10 @@ def test_shares_put_together_are_the_whole(parts, whole, tmp_path, count):
 
 
 def audit_of(parts, folder, first):
-    attacker = runner.build_runner(
+    attacker = protocol.build_runner(
         parts.config, parts.subject, parts.stages, None, first
     )
-    return runner.Audit(
+    return radius.Audit(
         parts.config, parts.subject, parts.stages, attacker, str(folder), True
     )
 
@@ -171,18 +173,19 @@ import json, os, sys
 config, model, workdir = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
 from ib_keras import errors
 from ib_keras import strategy
+from ib_keras.audit import radius
 from ib_keras.audit import runner
 
 pause = float(sys.argv[4])
-save = runner.Audit._save
+save = radius.Audit._save
 def slowly(self, progress):
     import time
     save(self, progress)
     print("saved", flush=True)
     time.sleep(pause)
 if pause:
-    runner.Audit._save = slowly
-    runner.Audit._save_every = lambda self: -1.0
+    radius.Audit._save = slowly
+    radius.Audit._save_every = lambda self: -1.0
 try:
     devices = strategy.get("multi_worker", timeout=60.0)
     runner.audit(config, model, workdir, strategy=devices, quiet=True)

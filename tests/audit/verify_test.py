@@ -12,6 +12,7 @@ import pytest
 
 from ib_keras import files
 from ib_keras.audit import runner
+from ib_keras.audit import subject as subjects_room
 from ib_keras.audit import verdict
 from ib_keras.audit import verify
 from ib_keras.audit.verify import claims
@@ -24,7 +25,7 @@ from tests.support import runs
 @pytest.fixture(autouse=True, scope="module")
 def loaded_once():
     """Model and data are loaded once for equal configs: it saves time."""
-    load, subjects = runner.load_subject, {}
+    load, subjects = subjects_room.load, {}
 
     def cached(config, saved_model, *arguments, **more):
         read = {k: v for k, v in config.items() if k != "threat_model"}
@@ -34,7 +35,7 @@ def loaded_once():
         return subjects[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "load_subject", cached)
+        patch.setattr(subjects_room, "load", cached)
         yield
 
 

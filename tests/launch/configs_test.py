@@ -14,7 +14,7 @@ import pytest
 
 from ib_keras import plugins
 from ib_keras import workdirs
-from ib_keras.audit import runner
+from ib_keras.audit import protocol
 from ib_keras.training import loop
 from ib_keras.types import ThreatModel
 from tests.support import runs
@@ -104,9 +104,9 @@ def test_a_full_config_is_one_that_training_reads(name):
 @pytest.mark.parametrize("name", AUDITS)
 def test_a_protocol_is_one_that_an_audit_reads(name):
     config = values(get(f"configs.audits.{name}"))
-    workdirs.check_fields(config, runner._FIELDS)
+    workdirs.check_fields(config, protocol.FIELDS)
     assert config["protocol"] == name
-    stages = runner.build_stages(config)
+    stages = protocol.build_stages(config)
     assert [stage.name for stage in stages] == list(config["stages"])
     for stage in stages:
         section = config["stages"][stage.name]

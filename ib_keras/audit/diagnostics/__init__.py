@@ -17,6 +17,7 @@ from typing import Any
 
 from ib_keras import files
 from ib_keras import plugins
+from ib_keras.audit import folder as folders
 from ib_keras.audit import verdict
 from ib_keras.audit.diagnostics import base
 from ib_keras.audit.diagnostics import together
@@ -25,7 +26,6 @@ from ib_keras.errors import Interrupted
 from ib_keras.errors import unknown_name
 from ib_keras.progress import Progress
 
-FINDINGS_FILE = "findings.json"
 _PARTIAL_FILE = "findings_partial.json"
 FORMAT_VERSION = 1
 
@@ -92,7 +92,7 @@ def examine(
         Interrupted: If it was stopped; the answers so far are saved.
         UserError: If there is no such set or the folder cannot be written.
     """
-    path = files.join(folder, FINDINGS_FILE)
+    path = files.join(folder, folders.FINDINGS)
     partial = files.join(folder, _PARTIAL_FILE)
     asked_for = describe(set_name, case)
     answers = _restore(partial, asked_for)

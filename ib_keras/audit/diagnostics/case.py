@@ -38,7 +38,7 @@ class Case:
     own, or where nothing stands there at the largest at which something does.
 
     Attributes:
-        subject: `audit.runner.Subject`: the model in the audited mode, and the
+        subject: `audit.subject.Subject`: the model in the audited mode, and the
             clean examples.
         ledger: What the audit found of each example at this radius.
         summary: What summary.json holds.

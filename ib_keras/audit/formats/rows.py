@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from ib_keras import files
+from ib_keras.audit import folder as folders
 from ib_keras.audit import statistics
 from ib_keras.audit.formats import verdicts
 from ib_keras.audit.report import load
@@ -83,8 +84,8 @@ def of(audit: load.Audit) -> list[Row]:
 
 def _of_radius(audit: load.Audit, point: load.EpsilonPoint, main: Row) -> Row:
     """The row of another radius, whose folder has its budget."""
-    folder = files.join(audit.folder, f"epsilon_{point.epsilon!r}")
-    if files.exists(files.join(folder, load.SUMMARY)):
+    folder = folders.radius(audit.folder, point.epsilon)
+    if files.exists(files.join(folder, folders.SUMMARY)):
         return _row(load.load(folder), folder, verdicts.NOT_JUDGED)
     low, high = point.interval or statistics.wilson_interval(
         round(point.robust_accuracy * audit.num_examples), audit.num_examples

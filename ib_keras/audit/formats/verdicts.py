@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ib_keras import files
+from ib_keras.audit import folder as folders
 from ib_keras.audit import verdict
 from ib_keras.audit.report import findings
 from ib_keras.audit.report import load
@@ -49,7 +50,7 @@ def check_gate(fail_on: str, config: Mapping[str, Any], folder: str) -> None:
         UserError: If the audit is to fail on a verdict that it will not have.
     """
     section = config.get("diagnostics") or {"set": "none"}
-    is_judged = files.exists(files.join(folder, findings.FILE))
+    is_judged = files.exists(files.join(folder, folders.FINDINGS))
     if fail_on == "never" or is_judged or section["set"] != "none":
         return
     raise UserError(

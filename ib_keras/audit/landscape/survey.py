@@ -9,7 +9,8 @@ from ib_keras import files
 from ib_keras import seeds
 from ib_keras import workdirs
 from ib_keras.attacks.runner import Ledger
-from ib_keras.audit import runner
+from ib_keras.audit import folder as folders
+from ib_keras.audit import subject as subjects
 from ib_keras.audit.landscape import examples as landscape_examples
 from ib_keras.audit.landscape import surface as landscape
 from ib_keras.errors import UserError
@@ -46,15 +47,15 @@ def survey(
             one, an example is not in the audit, or an argument is wrong.
         UnsafeError: If the model holds what could do harm.
     """
-    summary = files.read_json(files.join(workdir, runner.SUMMARY_FILE))
+    summary = files.read_json(files.join(workdir, folders.SUMMARY))
     config = files.read_json(files.join(workdir, workdirs.CONFIG_FILE))
-    arrays = files.read_npz(files.join(workdir, runner.EXAMPLES_FILE))
+    arrays = files.read_npz(files.join(workdir, folders.EXAMPLES))
     try:
         threat_model = ThreatModel(**config["audit"]["threat_model"])
         recorded = summary["model"]["sha256"]
         index = arrays["index"]
         ledger = Ledger.of_arrays(arrays)
-        subject = runner.load_subject(
+        subject = subjects.load(
             config["audit"],
             saved_model or summary["model"]["path"],
             allow_ops=tuple(allow_ops),

@@ -12,7 +12,6 @@ from ib_keras.audit.diagnostics import base
 from ib_keras.audit.report import fields
 from ib_keras.errors import UserError
 
-FILE = "findings.json"
 FORMAT_VERSION = 1
 
 

@@ -14,13 +14,11 @@ import tensorflow as tf
 
 from ib_keras import files
 from ib_keras import types
+from ib_keras.audit import folder as folders
 from ib_keras.audit.report import fields
 from ib_keras.audit.report import findings
 from ib_keras.audit.report import subject
 from ib_keras.errors import UserError
-
-SUMMARY = "summary.json"
-EXAMPLES = "examples.npz"
 
 # Name -> the dtype kinds it may have; one value per example.
 _REQUIRED_ARRAYS = {
@@ -134,16 +132,16 @@ def load(folder: str) -> Audit:
             is missing, or the two files do not belong together.
     """
     try:
-        summary_path = files.join(folder, SUMMARY)
+        summary_path = files.join(folder, folders.SUMMARY)
         summary = files.read_json(summary_path)
-        examples = files.read_npz(files.join(folder, EXAMPLES))
-        found = _optional(folder, findings.FILE)
-        scan = _optional(folder, subject.SAFETY)
+        examples = files.read_npz(files.join(folder, folders.EXAMPLES))
+        found = _optional(folder, folders.FINDINGS)
+        scan = _optional(folder, folders.SAFETY)
     except (OSError, tf.errors.OpError) as error:
         raise UserError(
             "Cannot read the audit",
             received=f"{folder} ({getattr(error, 'message', error)})",
-            expected=f"a folder with {SUMMARY} and {EXAMPLES}",
+            expected=f"a folder with {folders.SUMMARY} and {folders.EXAMPLES}",
             fix="Check the path and its permissions.",
         ) from error
     record = fields.Record(summary, summary_path)
@@ -153,7 +151,7 @@ def load(folder: str) -> Audit:
     return Audit(
         folder=folder,
         examples=_examples(
-            examples, files.join(folder, EXAMPLES), num_examples
+            examples, files.join(folder, folders.EXAMPLES), num_examples
         ),
         model=subject.read_model(record.record("model", {})),
         safety=scan and subject.read_safety(scan),
@@ -305,8 +303,8 @@ def _examples(
                 path,
                 name,
                 array,
-                f"shape ({num_examples},) as {SUMMARY} says, one value for "
-                "each example",
+                f"shape ({num_examples},) as {folders.SUMMARY} says, one "
+                "value for each example",
             )
         checked[name] = array
     images = _array(arrays, IMAGES, path)

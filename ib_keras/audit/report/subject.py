@@ -5,7 +5,6 @@ from collections.abc import Mapping
 
 from ib_keras.audit.report import fields
 
-SAFETY = "safety.json"
 ACCEPTED = "accepted"
 ACCEPTED_WITH_EXCEPTIONS = "accepted with exceptions"
 

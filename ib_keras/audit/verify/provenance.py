@@ -6,11 +6,9 @@ from typing import Any
 
 from ib_keras import export
 from ib_keras import files
-from ib_keras.audit import runner
+from ib_keras.audit import folder as folders
 from ib_keras.audit import verdict as verdicts
 from ib_keras.audit.verify import claims
-
-FINDINGS_FILE = "findings.json"
 
 
 def model(folder: claims.Folder, subject: Any) -> list[str]:
@@ -68,7 +66,7 @@ def says_versions(folder: claims.Folder) -> str:
 
 def says_safety(workdir: str) -> str:
     """What to say where the safety check's record holds."""
-    if files.exists(files.join(workdir, runner.SAFETY_FILE)):
+    if files.exists(files.join(workdir, folders.SAFETY)):
         return "the files are those that were checked"
     return "no safety.json to compare"
 
@@ -76,10 +74,10 @@ def says_safety(workdir: str) -> str:
 def safety(workdir: str, top: claims.Folder, path: str) -> list[str]:
     """The summary repeats safety.json, whose hashes are the model's files'."""
     said = top.summary.get("safety")
-    if not files.exists(files.join(workdir, runner.SAFETY_FILE)):
+    if not files.exists(files.join(workdir, folders.SAFETY)):
         return ["the summary has it, the folder has not"] if said else []
-    held = files.read_json(files.join(workdir, runner.SAFETY_FILE))
-    rest = {n: held[n] for n in held if n not in runner.SAFETY_FILE_ALONE}
+    held = files.read_json(files.join(workdir, folders.SAFETY))
+    rest = {n: held[n] for n in held if n not in folders.SAFETY_ALONE}
     problems = claims.differences("the summary's safety", said, rest)
     return problems + claims.differences(
         "the files' sha256", _hash_files(path), held["files"]
@@ -103,14 +101,14 @@ def _hash_files(path):
 
 def says_findings(workdir: str) -> str:
     """What to say where the verdict holds."""
-    if files.exists(files.join(workdir, FINDINGS_FILE)):
+    if files.exists(files.join(workdir, folders.FINDINGS)):
         return "the verdict follows from them"
     return "no findings.json to compare"
 
 
 def findings(workdir: str, top: claims.Folder) -> list[str]:
     """The verdict follows from the findings; these are not measured again."""
-    path = files.join(workdir, FINDINGS_FILE)
+    path = files.join(workdir, folders.FINDINGS)
     if not files.exists(path):
         return []
     said = files.read_json(path)

@@ -19,7 +19,8 @@ from ib_keras import export
 from ib_keras import files
 from ib_keras import workdirs
 from ib_keras.attacks.base import check_count
-from ib_keras.audit import runner
+from ib_keras.audit import folder as folders
+from ib_keras.audit import subject as subjects
 from ib_keras.audit import target as targets
 from ib_keras.audit.verify import claims
 from ib_keras.audit.verify import provenance
@@ -101,7 +102,7 @@ class Verification:
 class _Case:
     """What the checks of one radius need."""
 
-    subject: runner.Subject
+    subject: subjects.Subject
     ask: rescoring.AskFn
     is_noisy: bool
     tolerance: float
@@ -195,9 +196,9 @@ def verify(
 
 
 def _read(workdir) -> claims.Folder:
-    summary = files.read_json(files.join(workdir, runner.SUMMARY_FILE))
+    summary = files.read_json(files.join(workdir, folders.SUMMARY))
     config = files.read_json(files.join(workdir, workdirs.CONFIG_FILE))
-    arrays = files.read_npz(files.join(workdir, runner.EXAMPLES_FILE))
+    arrays = files.read_npz(files.join(workdir, folders.EXAMPLES))
     try:
         workdirs.check_fields(
             config, {"audit": ..., "model_sha256": None}, "config."
@@ -233,7 +234,7 @@ def _load_subject(folder, data_dir, *model):
     try:
         if data_dir is not None:
             config["dataset"] = {**config["dataset"], "data_dir": data_dir}
-        return runner.load_subject(config, *model)
+        return subjects.load(config, *model)
     except (KeyError, TypeError) as error:
         raise UserError(
             "The audit's config cannot be read",
@@ -247,13 +248,13 @@ def _radii(workdir, top, checks):
     """The folders of the other radii; what is missing becomes a check."""
     main = float(top.config["threat_model"]["epsilon"])
     asked = {float(e) for e in top.config["epsilon_curve"]} - {main}
-    names = {f"epsilon_{epsilon!r}": epsilon for epsilon in sorted(asked)}
+    names = {folders.radius_name(epsilon): epsilon for epsilon in sorted(asked)}
     found = []
     for name, epsilon in names.items():
         folder = files.join(workdir, name)
         try:
-            summary = files.read_json(files.join(folder, runner.SUMMARY_FILE))
-            arrays = files.read_npz(files.join(folder, runner.EXAMPLES_FILE))
+            summary = files.read_json(files.join(folder, folders.SUMMARY))
+            arrays = files.read_npz(files.join(folder, folders.EXAMPLES))
         except UserError as error:
             checks.append(Check(f"{name}/files", False, str(error)))
             continue
@@ -267,7 +268,7 @@ def _radii(workdir, top, checks):
     others = [
         name
         for name in files.listdir(workdir)
-        if name.startswith("epsilon_") and name not in names
+        if name.startswith(folders.RADIUS_PREFIX) and name not in names
     ]
     if others:
         checks.append(

@@ -1,0 +1,337 @@
+"""One radius of an audit, in one folder: the runner's work made to last.
+
+The books are saved after batches and resumed from; progress is shown; at the
+end the summary and what broke each example are written.
+"""
+
+import dataclasses
+import json
+import time
+from typing import Any
+
+import numpy as np
+
+from ib_keras import export
+from ib_keras import files
+from ib_keras.attacks import runner
+from ib_keras.audit import folder as folders
+from ib_keras.audit import sharing
+from ib_keras.audit.statistics import wilson_interval
+from ib_keras.errors import Interrupted
+from ib_keras.errors import UserError
+from ib_keras.progress import Progress
+
+_PARTIAL_FILE = "partial.npz"
+_STATE = "state.json"
+
+
+class Audit:
+    """One radius of one audit, in one folder.
+
+    Args:
+        config: An audit config.
+        subject: What is audited.
+        stages: What is run, in order.
+        attack_runner: Runs them at this radius.
+        folder: Where the files go.
+        quiet: Prints nothing.
+        share: (first, last) of the examples among those of the audit, where
+            this is one process' part of it.
+    """
+
+    def __init__(
+        self,
+        config,
+        subject,
+        stages,
+        attack_runner,
+        folder,
+        quiet=False,
+        share=None,
+    ):
+        self.share = share
+        self.config = config
+        self.subject = subject
+        self.folder = folder
+        self.quiet = quiet
+        self.curve = []
+        self.command = ""
+        self.stages = stages
+        self.runner = attack_runner
+        self.threat_model = attack_runner.threat_model
+
+    def budget(self) -> int:
+        """Most gradient evaluations that the protocol can cost."""
+        return len(self.subject.labels) * sum(
+            self.runner.most_gradients(stage, self.subject.target.num_classes)
+            for stage in self.stages
+        )
+
+    def run(self, should_stop=lambda: False) -> dict[str, Any]:
+        """Runs or resumes the audit and writes its files.
+
+        Args:
+            should_stop: Asked after every batch; true saves and stops.
+
+        Returns:
+            The summary.
+
+        Raises:
+            UserError: If the folder holds another audit or cannot be written.
+            Interrupted: If it was stopped; the books are saved.
+        """
+        if self.is_done:
+            return self.read()
+        return self.finish(self.attack(should_stop))
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is a summary."""
+        return files.exists(files.join(self.folder, folders.SUMMARY))
+
+    def read(self) -> dict[str, Any]:
+        """The summary of an audit that is done."""
+        # A kill right after the summary leaves the books behind.
+        self._remove_books()
+        return files.read_json(files.join(self.folder, folders.SUMMARY))
+
+    def _remove_books(self):
+        files.remove(files.join(self.folder, _PARTIAL_FILE))
+        sharing.remove_books(self.folder)
+
+    def of_share(self, first: int, last: int, folder: str) -> "Audit":
+        """The part of the audit that one of several processes has.
+
+        Args:
+            first: Where its examples begin; its runner has to know it too.
+            last: Where they end.
+            folder: Of its books.
+        """
+        some = dataclasses.replace(
+            self.subject,
+            images=self.subject.images[first:last],
+            labels=self.subject.labels[first:last],
+        )
+        return Audit(
+            self.config,
+            some,
+            self.stages,
+            self.runner,
+            folder,
+            self.quiet,
+            (first, last),
+        )
+
+    def attack_and_save(self, should_stop=lambda: False) -> None:
+        """Attacks to the end and saves the books, for another process."""
+        self._save(self.attack(should_stop))
+
+    def attack(self, should_stop=lambda: False) -> runner.Progress:
+        """Runs or resumes the attacks; the arguments and errors of `run`.
+
+        Returns:
+            The books.
+        """
+        files.make_folder(self.folder)
+        progress = self.restore()
+        total = self.budget()
+        ledger = progress.ledger
+        with Progress(
+            total,
+            "gradient",
+            f"audit, epsilon {self.threat_model.epsilon:g}",
+            int(ledger.gradient_evaluations.sum()),
+            self.quiet,
+        ) as bar:
+            saved = time.monotonic()
+
+            def on_batch(state):
+                nonlocal saved
+                position = state.position
+                bar.update(
+                    int(state.ledger.gradient_evaluations.sum()),
+                    stage=position.stage,
+                    restart=position.restart,
+                    robust=f"{state.ledger.robust_accuracy:.3f}",
+                )
+                stop = should_stop()
+                # Saving costs about as much as the images' size in writes;
+                # no more than a few per cent of the time goes into it.
+                if stop or time.monotonic() - saved > self._save_every():
+                    self._save(state)
+                    saved = time.monotonic()
+                if stop:
+                    raise Interrupted(
+                        f"Stopped in stage {position.stage}, restart "
+                        f"{position.restart}; the same command resumes there."
+                    )
+
+            self.runner.run(self.subject.images, progress, on_batch)
+        return progress
+
+    def _save_every(self) -> float:
+        return 2.0 + self.subject.images.nbytes / 1e7
+
+    def _save(self, progress):
+        state = {
+            "position": dataclasses.asdict(progress.position),
+            "stages": [dataclasses.asdict(s) for s in progress.stages],
+            "identity": self._identity(),
+        }
+        text = json.dumps(state).encode()
+        arrays = progress.ledger.arrays()
+        files.write_npz(
+            files.join(self.folder, _PARTIAL_FILE),
+            {**arrays, _STATE: np.frombuffer(text, np.uint8)},
+        )
+
+    def _identity(self):
+        """What must agree for books to be continued."""
+        return {
+            "model": self.subject.target.sha256,
+            "mode": self.subject.mode,
+            "epsilon": float(self.threat_model.epsilon),
+            "dataset": self.subject.dataset,
+            "num_examples": len(self.subject.labels),
+            **({"share": list(self.share)} if self.share else {}),
+        }
+
+    def restore(self) -> runner.Progress:
+        """The books as they were saved; new ones where there are none.
+
+        Raises:
+            UserError: If they are of another audit.
+        """
+        fresh = self.runner.start(self.subject.images, self.subject.labels)
+        path = files.join(self.folder, _PARTIAL_FILE)
+        if not files.exists(path):
+            return fresh
+        try:
+            arrays = files.read_npz(path)
+            state = json.loads(arrays.pop(_STATE).tobytes())
+            identity = state["identity"]
+            progress = runner.Progress(
+                runner.Ledger(**arrays),
+                runner.Position(**state["position"]),
+                [runner.StageBooks(**books) for books in state["stages"]],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            self._say(f"Starting again, for the saved books are bad: {error}")
+            return fresh
+        if identity != self._identity():
+            raise UserError(
+                "The workdir holds the books of another audit",
+                received=f"{path} of {identity}",
+                expected=f"{self._identity()}",
+                fix="Choose another --workdir.",
+            )
+        position = progress.position
+        self._say(
+            f"Resuming at stage {position.stage}, restart {position.restart}, "
+            f"batch {position.batch}, from {self.folder}"
+        )
+        return progress
+
+    def _say(self, line):
+        if not self.quiet:
+            print(line, flush=True)
+
+    def finish(self, progress: runner.Progress) -> dict[str, Any]:
+        """Writes what attacks have found; returns the summary."""
+        ledger = progress.ledger
+        arrays = {"index": np.arange(len(ledger.label), dtype=np.int64)}
+        files.write_npz(
+            files.join(self.folder, folders.EXAMPLES),
+            {**arrays, **ledger.arrays()},
+        )
+        summary = self._summary(progress)
+        files.write_json(files.join(self.folder, folders.SUMMARY), summary)
+        self._remove_books()
+        return summary
+
+    def _summary(self, progress):
+        subject, config, ledger = self.subject, self.config, progress.ledger
+        count = len(ledger.label)
+        robust = int(ledger.is_robust.sum())
+        stages = [
+            self._stage_row(index, stage, books, ledger)
+            for index, (stage, books) in enumerate(
+                zip(self.stages, progress.stages, strict=True)
+            )
+        ]
+        return {
+            "protocol": config["protocol"],
+            "protocol_version": config["protocol_version"],
+            "threat_model": {
+                "norm": self.threat_model.norm,
+                "epsilon": float(self.threat_model.epsilon),
+            },
+            "mode": subject.mode,
+            "num_samples": subject.num_samples,
+            "num_judge_samples": subject.num_judge_samples,
+            "num_final_draws": self.runner.num_final_draws,
+            "num_examples": count,
+            "clean_accuracy": ledger.clean_accuracy,
+            "robust_accuracy": ledger.robust_accuracy,
+            "robust_accuracy_ci95": list(wilson_interval(robust, count)),
+            "expected_accuracy": ledger.expected_accuracy,
+            "stages": stages,
+            "gradient_evaluations": int(ledger.gradient_evaluations.sum()),
+            "num_nonfinite_examples": int((ledger.num_nonfinite > 0).sum()),
+            "num_zero_gradient_examples": int(
+                (ledger.num_zero_gradients > 0).sum()
+            ),
+            "seconds": round(sum(s["seconds"] for s in stages), 3),
+            "seed": config["seed"],
+            "model": subject.target.describe(),
+            "safety": _safety(subject.target),
+            "dataset": subject.dataset,
+            "versions": export.describe_versions(),
+            "command": self.command,
+            "epsilon_curve": self._epsilon_curve(ledger, robust, count),
+        }
+
+    def _epsilon_curve(self, ledger, robust, count):
+        """The other radii and this one, ascending; empty if there are none."""
+        if not self.curve:
+            return []
+        here = {
+            "epsilon": float(self.threat_model.epsilon),
+            "robust_accuracy": ledger.robust_accuracy,
+            "robust_accuracy_ci95": list(wilson_interval(robust, count)),
+        }
+        return sorted([*self.curve, here], key=lambda row: row["epsilon"])
+
+    def _stage_row(self, index, stage, books, ledger):
+        fallen = (ledger.broken_by_stage <= index) & (
+            ledger.broken_by_stage >= 0
+        )
+        right = ledger.clean_prediction == ledger.label
+        count = len(ledger.label)
+        last_target = {}
+        for restart, _, standing, gradients in books.curve:
+            last_target[restart] = (standing / count, gradients)
+        return {
+            "name": stage.name,
+            "attack": stage.config,
+            "num_restarts": stage.num_restarts,
+            "robust_accuracy": float((right & ~fallen).mean()),
+            "num_attacked": books.num_attacked,
+            "num_broken": int((ledger.broken_by_stage == index).sum()),
+            "gradient_evaluations": books.gradient_evaluations,
+            "seconds": round(books.seconds, 3),
+            "restart_curve": [v for v, _ in last_target.values()],
+            "gradient_curve": [g for _, g in last_target.values()],
+        }
+
+
+def _safety(target) -> dict[str, Any] | None:
+    """What the summary says of the safety check; safety.json has all of it.
+
+    Equal audits have equal summaries, so what differs from run to run stays
+    there.
+    """
+    if target.safety is None:
+        return None
+    report = target.safety.to_json()
+    return {n: report[n] for n in report if n not in folders.SAFETY_ALONE}

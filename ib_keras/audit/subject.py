@@ -1,0 +1,153 @@
+"""What is audited: a model in one mode, and the examples."""
+
+import dataclasses
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from ib_keras.attacks import base
+from ib_keras.audit import examples
+from ib_keras.audit import protocol
+from ib_keras.audit import target as targets
+from ib_keras.audit.target import behaviour as behaviours
+from ib_keras.errors import UserError
+
+# Draws of the classifier per verdict on a stochastic model.
+_JUDGE_SAMPLES = 5
+_FEWEST_JUDGE_SAMPLES = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """What is audited: the model in one mode, and the examples.
+
+    Attributes:
+        target: The loaded model.
+        logits_fn: The audited classifier.
+        mode: "mean" or "stochastic".
+        num_samples: S; None in mean mode.
+        num_judge_samples: Draws per verdict.
+        images: float32 `[examples, ...]`.
+        labels: int32 `[examples]`.
+        dataset: For the summary: name, split, description.
+        behaviour: What a few calls of the model showed.
+    """
+
+    target: targets.Target
+    logits_fn: Callable
+    mode: str
+    num_samples: int | None
+    num_judge_samples: int
+    images: np.ndarray
+    labels: np.ndarray
+    dataset: dict[str, str]
+    behaviour: behaviours.Behaviour
+
+
+def load(
+    config: Mapping[str, Any],
+    saved_model: str | targets.Target,
+    strategy: tf.distribute.Strategy | None = None,
+    allow_ops: Sequence[str] = (),
+    probe: bool = False,
+    given: examples.Examples | None = None,
+) -> Subject:
+    """Loads the model and the examples that a config asks for.
+
+    Args:
+        config: An audit config.
+        saved_model: Folder of the SavedModel, a .keras file, or a target
+            that is loaded already.
+        strategy: Whose devices get the model's variables.
+        allow_ops: Operations that the safety check lets pass.
+        probe: Whether a child process runs the model first, under limits.
+        given: Examples in place of those that the config names.
+
+    Returns:
+        A `Subject`.
+
+    Raises:
+        UserError: If the model, its endpoint or the data cannot be used.
+        UnsafeError: If the model holds what could do harm.
+    """
+    options = targets.Options.from_config(config["model"])
+    if isinstance(saved_model, targets.Target):
+        target = saved_model.with_options(options)
+    else:
+        target = targets.load(saved_model, strategy, options, allow_ops, probe)
+    state = target.state_hash()
+    mode = config["mode"]
+    target.caller(mode)  # Refuses a mode that the model has not.
+    is_stochastic = mode == "stochastic"
+    num_samples = None
+    if is_stochastic:
+        num_samples = config["num_samples"]
+        if num_samples is None:
+            num_samples = target.metadata.get("num_samples") or 1
+        num_samples = base.check_count("num_samples", num_samples)
+    found = given or examples.load(config, target.about)
+    _check_radius(config["threat_model"], found.images.shape[1:])
+    target = target.settle(
+        found.probe_images, found.probe_labels, mode, num_samples
+    )
+    logits_fn = target.logits_fn(mode, num_samples)
+    targets.check_gradients(
+        logits_fn,
+        target.image_shape,
+        target.num_classes,
+        protocol.take_gradients(protocol.build_stages(config)),
+    )
+    targets.check_finite(
+        logits_fn,
+        found.images,
+        base.check_count("batch_size", config["batch_size"]),
+    )
+    behaviour = behaviours.observe(
+        target,
+        logits_fn,
+        found.probe_images,
+        found.probe_labels,
+        mode,
+        state,
+    )
+    has_noise = is_stochastic or behaviour.is_random
+    judge_samples = config["num_judge_samples"]
+    if judge_samples is None:
+        judge_samples = _JUDGE_SAMPLES if has_noise else 1
+    if has_noise and judge_samples < _FEWEST_JUDGE_SAMPLES:
+        raise UserError(
+            "A verdict on a model with noise takes several draws",
+            received=f"num_judge_samples={judge_samples}",
+            expected=f"{_FEWEST_JUDGE_SAMPLES} or more, or none for "
+            f"{_JUDGE_SAMPLES}",
+            fix="Raise --config.num_judge_samples, or leave it out.",
+        )
+    return Subject(
+        target=target.with_notes(*behaviour.notes()),
+        logits_fn=logits_fn,
+        mode=mode,
+        num_samples=num_samples,
+        num_judge_samples=base.check_count("num_judge_samples", judge_samples),
+        images=found.images,
+        labels=found.labels,
+        dataset=found.dataset,
+        behaviour=behaviour,
+    )
+
+
+def _check_radius(threat_model, image_shape):
+    """Refuses a ball of l2 that holds the whole box, by a slip of units."""
+    most = float(np.sqrt(np.prod(image_shape)))
+    epsilon = threat_model["epsilon"]
+    is_number = isinstance(epsilon, int | float)
+    if threat_model["norm"] == "l2" and is_number and epsilon > most:
+        raise UserError(
+            "Epsilon is larger than the whole box of images",
+            received=epsilon,
+            expected=f"at most {most:.4g} for l2, in pixel units of [0, 1]",
+            fix=f"Did you mean {epsilon:g}/255 = {epsilon / 255:.6g}?",
+        )
