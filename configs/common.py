@@ -248,7 +248,7 @@ def toy_sweep(add, data: str, preset: str) -> str:
         )
     if is_smoke:
         return "A few steps and examples: the numbers mean nothing."
-    return "The paper's steps, batches and examples; 10 seeds."
+    return "The paper's steps, batches and examples."
 
 
 def _smoke(config, image_shape):

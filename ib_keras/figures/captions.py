@@ -93,7 +93,9 @@ def span(values: Iterable, text=str) -> str:
 
 
 def _data(runs) -> str:
-    found = dict.fromkeys(r.record["dataset"]["description"] for r in runs)
+    found = dict.fromkeys(
+        r.record["dataset"]["description"].rstrip(".") for r in runs
+    )
     text = ", ".join(found)
     return text[:1].upper() + text[1:]
 

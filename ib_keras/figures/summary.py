@@ -1,67 +1,71 @@
 """A figure's numbers as a table that one can read: a line a group of seeds."""
 
-import math
 from collections.abc import Sequence
 
 import pandas as pd
 
-_GROUP = ["panel", "model", "mode", "x"]
 # Of a curve over restarts these are enough.
 _RESTARTS = (1, 2, 5, 10, 20, 50, 100)
 _FEW = 20
 
 
 def to_markdown(columns: Sequence[str], rows: Sequence[Sequence]) -> str | None:
-    """Summarises the points of a figure over seeds.
+    """Summarises the points of a figure over models of one kind.
 
     Args:
         columns: Heading of the rows, as in the figure's CSV.
         rows: The points that are drawn.
 
     Returns:
-        A Markdown table: seeds, mean, lowest and highest accuracy, images,
-        and from the lowest to the highest end of the 95% intervals of the
-        models, which are over images. None for figures of something else.
+        A Markdown table with a line for each model and x, and a column for
+        each panel and mode: the mean accuracy of the models, in per cent, with
+        the lowest and the highest, or of a model alone with the 95% interval
+        over test images, in brackets. Collapsed models are left out, and
+        counted. None for figures of something else.
     """
     if "y" not in columns or "seed" not in columns:
         return None
     table = pd.DataFrame(list(rows), columns=list(columns))
     table = table.astype({"x": float, "y": float})
+    table["panel"] = table["panel"].fillna("")
     if table["x"].nunique() > _FEW:
         table = table[table["x"].isin(_RESTARTS)]
+    if "is_collapsed" not in table:
+        table["is_collapsed"] = 0
+    kinds = list(table.groupby(["panel", "mode"], sort=False).groups)
+    kinds.sort(key=lambda kind: kind[0])
+    names = [", ".join(filter(None, kind)) for kind in kinds]
     lines = [
-        "| panel | model | mode | x | models | mean | lowest | highest "
-        "| 95% intervals | images |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| " + " | ".join(["model", "x", *names, "models"]) + " |",
+        "|---" * (len(kinds) + 3) + "|",
     ]
-    for key, group in table.groupby(_GROUP, sort=False, dropna=False):
-        panel, model, mode, x = key
-        y = group["y"]
-        cells = [
-            "" if pd.isna(panel) else panel,
-            model,
-            mode,
-            "" if math.isnan(x) else f"{x:g}",
-            len(group),
-            *(_percent(value) for value in (y.mean(), y.min(), y.max())),
-            _interval(group),
-            _images(group["num_examples"]),
-        ]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    models = table["model"].drop_duplicates()
+    for model in models:
+        own = table[table["model"] == model]
+        for x, group in own.groupby("x", dropna=False):
+            cells = [model, "" if pd.isna(x) else f"{x:g}"]
+            for panel, mode in kinds:
+                is_own = (group["panel"] == panel) & (group["mode"] == mode)
+                cells.append(_accuracy(group[is_own]))
+            lines.append("| " + " | ".join([*cells, _count(group)]) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}%"
-
-
-def _interval(group) -> str:
-    low, high = group["ci_low"].min(), group["ci_high"].max()
-    if pd.isna(low) or pd.isna(high):
+def _accuracy(group: pd.DataFrame) -> str:
+    group = group[group["is_collapsed"] == 0]
+    if group.empty:
         return ""
-    return f"{_percent(low)} to {_percent(high)}"
+    y = group["y"]
+    text = f"{100 * y.mean():.1f}"
+    if len(group) > 1:
+        return f"{text} ({100 * y.min():.1f} to {100 * y.max():.1f})"
+    (low,), (high,) = group["ci_low"], group["ci_high"]
+    if pd.isna(low) or pd.isna(high):
+        return text
+    return f"{text} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def _images(counts) -> str:
-    found = sorted({int(count) for count in counts.dropna()})
-    return ", ".join(f"{count:,}" for count in found)
+def _count(group: pd.DataFrame) -> str:
+    runs = group.groupby("run")["is_collapsed"].max()
+    left = int((runs == 0).sum())
+    return f"{left}" if left == len(runs) else f"{left} of {len(runs)}"

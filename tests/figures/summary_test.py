@@ -1,42 +1,69 @@
 """Tables of figures: means over models, by hand."""
 
+import pytest
+
 from ib_keras.figures import points
 from ib_keras.figures import summary
 
-
-def row(model, x, y, seed, low=None, high=None, panel="a"):
-    count = None if low is None else 1000
-    return (1, panel, model, "mean", x, y, seed, low, high, count, "r", "s")
+COLUMNS = (*points.COLUMNS, "is_collapsed")
 
 
-def table(rows):
-    text = summary.to_markdown(points.COLUMNS, rows)
-    lines = [line.strip("|").split("|") for line in text.splitlines()[2:]]
-    return [[cell.strip() for cell in line] for line in lines]
+def row(model, x, y, seed, *, mode="mean", ends=(None, None), panel="a", **own):
+    name = f"{model}_{x}_{seed}"
+    collapsed = own.get("collapsed", 0)
+    return (1, panel, model, mode, x, y, seed, *ends, 9, name, "s", collapsed)
 
 
-def test_a_line_is_a_group_of_seeds_in_the_order_of_the_rows():
-    assert table(
-        [
-            row("vib", 0.01, 0.5, 0, 0.45, 0.55),
-            row("vib", 0.01, 0.6, 1, 0.57, 0.63),
-            row("deterministic", None, 0.125, 0),
-        ]
-    ) == [
-        "a|vib|mean|0.01|2|55.0%|50.0%|60.0%|45.0% to 63.0%|1,000".split("|"),
-        "a|deterministic|mean||1|12.5%|12.5%|12.5%||".split("|"),
+def table(rows, columns=COLUMNS):
+    text = summary.to_markdown(columns, [r[: len(columns)] for r in rows])
+    lines = text.splitlines()
+    return [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in [lines[0], *lines[2:]]
+    ]
+
+
+@pytest.mark.parametrize("columns", [COLUMNS, points.COLUMNS])
+def test_a_line_is_a_model_and_x_and_a_column_a_panel_and_mode(columns):
+    rows = [
+        row("vib", 0.1, 0.5, 0),
+        row("vib", 0.1, 0.6, 1),
+        row("vib", 0.1, 0.25, 0, mode="stochastic"),
+        row("vib", 0.01, 0.75, 0, ends=(0.7, 0.8)),
+        row("deterministic", None, 0.125, 0),
+        row("deterministic", None, 1.0, 0, panel="b", ends=(0.9, 1.0)),
+    ]
+    assert table(rows, columns) == [
+        ["model", "x", "a, mean", "a, stochastic", "b, mean", "models"],
+        ["vib", "0.01", "75.0 [70.0, 80.0]", "", "", "1"],
+        ["vib", "0.1", "55.0 (50.0 to 60.0)", "25.0", "", "2"],
+        ["deterministic", "", "12.5", "", "100.0 [90.0, 100.0]", "1"],
+    ]
+
+
+def test_collapsed_models_are_left_out_and_counted():
+    rows = [
+        row("vib", 1.0, 0.5, 0, collapsed=1),
+        row("vib", 1.0, 0.9, 1),
+        row("vib", 2.0, 0.5, 0, collapsed=1),
+    ]
+    assert table(rows)[1:] == [
+        ["vib", "1", "90.0", "1 of 2"],
+        ["vib", "2", "", "0 of 1"],
     ]
 
 
 def test_of_a_long_curve_some_restarts_are_enough():
     rows = [row("vib", x, 1 / x, 0) for x in range(1, 101)]
-    assert [line[3] for line in table(rows)] == [
+    assert [line[1] for line in table(rows)[1:]] == [
         *("1", "2", "5", "10", "20", "50", "100")
     ]
 
 
-def test_a_figure_without_panels_keeps_its_lines():
-    assert table([row("vib", 0.01, 0.5, 0, panel=None)])[0][:2] == ["", "vib"]
+def test_a_figure_of_one_panel_has_columns_of_modes():
+    assert table([row("vib", 0.01, 0.5, 0, panel=None)])[0][2:] == [
+        *("mean", "models")
+    ]
 
 
 def test_a_figure_of_something_else_has_no_table():
