@@ -28,12 +28,12 @@ def _page(folders: list[str]) -> str:
     """Writes the page, with clean images where the data are at hand."""
     from ib_keras import files
     from ib_keras.audit import examples
-    from ib_keras.audit import folder as folders
+    from ib_keras.audit import folder as names
     from ib_keras.audit import report
 
     clean = {}
     for folder in folders:
-        summary = files.read_json(files.join(folder, folders.SUMMARY))
+        summary = files.read_json(files.join(folder, names.SUMMARY))
         images = examples.of_folder(folder, summary)
         if images is not None:
             clean[folder] = images
