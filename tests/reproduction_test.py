@@ -14,7 +14,9 @@ TEXT = (ROOT / "docs" / "reproduction.md").read_text()
 TABLES = sorted(FIGURES.glob("*.md"))
 # As the document says: figure -> folder of results/.
 COMMANDS = dict(
-    re.findall(r"--figure=([\d,]+) --runs=results/(\S+)", TEXT.replace("\\", ""))
+    re.findall(
+        r"--figure=([\d,]+) --runs=results/(\S+)", TEXT.replace("\\", "")
+    )
 )
 
 
