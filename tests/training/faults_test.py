@@ -294,7 +294,7 @@ def test_a_clock_that_jumps_back_changes_nothing(
 # Real processes.
 
 REAL = {
-    "num_epochs": 90,
+    "num_epochs": 400,
     "num_samples": 1,
     "bottleneck.latent_dim": 8,
     "steps_per_call": 10,
@@ -313,14 +313,14 @@ def test_sigkill_at_10_moments_and_sigterm_at_3(tmp_path):
     for number in numbers:
         process = start(workdir)
         time.sleep(rng.uniform(0.2, 6.0))
-        if (workdir / "result.json").exists():
-            break
         process.send(number)
-        # Asked to stop before it listens, or when hardly anything is left.
-        asked = (75, -signal.SIGTERM, 0)
+        # Asked to stop before it listens.
+        asked = (75, -signal.SIGTERM)
         status = process.wait()
         assert status in ((-number,) if number == signal.SIGKILL else asked)
         num_sent += 1
+    # Else there was nothing left to end.
+    assert not (workdir / "result.json").exists()
     process = start(workdir)
     assert process.wait() == 0, process.read("errors")
     expected = tmp_path / "reference"
@@ -329,8 +329,7 @@ def test_sigkill_at_10_moments_and_sigterm_at_3(tmp_path):
         runs.checkpoint(workdir), runs.checkpoint(expected)
     )
     assert runs.metrics(workdir) == runs.metrics(expected)
-    print(f"{num_sent} of {num_sent} signals survived")
-    assert num_sent >= 5
+    print(f"{num_sent} of {len(numbers)} signals survived")
 
 
 def start(workdir):
