@@ -18,22 +18,14 @@ def get_config(preset: str = ""):
 def sweep(add, preset: str = ""):
     """CIFAR-10, CEB over rho and its twin: figures 3, 4 and 10."""
     rhos = (1.0, 2.0, 3.0, 4.0, 5.0) if preset == "" else (3.0,)
-    seeds = 1 if preset == "cpu" else common.num_seeds(preset)
-    for rho in rhos:
-        for seed in range(seeds):
-            add(
-                f"ceb_rho_{rho:g}_seed_{seed}",
-                {"bottleneck.rho": rho, "seed": seed},
-                audits=common.cifar10_audits(preset, restarts=rho == 3.0),
-                labels={"model": "ceb", "rho": rho, "seed": seed},
-                landscape=common.cifar10_landscape(preset),
-            )
-    for seed in range(seeds):
-        add(
-            f"deterministic_seed_{seed}",
-            {"seed": seed},
-            config="cifar10_deterministic",
-            audits=common.cifar10_audits(preset, restarts=True),
-            labels={"model": "deterministic", "seed": seed},
-        )
+    common.grid(
+        add,
+        "ceb",
+        rhos,
+        1 if preset == "cpu" else common.num_seeds(preset),
+        lambda rho: common.cifar10_audits(preset, restarts=rho == 3.0),
+        twin_config="cifar10_deterministic",
+        twin_audits=common.cifar10_audits(preset, restarts=True),
+        landscape=common.cifar10_landscape(preset),
+    )
     return common.budget("cifar10", preset)

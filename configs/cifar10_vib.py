@@ -16,23 +16,15 @@ def get_config(preset: str = ""):
 
 
 def sweep(add, preset: str = ""):
-    """CIFAR-10, VIB over beta and its twin: figures 9."""
+    """CIFAR-10, VIB over beta and its twin: figure 9."""
     betas = (1e-4, 1e-3, 1e-2, 1e-1) if preset == "" else (1e-2,)
-    seeds = 1 if preset == "cpu" else common.num_seeds(preset)
-    for beta in betas:
-        for seed in range(seeds):
-            add(
-                f"vib_beta_{beta:g}_seed_{seed}",
-                {"bottleneck.beta": beta, "seed": seed},
-                audits=common.cifar10_audits(preset, restarts=beta == 0.01),
-                labels={"model": "vib", "beta": beta, "seed": seed},
-            )
-    for seed in range(seeds):
-        add(
-            f"deterministic_seed_{seed}",
-            {"seed": seed},
-            config="cifar10_deterministic",
-            audits=common.cifar10_audits(preset, restarts=True),
-            labels={"model": "deterministic", "seed": seed},
-        )
+    common.grid(
+        add,
+        "vib",
+        betas,
+        1 if preset == "cpu" else common.num_seeds(preset),
+        lambda beta: common.cifar10_audits(preset, restarts=beta == 0.01),
+        twin_config="cifar10_deterministic",
+        twin_audits=common.cifar10_audits(preset, restarts=True),
+    )
     return common.budget("cifar10", preset)

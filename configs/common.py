@@ -231,21 +231,14 @@ def toy_sweep(add, data: str, preset: str) -> str:
     """
     check_preset(preset)
     is_smoke = preset == "smoke"
-    seeds = range(1 if is_smoke else 10)
-    for beta in (0.01, 1.0) if is_smoke else _TOY_BETAS:
-        for seed in seeds:
-            add(
-                f"vib_beta_{beta:g}_seed_{seed}",
-                {"bottleneck.beta": beta, "seed": seed},
-                labels={"model": "vib", "beta": beta, "seed": seed},
-            )
-    for seed in seeds:
-        add(
-            f"linear_seed_{seed}",
-            {"seed": seed},
-            config=f"{data}_linear",
-            labels={"model": "linear", "seed": seed},
-        )
+    grid(
+        add,
+        "vib",
+        (0.01, 1.0) if is_smoke else _TOY_BETAS,
+        1 if is_smoke else 10,
+        twin="linear",
+        twin_config=f"{data}_linear",
+    )
     if is_smoke:
         return "A few steps and examples: the numbers mean nothing."
     return "The paper's steps, batches and examples."
@@ -271,6 +264,54 @@ def _smoke(config, image_shape):
     config.eval.batch_size = 16
     config.checkpoint.every_steps = 4
     return config
+
+
+def grid(
+    add,
+    model: str,
+    values: tuple[float, ...],
+    num_seeds: int,
+    audits=lambda value: None,
+    *,
+    twin: str = "deterministic",
+    twin_config: str,
+    twin_audits=None,
+    landscape=None,
+) -> None:
+    """Plans a bottleneck over the weight of its rate, and its twin, by seeds.
+
+    Args:
+        add: That of a `sweep`.
+        model: "vib", over beta, or "ceb", over rho.
+        values: Of beta or rho.
+        num_seeds: Trainings of each kind.
+        audits: Takes beta or rho and returns the audits of such a run.
+        twin: What names and labels call the twin.
+        twin_config: Its config.
+        twin_audits: Its audits.
+        landscape: Loss surfaces of each bottleneck.
+    """
+    control = {"vib": "beta", "ceb": "rho"}[model]
+    for value in values:
+        for seed in range(num_seeds):
+            add(
+                f"{model}_{control}_{value:g}_seed_{seed}",
+                {f"bottleneck.{control}": value, "seed": seed},
+                labels={"model": model, control: value, "seed": seed},
+                **_given(audits=audits(value), landscape=landscape),
+            )
+    for seed in range(num_seeds):
+        add(
+            f"{twin}_seed_{seed}",
+            {"seed": seed},
+            config=twin_config,
+            labels={"model": twin, "seed": seed},
+            **_given(audits=twin_audits),
+        )
+
+
+def _given(**parts):
+    return {name: part for name, part in parts.items() if part is not None}
 
 
 # What a sweep of a preset cuts from the paper's, for those who read its

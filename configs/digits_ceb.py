@@ -18,21 +18,13 @@ def get_config(preset: str = ""):
 def sweep(add, preset: str = ""):
     """Digits, CEB over rho and its twin: figures 1, 2 and 8 in small."""
     rhos = (2.0, 3.0) if preset == "smoke" else (1.0, 2.0, 3.0, 4.0, 5.0)
-    seeds = min(common.num_seeds(preset), 3)
-    for rho in rhos:
-        for seed in range(seeds):
-            add(
-                f"ceb_rho_{rho:g}_seed_{seed}",
-                {"bottleneck.rho": rho, "seed": seed},
-                audits=common.digits_audits(preset, is_stochastic=True),
-                labels={"model": "ceb", "rho": rho, "seed": seed},
-            )
-    for seed in range(seeds):
-        add(
-            f"deterministic_seed_{seed}",
-            {"seed": seed},
-            config="digits_deterministic",
-            audits=common.digits_audits(preset, is_stochastic=False),
-            labels={"model": "deterministic", "seed": seed},
-        )
+    common.grid(
+        add,
+        "ceb",
+        rhos,
+        min(common.num_seeds(preset), 3),
+        lambda rho: common.digits_audits(preset, is_stochastic=True),
+        twin_config="digits_deterministic",
+        twin_audits=common.digits_audits(preset, is_stochastic=False),
+    )
     return common.budget("digits", preset)

@@ -18,21 +18,13 @@ def get_config(preset: str = ""):
 def sweep(add, preset: str = ""):
     """Digits, VIB over beta and its twin: figures 1, 2 and 8 in small."""
     betas = (1e-3, 1e-2) if preset == "smoke" else (1e-4, 1e-3, 1e-2, 1e-1)
-    seeds = min(common.num_seeds(preset), 3)
-    for beta in betas:
-        for seed in range(seeds):
-            add(
-                f"vib_beta_{beta:g}_seed_{seed}",
-                {"bottleneck.beta": beta, "seed": seed},
-                audits=common.digits_audits(preset, is_stochastic=True),
-                labels={"model": "vib", "beta": beta, "seed": seed},
-            )
-    for seed in range(seeds):
-        add(
-            f"deterministic_seed_{seed}",
-            {"seed": seed},
-            config="digits_deterministic",
-            audits=common.digits_audits(preset, is_stochastic=False),
-            labels={"model": "deterministic", "seed": seed},
-        )
+    common.grid(
+        add,
+        "vib",
+        betas,
+        min(common.num_seeds(preset), 3),
+        lambda beta: common.digits_audits(preset, is_stochastic=True),
+        twin_config="digits_deterministic",
+        twin_audits=common.digits_audits(preset, is_stochastic=False),
+    )
     return common.budget("digits", preset)

@@ -23,24 +23,17 @@ def sweep(add, preset: str = ""):
         "cpu": (1e-5, 1e-4, 1e-3, 1e-2, 1e-1),
         "smoke": (1e-3, 1e-2),
     }[preset]
-    for beta in betas:
-        for seed in range(common.num_seeds(preset)):
-            add(
-                f"vib_beta_{beta:g}_seed_{seed}",
-                {"bottleneck.beta": beta, "seed": seed},
-                audits=common.mnist_audits(
-                    preset, is_stochastic=True, restarts=beta == 0.01
-                ),
-                labels={"model": "vib", "beta": beta, "seed": seed},
-            )
-    for seed in range(common.num_seeds(preset)):
-        add(
-            f"deterministic_seed_{seed}",
-            {"seed": seed},
-            config="mnist_deterministic",
-            audits=common.mnist_audits(
-                preset, is_stochastic=False, restarts=True
-            ),
-            labels={"model": "deterministic", "seed": seed},
-        )
+    common.grid(
+        add,
+        "vib",
+        betas,
+        common.num_seeds(preset),
+        lambda beta: common.mnist_audits(
+            preset, is_stochastic=True, restarts=beta == 0.01
+        ),
+        twin_config="mnist_deterministic",
+        twin_audits=common.mnist_audits(
+            preset, is_stochastic=False, restarts=True
+        ),
+    )
     return common.budget("mnist", preset)

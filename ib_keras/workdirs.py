@@ -117,14 +117,44 @@ def check(
                 fix="Choose another --workdir.",
             )
         return
-    different = differences(files.read_json(path), config, may_differ)
+    check_same(
+        "The workdir belongs to another config",
+        path,
+        files.read_json(path),
+        config,
+        may_differ,
+    )
+
+
+def check_same(
+    problem: str,
+    path: str,
+    there: Mapping[str, Any],
+    here: Mapping[str, Any],
+    may_differ: tuple[str, ...] = (),
+    inside: str = "",
+) -> None:
+    """Refuses a config that is not the one that a file has.
+
+    Args:
+        problem: What to say first.
+        path: Of the file.
+        there: What it has, JSON values.
+        here: The config.
+        may_differ: As `check`.
+        inside: What stands before the names of fields, such as "audits.".
+
+    Raises:
+        UserError: If they differ; it names the first field.
+    """
+    different = differences(there, here, may_differ)
     if different:
-        key, there, here = different[0]
+        key, before, now = different[0]
         raise UserError(
-            "The workdir belongs to another config",
-            received=f"{key}={here!r}"
+            problem,
+            received=f"{inside}{key}={now!r}"
             + (f" and {len(different) - 1} more" if different[1:] else ""),
-            expected=f"{key}={there!r}, as in {path}",
+            expected=f"{inside}{key}={before!r}, as in {path}",
             fix="Choose another --workdir, or give the config it was made by.",
         )
 

@@ -241,14 +241,11 @@ def check(record: Mapping[str, Any], run: Run, path: str) -> bool:
 
 
 def _refuse(path, inside, there, here, may_differ):
-    different = workdirs.differences(there, here, may_differ)
-    if not different:
-        return
-    key, before, now = different[0]
-    raise UserError(
+    workdirs.check_same(
         "The sweep's folder has this run by another config",
-        received=f"{inside}{key}={now!r}"
-        + (f" and {len(different) - 1} more" if different[1:] else ""),
-        expected=f"{inside}{key}={before!r}, as in {path}",
-        fix="Choose another --workdir, or give the config it was made by.",
+        path,
+        there,
+        here,
+        may_differ,
+        inside,
     )
