@@ -9,20 +9,33 @@ from ib_keras import figures
 from ib_keras.figures import reading
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-FIGURES = ROOT / "results" / "figures"
+RESULTS = ROOT / "results"
 TEXT = (ROOT / "docs" / "reproduction.md").read_text()
-TABLES = sorted(FIGURES.glob("*.md"))
-# As the document says: figure -> folder of results/.
-COMMANDS = dict(
-    re.findall(
+TABLES = sorted(RESULTS.glob("*/figures/*.md"))
+PICTURES = sorted(RESULTS.glob("*/figures/*.png"))
+# As the document says: the figures of a folder of results/.
+DRAWN = [
+    (int(number), folder)
+    for numbers, folder in re.findall(
         r"--figure=([\d,]+) --runs=results/(\S+)", TEXT.replace("\\", "")
     )
-)
+    for number in numbers.split(",")
+]
 
 
-@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
+def relative(path: pathlib.Path) -> str:
+    """The test's name: which file it is of."""
+    return str(path.relative_to(RESULTS))
+
+
+@pytest.mark.parametrize("path", TABLES, ids=relative)
 def test_the_document_has_the_table_of_each_figure(path):
     assert path.read_text() in TEXT
+
+
+@pytest.mark.parametrize("path", PICTURES, ids=relative)
+def test_the_document_shows_each_picture(path):
+    assert f"](../{path.relative_to(ROOT)})" in TEXT
 
 
 def test_every_picture_and_file_that_it_names_is_there():
@@ -32,15 +45,18 @@ def test_every_picture_and_file_that_it_names_is_there():
     assert missing == []
 
 
-@pytest.mark.parametrize(("numbers", "folder"), sorted(COMMANDS.items()))
+def test_the_document_says_how_each_picture_is_drawn():
+    shown = {(int(p.stem.split("_")[1]), p.parent.parent.name) for p in PICTURES}
+    assert set(DRAWN) == shown
+
+
+@pytest.mark.parametrize(("number", "folder"), DRAWN)
 def test_the_committed_records_give_the_committed_numbers(
-    numbers, folder, tmp_path
+    number, folder, tmp_path
 ):
-    sweep = reading.load(str(ROOT / "results" / folder))
-    for number in map(int, numbers.split(",")):
-        figures.write(number, [sweep], str(tmp_path))
-        for ending in (".csv", ".md"):
-            made = tmp_path / f"figure_{number}{ending}"
-            if made.exists():
-                kept = FIGURES / made.name
-                assert made.read_text() == kept.read_text()
+    figures.write(number, [reading.load(str(RESULTS / folder))], str(tmp_path))
+    for ending in (".csv", ".md"):
+        made = tmp_path / f"figure_{number}{ending}"
+        if made.exists():
+            kept = RESULTS / folder / "figures" / made.name
+            assert made.read_text() == kept.read_text()
