@@ -579,3 +579,14 @@ def test_the_command_writes_a_format_and_its_notes(folder, content, tmp_path):
     process = runs.Process("--workdir=", module="launch.report")
     assert process.wait() == 2
     assert "There is no audit to report" in process.read("errors")
+
+
+@pytest.mark.parametrize("name", ["model_card", "robustbench"])
+def test_what_people_added_is_not_replaced(folder, content, tmp_path, name):
+    path = tmp_path / "written"
+    formats.write([folder], name, str(path))
+    formats.write([folder], name, str(path))  # The same again loses nothing.
+    path.write_text(path.read_text() + "Licence: MIT.")
+    error = runs.refused(formats.write, [folder], name, str(path))
+    assert "would replace" in str(error)
+    assert path.read_text().endswith("Licence: MIT.")

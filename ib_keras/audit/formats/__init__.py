@@ -44,10 +44,13 @@ class Format:
     Attributes:
         file_name: What its file is called where no other name is given.
         render: From one `load.Audit` or several to the `Document`.
+        is_completed_by_hand: Whether people add what an audit cannot know. Such
+            a file is not replaced by another.
     """
 
     file_name: str
     render: Callable[[Sequence[load.Audit]], Document]
+    is_completed_by_hand: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,15 +87,17 @@ def write(
     Args:
         folders: Audit folders, local or remote, in the order to show them.
         name: Of the format.
-        path: Where to; replaced if it is there. None for the format's own
-            file name in the first folder.
+        path: Where to; None for the format's own file name in the first
+            folder. A file that is there is replaced, unless people complete
+            such files by hand.
 
     Returns:
         Where the file is, and notes about it.
 
     Raises:
         UserError: If there is no such format, a folder is not a whole audit,
-            the format takes fewer audits, or the file cannot be written.
+            the format takes fewer audits, or the file cannot be written or
+            is there and must not be replaced.
     """
     form = get(name)
     if not folders or isinstance(folders, str):
@@ -108,5 +113,19 @@ def write(
         path = files.join(folders[0], form.file_name)
     if parent := os.path.dirname(path):
         files.make_folder(parent)
+    if form.is_completed_by_hand and files.exists(path):
+        _check_same(path, document.text)
     files.write_text(path, document.text)
     return Written(path, document.notes)
+
+
+def _check_same(path: str, text: str) -> None:
+    """Raises a UserError where a file says something else than `text`."""
+    if files.read_bytes(path) == text.encode():
+        return
+    raise errors.UserError(
+        "A file is there that this one would replace",
+        received=path,
+        expected="no such file: people add to files of this format",
+        fix="Name another --output, or move that file away.",
+    )

@@ -29,7 +29,7 @@ _AUTOATTACK = "autoattack_standard"
 
 def build() -> formats.Format:
     """Builds the format."""
-    return formats.Format("robustbench.json", render)
+    return formats.Format("robustbench.json", render, is_completed_by_hand=True)
 
 
 def render(audits: Sequence[load.Audit]) -> formats.Document:

@@ -64,8 +64,8 @@ class Row:
 def of(audit: load.Audit) -> list[Row]:
     """The rows of an audit, by ascending radius.
 
-    Radii of its epsilon curve get rows of their own. The diagnostics ask about
-    the audit's own radius alone, so the others are not judged.
+    Radii of its epsilon curve get rows of their own. The verdict, which is one
+    about all radii, stands in the row of the audit's own.
 
     Args:
         audit: The audit.
