@@ -21,17 +21,25 @@ def to_markdown(columns: Sequence[str], rows: Sequence[Sequence]) -> str | None:
         each panel and mode: the mean accuracy of the models, in per cent, with
         the lowest and the highest, or of a model alone with the 95% interval
         over test images, in brackets. Collapsed models are left out, and
-        counted. None for figures of something else.
+        counted. Panels over restarts have a table of their own, behind the
+        others. None for figures of something else.
     """
     if "y" not in columns or "seed" not in columns:
         return None
     table = pd.DataFrame(list(rows), columns=list(columns))
     table = table.astype({"x": float, "y": float})
     table["panel"] = table["panel"].fillna("")
-    if table["x"].nunique() > _FEW:
-        table = table[table["x"].isin(_RESTARTS)]
     if "is_collapsed" not in table:
         table["is_collapsed"] = 0
+    numbers = table.groupby("panel")["x"].nunique()
+    curves = table["panel"].isin(numbers[numbers > _FEW].index)
+    over_restarts = curves & table["x"].isin(_RESTARTS)
+    parts = [table[~curves], table[over_restarts]]
+    return "\n".join(_table(part) for part in parts if not part.empty)
+
+
+def _table(table: pd.DataFrame) -> str:
+    """A table of panels whose x is the same quantity."""
     kinds = list(table.groupby(["panel", "mode"], sort=False).groups)
     kinds.sort(key=lambda kind: kind[0])
     names = [", ".join(filter(None, kind)) for kind in kinds]

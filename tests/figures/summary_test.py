@@ -60,6 +60,25 @@ def test_of_a_long_curve_some_restarts_are_enough():
     ]
 
 
+def test_panels_over_restarts_have_a_table_of_their_own():
+    rows = [
+        row("ceb", 3.0, 0.5, 0),
+        row("ceb", 4.0, 0.25, 0),
+        row("deterministic", None, 0.125, 0),
+        *(row("ceb", x, 0.5 / x, 0, panel="b") for x in range(1, 101)),
+        row("ceb", 3.0, 0.0, 0, panel="c"),
+    ]
+    first, second = summary.to_markdown(COLUMNS, rows).split("\n\n")
+    assert first.splitlines()[2:] == [
+        "| ceb | 3 | 50.0 | 0.0 | 1 |",
+        "| ceb | 4 | 25.0 |  | 1 |",
+        "| deterministic |  | 12.5 |  | 1 |",
+    ]
+    assert second.splitlines()[0] == "| model | x | b, mean | models |"
+    assert second.splitlines()[2] == "| ceb | 1 | 50.0 | 1 |"
+    assert len(second.splitlines()) == 2 + len(summary._RESTARTS)
+
+
 def test_a_figure_of_one_panel_has_columns_of_modes():
     assert table([row("vib", 0.01, 0.5, 0, panel=None)])[0][2:] == [
         *("mean", "models")
