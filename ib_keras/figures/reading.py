@@ -197,6 +197,9 @@ def merge(sweeps: Sequence[Runs]) -> Runs:
     done, collapsed, excluded, notes = {}, {}, {}, []
     for sweep in sweeps:
         for run in sweep.done:
+            # What failed in one folder may have been done in another.
+            if excluded.get(run.name, "").startswith("failed"):
+                del excluded[run.name]
             if run.name in done or run.name in excluded:
                 notes.append(
                     f"{run.name} is in several folders; the first counts."
@@ -209,6 +212,8 @@ def merge(sweeps: Sequence[Runs]) -> Runs:
                 excluded[run.name] = same
         for name, why in sweep.excluded.items():
             if name not in done:
+                if excluded.get(name, "").startswith("failed"):
+                    del excluded[name]
                 excluded.setdefault(name, why)
         for run in sweep.collapsed:
             if run.name not in done:

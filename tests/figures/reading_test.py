@@ -182,6 +182,18 @@ def test_parts_of_a_sweep_make_one(folder, tmp_path):
     assert found.folders == (str(folder), str(other))
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+def test_what_failed_in_one_folder_counts_from_another(
+    folder, tmp_path, is_first
+):
+    other = sweep_folder.make(tmp_path / "other", values=(0.01,), seeds=2)
+    sweep_folder.change(other, FIRST, status="failed", error="no room")
+    places = (other, folder) if is_first else (folder, other)
+    found = reading.merge([reading.load(str(f)) for f in places])
+    assert FIRST in names(found.done)
+    assert not found.excluded
+
+
 def test_sweeps_of_several_budgets_are_not_mixed(folder, tmp_path):
     other = sweep_folder.make(tmp_path / "other", preset="smoke")
     sweeps = [reading.load(str(f)) for f in (folder, other)]
