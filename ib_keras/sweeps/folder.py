@@ -10,6 +10,7 @@ import filelock
 from ib_keras import files
 from ib_keras import workdirs
 from ib_keras.errors import UserError
+from ib_keras.sweeps import plan as plans
 from ib_keras.sweeps import records
 from ib_keras.sweeps.plan import Plan
 from ib_keras.sweeps.plan import Run
@@ -89,12 +90,11 @@ class Folder:
         """
         path = files.join(self.path, SWEEP_FILE)
         if files.exists(path):
-            there = files.read_json(path)
-            for name in ("config", "preset", "overrides"):
-                here = plan.to_json()[name]
-                if isinstance(there, dict) and there.get(name) == here:
+            there = _identity(files.read_json(path))
+            for name, here in _identity(plan.to_json()).items():
+                before = there.get(name)
+                if before == here:
                     continue
-                before = there.get(name) if isinstance(there, dict) else there
                 raise UserError(
                     "The folder is that of another sweep",
                     received=f"{name} {here!r}",
@@ -136,7 +136,8 @@ class Folder:
         Returns:
             Its status and its record. A run without a record, or whose record
             lacks audits that were added to the plan, is "to do" or
-            "resumable"; that record is given too.
+            "resumable", or "failed" where these failed; that record is given
+            too.
 
         Raises:
             UserError: If its record or its folder is of another config, or
@@ -146,12 +147,13 @@ class Folder:
         record = None
         if files.exists(path):
             record = records.read(path)
-            is_whole = records.check(record, run, path)
-            if is_whole and record["status"] != records.FAILED:
-                return record["status"], record
+            # Of what failed nothing is kept, so its config may be mended.
+            if record["status"] != records.FAILED:
+                if records.check(record, run, path):
+                    return record["status"], record
         folder = self.run(run.name)
         workdirs.check(folder, run.config, loop.MAY_DIFFER)
-        if record is not None and record["status"] == records.FAILED:
+        if record is not None and records.has_failed(record):
             return records.FAILED, record
         begun = files.exists(files.join(folder, workdirs.CONFIG_FILE))
         return (RESUMABLE if begun else TO_DO), record
@@ -159,3 +161,16 @@ class Folder:
     def is_finished(self, run: Run) -> bool:
         """Whether nothing is left to do; what failed is tried again."""
         return self.state(run)[0] in (records.DONE, records.DIVERGED)
+
+
+def _identity(sweep) -> dict[str, Any]:
+    """What makes `sweep.json` that of one sweep."""
+    sweep = sweep if isinstance(sweep, dict) else {}
+    overrides = sweep.get("overrides")
+    return {
+        "config": sweep.get("config"),
+        "preset": sweep.get("preset"),
+        "overrides": plans.matters(overrides)
+        if isinstance(overrides, dict)
+        else overrides,
+    }

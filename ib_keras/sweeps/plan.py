@@ -13,6 +13,7 @@ from typing import Any
 
 from ib_keras.errors import UserError
 from ib_keras.errors import unknown_name
+from ib_keras.training import loop
 
 _NAME = re.compile(r"[a-z0-9_][a-z0-9_.-]*")
 _SCALARS = (str, int, float, bool, type(None))
@@ -93,7 +94,7 @@ def make(
     Raises:
         UserError: If a run is wrong: its name, a field, a protocol, a label.
     """
-    overrides = dict(overrides or {})
+    overrides = _plain(overrides or {})
     runs: dict[str, Run] = {}
 
     def add(
@@ -111,12 +112,13 @@ def make(
                 )
         values = _plain(get_config(config))
         known = {k: v for k, v in overrides.items() if _has(values, k)}
+        values = override(override(values, known), fields)
         runs[name] = Run(
             name=name,
             labels=_check_labels(name, labels or {}),
-            config=override(override(values, known), fields),
+            config=values,
             audits={
-                audit: _audit(name, audit, section, get_protocol)
+                audit: _audit(name, audit, section, get_protocol, values)
                 for audit, section in (audits or {}).items()
             },
             landscape=_check_landscape(name, landscape, audits or {}),
@@ -130,10 +132,15 @@ def make(
             expected="a call of add() for each run",
             fix="Correct the config's sweep().",
         )
-    if overrides:
-        said = ", ".join(f"{k}={v!r}" for k, v in overrides.items())
+    if telling := matters(overrides):
+        said = ", ".join(f"{k}={v!r}" for k, v in telling.items())
         budget = f"{budget} (with {said})".strip()
     return Plan(config, preset, budget, overrides, tuple(runs.values()))
+
+
+def matters(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Those overrides that make it another sweep: not where its data are."""
+    return {k: v for k, v in overrides.items() if k not in loop.MAY_DIFFER}
 
 
 def override(
@@ -214,7 +221,7 @@ def _check_labels(name, labels):
     return _plain(labels)
 
 
-def _audit(run, name, section, get_protocol):
+def _audit(run, name, section, get_protocol, training):
     if not _NAME.fullmatch(name) or "protocol" not in section:
         raise UserError(
             "An audit of the sweep cannot be used",
@@ -222,7 +229,14 @@ def _audit(run, name, section, get_protocol):
             expected="a name of small letters and digits, and a protocol",
             fix="Correct the config's sweep().",
         )
-    changes = {k: v for k, v in section.items() if k != "protocol"}
+    # Attacked is the copy of the data that was trained on.
+    data = training.get("data", {})
+    changes = {
+        f"dataset.{field}": data[field]
+        for field in ("data_dir", "download")
+        if data.get(field) is not None
+    }
+    changes |= {k: v for k, v in section.items() if k != "protocol"}
     return override(get_protocol(section["protocol"]), changes)
 
 

@@ -1,14 +1,18 @@
 """`records/NAME.json`: all that figures need of a finished run.
 
-A record is made of what training and audits left in the run's folder and holds
-no time but those, so that a run that was killed and went on has the record of
-one that was not.
+A record is made of what training and audits left in the run's folder, so that
+a run that was killed and went on has the record of one that was not, but for
+seconds. `versions` and `git_commit` are those of who wrote it; `model` has
+those of the training.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
+import tensorflow as tf
 
 from ib_keras import export
 from ib_keras import files
@@ -31,6 +35,7 @@ METRICS = "metrics.jsonl"
 _AUDIT_FIELDS = (
     "protocol",
     "protocol_version",
+    "dataset",
     "mode",
     "num_samples",
     "num_examples",
@@ -123,6 +128,8 @@ def compose(
         "sha256": loading.hash_folder(saved_model),
         "num_classes": num_classes,
         "is_stochastic": bool(metadata["is_stochastic"]),
+        "versions": metadata.get("versions"),
+        "git_commit": metadata.get("git_commit"),
     }
     seconds = 0.0
     for name in run.audits:
@@ -130,10 +137,49 @@ def compose(
         record["audits"][name], spent = _audit(place)
         seconds += spent
     if run.landscape is not None:
-        record["landscapes"] = files.read_json(files.join(folder, LANDSCAPES))
+        place = files.join(folder, LANDSCAPES)
+        record["landscapes"] = landscapes(place, run.landscape)
     record["seconds"]["train"] = _train_seconds(folder, run.config)
     record["seconds"]["audits"] = round(seconds, 3)
     return record
+
+
+def landscapes(path: str, spec: Mapping[str, Any]) -> list[Any] | None:
+    """The loss surfaces of a file; None if it has none by this spec."""
+    if not files.exists(path):
+        return None
+    found = files.read_json(path)
+    is_ours = isinstance(found, dict) and found.get("spec") == spec
+    return found["surfaces"] if is_ours else None
+
+
+def failure(
+    run: Run, path: str, error: str, preset: str, git_commit: str | None
+) -> dict[str, Any]:
+    """The record of a run that failed.
+
+    Args:
+        run: The run.
+        path: Of its record. What is done there is kept, beside the error, for
+            then it is audits added since that failed.
+        error: What happened, a line.
+        preset: Of the sweep.
+        git_commit: Of the code.
+
+    Returns:
+        JSON values.
+    """
+    if files.exists(path):
+        before = read(path)
+        if before["status"] == DONE:
+            return before | {"error": error}
+    return frame(run, preset, FAILED, git_commit) | {"error": error}
+
+
+def has_failed(record: Mapping[str, Any]) -> bool:
+    """Whether a run, or what was added to one that is done, has failed."""
+    status = record["status"]
+    return status == FAILED or status == DONE and bool(record["error"])
 
 
 def _audit(place) -> tuple[dict[str, Any], float]:
@@ -163,6 +209,7 @@ def _audit(place) -> tuple[dict[str, Any], float]:
         seconds += found.get("seconds") or 0.0
     return {
         **{name: summary[name] for name in _AUDIT_FIELDS},
+        "largest_class_share": _largest_class_share(place),
         "stages": [
             {name: stage[name] for name in _STAGE_FIELDS}
             for stage in summary["stages"]
@@ -172,16 +219,28 @@ def _audit(place) -> tuple[dict[str, Any], float]:
     }, seconds
 
 
-def _train_seconds(folder, config) -> float:
-    """The time of the training steps, whoever made them, by the log."""
+def _largest_class_share(place) -> float:
+    """What a classifier gets right that says one class for all images."""
+    labels = files.read_npz(files.join(place, folders.EXAMPLES))["label"]
+    return float(np.bincount(labels).max() / len(labels))
+
+
+def _train_seconds(folder, config) -> float | None:
+    """The time of the training steps, whoever made them, by the log.
+
+    None where the log cannot be read: it is worth no whole run.
+    """
     batch_size = config["train"]["batch_size"]
     total, before = 0.0, 0
-    for line in files.read_text(files.join(folder, METRICS)).splitlines():
-        row = json.loads(line)
-        if row["kind"] == "train":
-            examples = (row["step"] - before) * batch_size
-            total += examples / row["examples_per_second"]
-            before = row["step"]
+    try:
+        text = files.read_text(files.join(folder, METRICS))
+        for row in map(json.loads, text.splitlines()):
+            if row["kind"] == "train":
+                examples = (row["step"] - before) * batch_size
+                total += examples / row["examples_per_second"]
+                before = row["step"]
+    except (UserError, tf.errors.OpError, KeyError, ValueError):
+        return None
     return round(total, 3)
 
 
@@ -194,7 +253,8 @@ def read(path: str) -> dict[str, Any]:
     record = files.read_json(path)
     said = record.get("status") if isinstance(record, dict) else None
     version = record.get("format_version") if said else None
-    needed = {"name", "config", "audit_configs", "landscape_config", "audits"}
+    needed = {"name", "error", "config", "audit_configs", "audits"}
+    needed |= {"landscape_config"}
     if said not in STATUSES or version != FORMAT_VERSION:
         reason = f"status {said!r}, format_version {version!r}"
     elif not needed <= record.keys():

@@ -154,13 +154,15 @@ class _Job:
         _write_table(self._folder, self._plan)
 
     def _on_death(self, run: Run, how: str):
-        settings = self._settings
-        record = records.frame(
-            run, settings.preset, records.FAILED, settings.git_commit
-        )
-        log = files.join(self._folder.run(run.name), LOG_FILE)
-        record["error"] = f"The worker died twice ({how}); see {log}."
         path = self._folder.record(run.name)
+        log = files.join(self._folder.run(run.name), LOG_FILE)
+        record = records.failure(
+            run,
+            path,
+            f"The worker died twice ({how}); see {log}.",
+            self._settings.preset,
+            self._settings.git_commit,
+        )
         files.make_folder(files.join(self._folder.path, "records"))
         files.write_json(path, record)
         self._on_end(run, records.FAILED)

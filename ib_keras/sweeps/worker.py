@@ -154,13 +154,20 @@ def do_run(
     except (MemoryError, tf.errors.ResourceExhaustedError):
         raise  # A new process has what this one holds.
     except Exception as error:
-        record = _failure(run, settings, error)
+        record = records.failure(
+            run,
+            folder.record(run.name),
+            one_line(error),
+            settings.preset,
+            settings.git_commit,
+        )
     if record is None:
         return INTERRUPTED
-    record["seconds"]["wall"] = round(time.monotonic() - began, 3)
+    if not records.has_failed(record):
+        record["seconds"]["wall"] = round(time.monotonic() - began, 3)
     files.make_folder(os.path.dirname(folder.record(run.name)))
     files.write_json(folder.record(run.name), record)
-    return record["status"]
+    return records.FAILED if records.has_failed(record) else record["status"]
 
 
 def _attempt(run, own, settings, should_stop, say):
@@ -212,23 +219,18 @@ def _do(run: Run, own, settings, should_stop, say) -> None:
             command=settings.command,
         )
     path = files.join(own, records.LANDSCAPES)
-    if run.landscape is not None and not files.exists(path):
+    if run.landscape is not None:
+        if records.landscapes(path, run.landscape) is not None:
+            return
         _stop_if(should_stop, "before the landscapes")
         say("landscapes")
         found = landscapes.survey(saved_model, run.landscape, run.config)
-        files.write_json(path, found)
+        files.write_json(path, {"spec": run.landscape, "surfaces": found})
 
 
 def _stop_if(should_stop, where):
     if should_stop():
         raise Interrupted(f"Stopped {where}; the same command goes on there.")
-
-
-def _failure(run, settings, error):
-    record = records.frame(
-        run, settings.preset, records.FAILED, settings.git_commit
-    )
-    return record | {"error": one_line(error)}
 
 
 def one_line(error: Exception) -> str:

@@ -104,6 +104,13 @@ def test_where_the_data_are_is_no_other_config(place):
     assert place.is_finished(moved)
 
 
+def test_a_failed_run_may_be_tried_by_a_corrected_audit(place):
+    write_record(place, make_run(), "failed")
+    corrected = make_run(audits={"fgs": AUDIT | {"seed": 1}})
+    assert place.state(corrected)[0] == "failed"
+    assert not place.is_finished(corrected)
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -142,6 +149,15 @@ def test_the_folder_of_another_sweep_is_refused(place, changes, said):
     error = runs.refused(sweep.run, make_plan(**changes), place.path)
     assert said in str(error)
     assert runs.snapshot(place.path) == before
+
+
+def test_a_sweep_may_go_on_where_its_data_are_elsewhere(place):
+    write_record(place, make_run())
+    for folder in ("/here", "/there"):
+        overrides = {"data.data_dir": folder, "rate": 0.5}
+        sweep.run(make_plan(overrides=overrides), place.path)
+    with open(os.path.join(place.path, "sweep.json")) as file:
+        assert json.load(file)["overrides"] == overrides
 
 
 def test_a_folder_with_something_else_is_refused(tmp_path):

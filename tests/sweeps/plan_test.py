@@ -1,6 +1,7 @@
 """Grids become whole configs, and what is wrong is refused before a run."""
 
 import importlib
+import json
 
 import pytest
 
@@ -167,3 +168,23 @@ def test_a_field_of_the_grid_cannot_be_set_from_outside():
         make, one(overrides={"seed": 1}), overrides={"seed": 5}
     )
     assert "--config.seed" in str(error)
+
+
+def test_attacked_are_the_data_that_were_trained_on():
+    overrides = {"data.data_dir": "/data", "data.download": False}
+    sweep = one(audits={"fgs": {"protocol": "fgs_epsilons"}})
+    (run,) = make(sweep, "mnist_vib", "", overrides).runs
+    dataset = run.audits["fgs"]["dataset"]
+    assert dataset["data_dir"] == run.config["data"]["data_dir"] == "/data"
+    assert dataset["download"] is run.config["data"]["download"] is False
+
+
+def test_where_the_data_are_is_no_budget():
+    overrides = {"data.data_dir": "/data", "encoder.hidden_units": (8, 8)}
+    found = make(one(), "mnist_vib", "", overrides)
+    assert "/data" not in found.budget
+    assert "encoder.hidden_units=[8, 8]" in found.budget
+    # As a file gives it back.
+    assert (
+        found.overrides == json.loads(json.dumps(found.to_json()))["overrides"]
+    )

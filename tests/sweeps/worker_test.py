@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 
+import numpy as np
 import pytest
 
 from configs import common
@@ -93,6 +94,8 @@ def test_a_record_is_what_the_run_left(done):
         "sha256": loading.hash_folder(str(own / "saved_model")),
         "num_classes": 10,
         "is_stochastic": True,
+        "versions": export.describe_versions(),
+        "git_commit": "c0ffee",
     }
     assert record["git_commit"] == "c0ffee"
     assert record["versions"] == export.describe_versions()
@@ -109,6 +112,9 @@ def test_a_record_has_the_numbers_of_each_audit(done):
         for field in records._AUDIT_FIELDS:
             assert found[field] == summary[field]
         assert found["verdict"] is None  # Smoke runs no diagnostics.
+        labels = np.load(place / "examples.npz")["label"]
+        _, counts = np.unique(labels, return_counts=True)
+        assert found["largest_class_share"] == counts.max() / labels.size
         curve = {p["epsilon"]: p for p in found["epsilon_curve"]}
         own = found["threat_model"]["epsilon"]
         assert (own in curve) == (name == "restarts")  # Of several radii.
@@ -218,6 +224,48 @@ def test_landscapes_are_surveyed_once(done, tmp_path, monkeypatch):
     word, _, again = do(run, workdir)
     assert word == "done"
     assert again["landscapes"] == record["landscapes"]
+
+
+def test_surfaces_of_another_spec_are_not_taken(done, tmp_path):
+    workdir, run, *_ = done
+    path = str(workdir / "runs" / run.name / "landscapes.json")
+    assert len(records.landscapes(path, run.landscape)) == 1
+    assert records.landscapes(path, run.landscape | {"grid": 7}) is None
+    assert records.landscapes(str(tmp_path / "none"), run.landscape) is None
+    listed = tmp_path / "landscapes.json"  # No spec stands beside these.
+    listed.write_text("[]")
+    assert records.landscapes(str(listed), run.landscape) is None
+
+
+@pytest.mark.parametrize("content", [None, "", '{"kind": "train"}\n', "x"])
+def test_a_lost_log_costs_the_time_alone(tmp_path, content):
+    run = make_run(audits={})
+    do(run, tmp_path)
+    log = tmp_path / "runs" / run.name / "metrics.jsonl"
+    log.unlink() if content is None else log.write_text(content)
+    word, _, record = do(run, tmp_path)
+    assert word == "done"
+    assert record["result"]["step"] > 0
+    assert not record["seconds"]["train"]
+
+
+def test_what_fails_beside_a_done_run_leaves_its_numbers(tmp_path):
+    run = make_run(audits=ONE)
+    _, _, before = do(run, tmp_path)
+    too_many = AUDITS["fgs_mean"] | {"num_examples": 33}
+    grown = make_run(audits=ONE | {"more": too_many})
+    word, _, record = do(grown, tmp_path)
+    assert word == "failed"
+    assert record["error"].startswith("UserError: There are fewer examples")
+    assert record | {"error": None} == before
+    place = folders.Folder(str(tmp_path))
+    assert place.state(grown)[0] == "failed"
+    # And the mistake may be mended in the same folder.
+    mended = make_run(audits=ONE | {"more": AUDITS["fgs_mean"]})
+    word, _, record = do(mended, tmp_path)
+    assert word == "done"
+    assert record["error"] is None
+    assert list(record["audits"]) == ["fgs_mean", "more"]
 
 
 def test_a_grown_plan_adds_to_a_record(tmp_path):
