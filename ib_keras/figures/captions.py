@@ -124,10 +124,10 @@ def _examples(points, images) -> str:
     counts = [p.num_examples for p in points if p.num_examples]
     if not counts:
         return f"all {images}"
-    width = points_lib.half_width(points)
+    arm = points_lib.widest(points)
     return (
-        f"{span(counts, lambda n: f'{n:,}')} {images}, 95% intervals at most "
-        f"±{percent(width)} points"
+        f"{span(counts, lambda n: f'{n:,}')} {images}, 95% intervals reach at "
+        f"most {percent(arm)} points up or down"
     )
 
 

@@ -9,12 +9,14 @@ from ib_keras.figures import points as points_lib
 from ib_keras.figures import reading
 from ib_keras.figures import style
 
-# From this radius on every image can be made solid grey, so that no classifier
-# does better than guessing under an attack that does its work.
+# From this radius on every image can be made solid grey. A classifier gives one
+# class to all of these, so that no more than the largest class can be right
+# under an attack that does its work.
 _GREY = 0.5
 _ON_GREY = (
-    r"At $\epsilon\geq$0.5 all images can be made solid grey: above the dashed "
-    "line an attack has not done its work."
+    r"At $\epsilon\geq$0.5 all images can be made solid grey, and one answer "
+    "is right for the largest class at most: above the dashed line an attack "
+    "has not done its work."
 )
 _BETA = 0.01
 
@@ -37,7 +39,7 @@ def draw_fgs(number: int, runs: reading.Runs) -> drawing.Drawing:
     points = [p for found in by_panel.values() for p in found]
     drawing.check_points(number, runs, points, "the audit fgs_mean")
     has_grey = max(radii) >= _GREY
-    chance = 1 / runs.done[0].record["model"]["num_classes"]
+    level = _one_answer(runs.done)
     figure = style.figure(
         style.TWO_COLUMNS,
         2.05,
@@ -52,12 +54,21 @@ def draw_fgs(number: int, runs: reading.Runs) -> drawing.Drawing:
         panels.title(panel, rf"({letter}) FGS, $\epsilon={epsilon:g}$")
         rows += [p.row(number, letter) for p in found]
         if epsilon >= _GREY:
-            panels.draw_level(panel, chance)
+            panels.draw_level(panel, level)
     panels.set_percent(axes, "robust accuracy", points)
-    level = f"guessing, {100 * chance:g}%" if has_grey else None
-    panels.draw_legend(figure, points, level)
+    text = f"one answer for all, {100 * level:.1f}%" if has_grey else None
+    panels.draw_legend(figure, points, text)
     return drawing.Drawing(
         figure, points_lib.COLUMNS, rows, captions.notes(runs, points)
+    )
+
+
+def _one_answer(runs) -> float:
+    """The most that one answer for all images can have right."""
+    return max(
+        run.record["audits"]["fgs_mean"]["largest_class_share"]
+        for run in runs
+        if "fgs_mean" in run.record["audits"]
     )
 
 

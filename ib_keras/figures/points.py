@@ -217,10 +217,14 @@ def interval(share: float, count: int) -> tuple[float, float]:
     return statistics.wilson_interval(round(share * count), count)
 
 
-def half_width(points: Iterable[Point]) -> float | None:
-    """The largest half of an interval; None where none is known."""
-    widths = [(p.interval[1] - p.interval[0]) / 2 for p in points if p.interval]
-    return max(widths, default=None)
+def widest(points: Iterable[Point]) -> float | None:
+    """The farthest that an interval reaches from its share; None for none."""
+    arms = [
+        max(p.interval[1] - p.y, p.y - p.interval[0])
+        for p in points
+        if p.interval
+    ]
+    return max(arms, default=None)
 
 
 def to_csv(columns: Sequence[str], rows: Iterable[Sequence]) -> str:

@@ -93,7 +93,7 @@ def _caption(runs, best, chosen) -> str:
         for key, value in run.labels.items()
         if isinstance(value, int | float)
     )
-    width = points_lib.half_width([best])
+    low, high = map(captions.percent, best.interval)
     attack = one.get("attack", {})
     settings = attack.get("attack", {})
     steps = ""
@@ -107,8 +107,8 @@ def _caption(runs, best, chosen) -> str:
         f"{run.record['dataset']['description']}. {runs.budget.rstrip('.')}. "
         f"The {run.labels['model'].upper()} model that scores highest under "
         f"AA+MT ({labels}): {captions.percent(best.y)}% of "
-        f"{best.num_examples:,} test images, ±{captions.percent(width)} "
-        f"points. Test image: {names}. Axes in units of "
+        f"{best.num_examples:,} test images, 95% interval {low} to {high}. "
+        f"Test image: {names}. Axes in units of "
         rf"$\epsilon=${captions.radius(one['epsilon'])}; outlined is the "
         rf"$\ell_\infty$ ball; × is the image found by PGD{steps}."
     )
@@ -136,7 +136,8 @@ def _check(one, name) -> None:
             "A loss surface is not what a sweep writes",
             received=f"{name}: {', '.join(wrong)}",
             expected="what ib_keras.sweeps.landscapes makes",
-            fix="Remove the run's record and run the sweep again.",
+            fix="Remove the run's record and its landscapes.json, and run the "
+            "sweep again.",
         )
 
 

@@ -126,7 +126,7 @@ def test_figure_1_has_a_point_for_each_run_radius_and_mode(sweeps):
     assert float(row["ci_low"]) == pytest.approx(low)
     assert float(row["ci_high"]) == pytest.approx(high)
     assert r"$\epsilon=0.35$" in drawings.texts(drawn)
-    assert "guessing, 10%" in drawings.texts(drawn)
+    assert "one answer for all, 12.6%" in drawings.texts(drawn)
 
 
 def test_what_is_drawn_is_what_the_csv_says(sweeps):

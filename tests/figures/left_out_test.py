@@ -27,11 +27,12 @@ def test_the_caption_says_what_the_figure_is_made_of(tmp_path):
     assert "1–2 seeds (baseline: 3 seeds)" in said
     assert "1,000 test images" in said
     assert "6 of 9 runs (1 collapsed, 1 diverged, 1 missing)." in said
-    half = max(
-        (float(r["ci_high"]) - float(r["ci_low"])) / 2
-        for r in drawings.rows(drawn)
+    arm = max(
+        abs(float(row[end]) - float(row["y"]))
+        for row in drawings.rows(drawn)
+        for end in ("ci_low", "ci_high")
     )
-    assert f"at most ±{100 * half:.1f} points" in said
+    assert f"reach at most {100 * arm:.1f} points up or down" in said
     assert "Missing, not begun: vib_beta_0.001_seed_2" in drawn.notes
     left_out = "Left out, collapsed: clean accuracy 0.1135 < 0.5500: "
     assert f"{left_out}vib_beta_0.01_seed_0" in drawn.notes

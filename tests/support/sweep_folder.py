@@ -246,6 +246,7 @@ def audit(protocol, values, num_examples, mode="mean", restarts=None):
         "num_examples": num_examples,
         "seed": 0,
         "threat_model": {"norm": "linf", "epsilon": rows[0]["epsilon"]},
+        "largest_class_share": 0.126,
         "clean_accuracy": 0.98,
         "robust_accuracy": rows[0]["robust_accuracy"],
         "robust_accuracy_ci95": rows[0]["robust_accuracy_ci95"],
