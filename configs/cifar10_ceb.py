@@ -26,6 +26,6 @@ def sweep(add, preset: str = ""):
         lambda rho: common.cifar10_audits(preset, restarts=rho == 3.0),
         twin_config="cifar10_deterministic",
         twin_audits=common.cifar10_audits(preset, restarts=True),
-        landscape=common.cifar10_landscape(preset),
+        landscape=common.ceb_landscape(preset),
     )
     return common.budget("cifar10", preset)

@@ -16,15 +16,16 @@ def get_config(preset: str = ""):
 
 
 def sweep(add, preset: str = ""):
-    """Digits, CEB over rho and its twin: figures 1, 2 and 8 in small."""
+    """Digits, CEB over rho and its twin: figures 3, 4 and 10 in small."""
     rhos = (2.0, 3.0) if preset == "smoke" else (1.0, 2.0, 3.0, 4.0, 5.0)
     common.grid(
         add,
         "ceb",
         rhos,
         min(common.num_seeds(preset), 3),
-        lambda rho: common.digits_audits(preset, is_stochastic=True),
+        lambda rho: common.digits_ceb_audits(preset, restarts=rho == 3.0),
         twin_config="digits_deterministic",
-        twin_audits=common.digits_audits(preset, is_stochastic=False),
+        twin_audits=common.digits_ceb_audits(preset, restarts=True),
+        landscape=common.ceb_landscape(preset, common.DIGITS_EPSILON),
     )
     return common.budget("digits", preset)

@@ -23,8 +23,8 @@ def sweep(add, preset: str = ""):
         "vib",
         betas,
         min(common.num_seeds(preset), 3),
-        lambda beta: common.digits_audits(preset, is_stochastic=True),
+        lambda beta: common.digits_vib_audits(preset, is_stochastic=True),
         twin_config="digits_deterministic",
-        twin_audits=common.digits_audits(preset, is_stochastic=False),
+        twin_audits=common.digits_vib_audits(preset, is_stochastic=False),
     )
     return common.budget("digits", preset)
