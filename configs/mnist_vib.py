@@ -3,9 +3,10 @@ r"""VIB on MNIST (Korshunova et al. 2021, section 3.1).
 python -m launch.train --config=configs/mnist_vib.py \
     --workdir=runs/mnist_vib
 
-200 epochs are 120,000 steps of 16 ms on 2 CPU cores: about 35 minutes. Expect
-98.2% to 98.9% test accuracy (the paper's range over all its MNIST models).
-Measured here: 97.8% after --config.num_epochs=5, in under 2 minutes.
+200 epochs are 120,000 steps. Expect 98.2% to 98.9% test accuracy (the paper's
+range over all its MNIST models). Measured here: 98.65% in mean mode and 98.57%
+in stochastic mode (seed 0), in 39 minutes on 2 CPU cores that were shared; a
+step alone takes 11 ms.
 """
 
 from configs import common

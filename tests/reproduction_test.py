@@ -46,7 +46,9 @@ def test_every_picture_and_file_that_it_names_is_there():
 
 
 def test_the_document_says_how_each_picture_is_drawn():
-    shown = {(int(p.stem.split("_")[1]), p.parent.parent.name) for p in PICTURES}
+    shown = {
+        (int(p.stem.split("_")[1]), p.parent.parent.name) for p in PICTURES
+    }
     assert set(DRAWN) == shown
 
 

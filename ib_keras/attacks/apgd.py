@@ -2,8 +2,8 @@
 
 A run halves an example's step size at checkpoints where the loss has stopped
 rising, and goes on from the best point found. The semantics are those of the
-authors' code, where it departs from the paper (which ATTACKS.md of the project
-lists): checkpoints by whole-number arithmetic, condition 1 with "at most".
+authors' code where it departs from the paper: checkpoints by whole-number
+arithmetic, condition 1 with "at most".
 One difference: the first comparison of a run is with the loss of the start,
 as in the paper, and not with 0.
 
