@@ -98,12 +98,8 @@ def _print_list(plan, values) -> int:
     from ib_keras.sweeps import sweep
     from ib_keras.sweeps.folder import Folder
 
-    chosen = {run.name for run in sweep.choose(plan, values.only)}
-    found = [
-        state
-        for state in sweep.states(Folder(values.workdir), plan)
-        if state[0].name in chosen
-    ]
+    states = sweep.states(Folder(values.workdir), plan)
+    found = _chosen(states, plan, values.only)
     width = max(len(run.name) for run, _, _ in found)
     for run, status, record in found:
         collapsed = (record or {}).get("collapsed")
@@ -116,8 +112,15 @@ def _print_list(plan, values) -> int:
     return 0
 
 
+def _chosen(states, plan, only):
+    from ib_keras.sweeps import sweep
+
+    names = {run.name for run in sweep.choose(plan, only)}
+    return [state for state in states if state[0].name in names]
+
+
 def main() -> int:
-    """Runs `ib_keras.sweeps.sweep.run` and prints the table."""
+    """Runs `ib_keras.sweeps.sweep.run` and prints what it did as a table."""
     stop = flags.StopRequest()
     plan = _make_plan()
 
@@ -129,7 +132,7 @@ def main() -> int:
     values = flags.FLAGS
     if values.list:
         return _print_list(plan, values)
-    found = sweep.run(
+    states = sweep.run(
         plan,
         values.workdir,
         num_workers=values.workers,
@@ -139,6 +142,7 @@ def main() -> int:
         git_commit=flags.git_commit(),
         quiet=values.quiet,
     )
+    found = _chosen(states, plan, values.only)
     print(table.to_text(table.rows(found)))
     print(f"Table: {Folder(values.workdir).table}")
     failed = [

@@ -2,8 +2,8 @@
 
 A record is made of what training and audits left in the run's folder, so that
 a run that was killed and went on has the record of one that was not, but for
-seconds. `versions` and `git_commit` are those of who wrote it; `model` has
-those of the training.
+seconds, of which `wall` is the last attempt alone. `versions` and `git_commit`
+are those of who wrote it; `model` has those of the training.
 """
 
 import hashlib

@@ -214,6 +214,7 @@ def test_what_diverges_is_a_result_and_the_others_go_on(done, tmp_path):
     new = tmp_path / "new"
     output, errors = command(grid, f"--workdir={new}", "--only=vib_seed_[01]")
     assert "vib_seed_1 diverged: DivergedError: " in errors
+    assert "vib_seed_2" not in output
     expected, table = (
         (place / "table.csv").read_text().splitlines()
         for place in (workdir, new)
