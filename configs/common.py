@@ -128,15 +128,22 @@ def cifar10(bottleneck_name: str, preset: str) -> ml_collections.ConfigDict:
 
 
 def _cifar10_in_an_hour(config):
-    """Cuts 1000 epochs to 6; small batches and a fast decay go with it."""
-    config.num_epochs = 6
+    """Cuts 1000 epochs to 5; small batches and SGD learn faster in these."""
+    config.num_epochs = 5
     config.precision = "bfloat16"
-    config.optim.learning_rate = 0.0003
-    config.optim.decay_factor = 0.6
-    config.optim.decay_every_epochs = 1
+    config.optim = ml_collections.ConfigDict(
+        {
+            "name": "sgd",
+            "learning_rate": 0.05,
+            "momentum": 0.9,
+            "nesterov": True,
+            "decay_factor": 0.4,
+            "decay_every_epochs": 1,
+        }
+    )
     config.train.batch_size = 64
     config.eval.every_epochs = 1.0
-    config.train.log_every_steps = 64
+    config.train.log_every_steps = 32
     config.checkpoint.every_steps = 256
     if config.bottleneck.name != "deterministic":
         config.bottleneck.anneal_epochs = 1.0
@@ -326,10 +333,10 @@ _BUDGETS = {
         "The paper's trainings; attacks on 1,000 of 10,000 test images."
     ),
     ("cifar10", "cpu"): (
-        "6 of 1,000 epochs, in bfloat16, in batches of 64 and not 1,024, by a "
-        "learning rate of 0.0003 times 0.6 an epoch and not 0.012 times 0.3 "
-        "each 250, the rate's weight annealed in 1 epoch; 1 of 10 seeds, one "
-        "weight of the rate, attacks on 100 of 10,000 test images."
+        "5 of 1,000 epochs, in bfloat16, in batches of 64 and not 1,024, by "
+        "SGD with momentum and not Adam, the rate's weight annealed in 1 "
+        "epoch; 1 of 10 seeds, one weight of the rate, attacks on 100 of "
+        "10,000 test images."
     ),
     ("digits", ""): "Digits of 8x8 pixels in place of MNIST; 3 seeds.",
     ("digits", "cpu"): "Digits of 8x8 pixels in place of MNIST; 3 seeds.",
