@@ -322,7 +322,7 @@ def _given(**parts):
 
 
 # What a sweep of a preset cuts from the paper's, for those who read its
-# figures; by the first word of the config's name.
+# figures.
 _BUDGETS = {
     ("mnist", ""): "The paper's trainings; PGD on 1,000 of 10,000 test images.",
     ("mnist", "cpu"): (
@@ -338,13 +338,21 @@ _BUDGETS = {
         "epoch; 1 of 10 seeds, one weight of the rate, attacks on 100 of "
         "10,000 test images."
     ),
-    ("digits", ""): "Digits of 8x8 pixels in place of MNIST; 3 seeds.",
-    ("digits", "cpu"): "Digits of 8x8 pixels in place of MNIST; 3 seeds.",
+    ("digits_vib", ""): "Digits of 8x8 pixels in place of MNIST; 3 seeds.",
+    ("digits_vib", "cpu"): "Digits of 8x8 pixels in place of MNIST; 3 seeds.",
+    ("digits_ceb", ""): (
+        "Digits of 8x8 pixels and an MLP in place of CIFAR-10 and a ResNet; 3 "
+        "seeds."
+    ),
+    ("digits_ceb", "cpu"): (
+        "Digits of 8x8 pixels and an MLP in place of CIFAR-10 and a ResNet; 3 "
+        "seeds."
+    ),
 }
 
 
 def budget(experiment: str, preset: str) -> str:
-    """What a sweep cuts, in a sentence; `experiment` is mnist, cifar10..."""
+    """What a sweep cuts, in a sentence; `experiment` is one of _BUDGETS."""
     check_preset(preset)
     if preset == "smoke":
         return "Random images and a few steps: the numbers mean nothing."
@@ -449,8 +457,9 @@ def digits_vib_audits(preset: str, *, is_stochastic: bool):
 
 
 def digits_ceb_audits(preset: str, *, restarts: bool):
-    """Those of CIFAR-10, at epsilon 0.1; arguments as of `cifar10_audits`."""
-    audits = _on_digits(cifar10_audits(preset, restarts=restarts))
+    """Those of CIFAR-10 at epsilon 0.1 on 300 images; arguments likewise."""
+    size = "smoke" if preset == "smoke" else ""
+    audits = _on_digits(cifar10_audits(size, restarts=restarts))
     for section in audits.values():
         section["threat_model.epsilon"] = DIGITS_EPSILON
         if section["protocol"] == "pgd_madry":

@@ -28,4 +28,4 @@ def sweep(add, preset: str = ""):
         twin_audits=common.digits_ceb_audits(preset, restarts=True),
         landscape=common.ceb_landscape(preset, common.DIGITS_EPSILON),
     )
-    return common.budget("digits", preset)
+    return common.budget("digits_ceb", preset)

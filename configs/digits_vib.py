@@ -27,4 +27,4 @@ def sweep(add, preset: str = ""):
         twin_config="digits_deterministic",
         twin_audits=common.digits_vib_audits(preset, is_stochastic=False),
     )
-    return common.budget("digits", preset)
+    return common.budget("digits_vib", preset)

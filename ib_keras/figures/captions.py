@@ -58,11 +58,11 @@ def notes(
         how = "Marked" if name in drawn else "Left out"
         fates.setdefault(f"{how}, {why}", []).append(name)
     lines = [f"{fate}: {', '.join(names)}" for fate, names in fates.items()]
-    lines += [
-        f"Without what this figure needs: {run.name}"
-        for run in runs.done
-        if run.name not in drawn
-    ]
+    for run in runs.done:
+        if run.name not in drawn:
+            error = run.record["error"]
+            why = f" ({error})" if error else ""
+            lines.append(f"Without what this figure needs: {run.name}{why}")
     if runs.missing:
         lines.append(f"What is missing is made by: {runs.command}")
     return (*lines, *runs.notes)

@@ -39,11 +39,11 @@ def draw_fgs(number: int, runs: reading.Runs) -> drawing.Drawing:
     points = [p for found in by_panel.values() for p in found]
     drawing.check_points(number, runs, points, "the audit fgs_mean")
     has_grey = max(radii) >= _GREY
-    level = _one_answer(runs.done)
+    level = _one_answer(runs.done) if has_grey else None
     figure = style.figure(
         style.TWO_COLUMNS,
         2.05,
-        captions.write(runs, points, more=_ON_GREY if has_grey else ""),
+        captions.write(runs, points, more="" if level is None else _ON_GREY),
     )
     axes = figure.subplots(1, len(by_panel), squeeze=False)[0]
     rows = []
@@ -53,23 +53,21 @@ def draw_fgs(number: int, runs: reading.Runs) -> drawing.Drawing:
         panels.draw_swept(panel, found, "beta")
         panels.title(panel, rf"({letter}) FGS, $\epsilon={epsilon:g}$")
         rows += [p.row(number, letter) for p in found]
-        if epsilon >= _GREY:
+        if epsilon >= _GREY and level is not None:
             panels.draw_level(panel, level)
     panels.set_percent(axes, "robust accuracy", points)
-    text = f"one answer for all, {100 * level:.1f}%" if has_grey else None
+    text = level and f"one answer for all, {100 * level:.1f}%"
     panels.draw_legend(figure, points, text)
     return drawing.Drawing(
         figure, points_lib.COLUMNS, rows, captions.notes(runs, points)
     )
 
 
-def _one_answer(runs) -> float:
-    """The most that one answer for all images can have right."""
-    return max(
-        run.record["audits"]["fgs_mean"]["largest_class_share"]
-        for run in runs
-        if "fgs_mean" in run.record["audits"]
-    )
+def _one_answer(runs) -> float | None:
+    """The most that one answer for all images has right; None if not known."""
+    audits = [run.record["audits"].get("fgs_mean", {}) for run in runs]
+    shares = [audit.get("largest_class_share") for audit in audits]
+    return max((share for share in shares if share), default=None)
 
 
 def draw_restarts(

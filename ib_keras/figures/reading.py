@@ -200,6 +200,8 @@ def merge(sweeps: Sequence[Runs]) -> Runs:
             # What failed in one folder may have been done in another.
             if excluded.get(run.name, "").startswith("failed"):
                 del excluded[run.name]
+            if run.name in done and done[run.name].record["error"]:
+                del done[run.name]
             if run.name in done or run.name in excluded:
                 notes.append(
                     f"{run.name} is in several folders; the first counts."

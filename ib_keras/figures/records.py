@@ -22,7 +22,6 @@ _AUDIT = {
     "mode": str,
     "num_examples": int,
     "threat_model": {"epsilon": float},
-    "largest_class_share": float,
     "clean_accuracy": float,
     "robust_accuracy": float,
     "robust_accuracy_ci95": _PAIR,

@@ -147,7 +147,7 @@ class Folder:
         record = None
         if files.exists(path):
             record = records.read(path)
-            # Of what failed nothing is kept, so its config may be mended.
+            # Of what failed nothing counts, so its audits may be mended.
             if record["status"] != records.FAILED:
                 if records.check(record, run, path):
                     return record["status"], record

@@ -139,7 +139,7 @@ def make(
 
 
 def matters(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Those overrides that make it another sweep: not where its data are."""
+    """Those overrides that change a result, and so make it another sweep."""
     return {k: v for k, v in overrides.items() if k not in loop.MAY_DIFFER}
 
 

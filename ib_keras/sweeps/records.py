@@ -239,9 +239,11 @@ def _train_seconds(folder, config) -> float | None:
                 examples = (row["step"] - before) * batch_size
                 total += examples / row["examples_per_second"]
                 before = row["step"]
-    except (UserError, tf.errors.OpError, KeyError, ValueError):
+    except (UserError, tf.errors.OpError, ArithmeticError, LookupError):
         return None
-    return round(total, 3)
+    except (TypeError, ValueError):
+        return None
+    return round(total, 3) or None
 
 
 def read(path: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ next safe place it saves and says so.
 import contextlib
 import dataclasses
 import gc
+import itertools
 import multiprocessing
 import os
 import signal
@@ -22,6 +23,7 @@ from absl import logging
 
 from ib_keras import files
 from ib_keras import workdirs
+from ib_keras.audit import protocol
 from ib_keras.audit import runner
 from ib_keras.audit import target as targets
 from ib_keras.errors import DivergedError
@@ -208,12 +210,14 @@ def _do(run: Run, own, settings, should_stop, say) -> None:
     for name, config in run.audits.items():
         _stop_if(should_stop, f"before audit {name}")
         say(name)
+        place = files.join(own, records.AUDITS, name)
+        _set_aside_another(place, config)
         # Loaded once for all audits.
         target = target or targets.load(saved_model)
         runner.audit(
             config,
             target,
-            files.join(own, records.AUDITS, name),
+            place,
             should_stop=should_stop,
             watchdog_minutes=_WATCHDOG_MINUTES,
             command=settings.command,
@@ -226,6 +230,23 @@ def _do(run: Run, own, settings, should_stop, say) -> None:
         say("landscapes")
         found = landscapes.survey(saved_model, run.landscape, run.config)
         files.write_json(path, {"spec": run.landscape, "surfaces": found})
+
+
+def _set_aside_another(place: str, config) -> None:
+    """Renames an audit of another config, which no finished run rests on.
+
+    Of a run that is done such a config is refused before; here it is one that
+    failed or was stopped, and that was corrected since.
+    """
+    path = files.join(place, workdirs.CONFIG_FILE)
+    if not files.exists(path):
+        return
+    there = files.read_json(path).get("audit") or {}
+    if workdirs.differences(there, config, protocol.MAY_DIFFER):
+        aside = (f"{place}.before_{k}" for k in itertools.count(1))
+        free = next(name for name in aside if not os.path.exists(name))
+        os.rename(place, free)
+        print(f"Set aside, for it is of another config: {free}", flush=True)
 
 
 def _stop_if(should_stop, where):

@@ -590,3 +590,5 @@ def test_what_people_added_is_not_replaced(folder, content, tmp_path, name):
     error = runs.refused(formats.write, [folder], name, str(path))
     assert "would replace" in str(error)
     assert path.read_text().endswith("Licence: MIT.")
+    error = runs.refused(formats.write, [folder], name, str(tmp_path))
+    assert "would replace" in str(error)

@@ -194,6 +194,17 @@ def test_what_failed_in_one_folder_counts_from_another(
     assert not found.excluded
 
 
+def test_a_whole_run_counts_before_one_whose_added_audit_failed(
+    folder, tmp_path
+):
+    other = sweep_folder.make(tmp_path / "other", values=(0.01,), seeds=2)
+    sweep_folder.change(other, FIRST, error="no room", audits={})
+    for places in ((other, folder), (folder, other)):
+        found = reading.merge([reading.load(str(f)) for f in places])
+        (run,) = [run for run in found.done if run.name == FIRST]
+        assert run.record["error"] is None
+
+
 def test_sweeps_of_several_budgets_are_not_mixed(folder, tmp_path):
     other = sweep_folder.make(tmp_path / "other", preset="smoke")
     sweeps = [reading.load(str(f)) for f in (folder, other)]

@@ -109,6 +109,14 @@ def test_the_audits_are_those_of_the_figures():
     assert list(ceb.audits) == ["madry", "madry_restarts", "aa_mt"]
     assert ceb.landscape == {"epsilon": 8 / 255, "num_images": 4}
     assert twin.landscape is None
+    digits = {run.name: run for run in plan_of("digits_ceb", "cpu").runs}
+    run = digits["ceb_rho_3_seed_0"]
+    assert list(run.audits) == list(ceb.audits)
+    assert {a["threat_model"]["epsilon"] for a in run.audits.values()} == {0.1}
+    assert {a["num_examples"] for a in run.audits.values()} == {300}
+    step_size = run.audits["madry"]["stages"]["pgd"]["attack"]["step_size"]
+    assert step_size == pytest.approx(0.007 * 0.1 / (8 / 255), rel=0.02)
+    assert run.landscape == {"epsilon": 0.1, "num_images": 4}
 
 
 def test_the_cpu_runs_of_cifar10_are_the_trainings_of_the_configs():

@@ -10,6 +10,7 @@ import pytest
 
 from configs import common
 from ib_keras import export
+from ib_keras.audit import runner
 from ib_keras.audit.target import loading
 from ib_keras.sweeps import folder as folders
 from ib_keras.sweeps import landscapes
@@ -237,7 +238,9 @@ def test_surfaces_of_another_spec_are_not_taken(done, tmp_path):
     assert records.landscapes(str(listed), run.landscape) is None
 
 
-@pytest.mark.parametrize("content", [None, "", '{"kind": "train"}\n', "x"])
+@pytest.mark.parametrize(
+    "content", [None, "", "x", "1", '{"kind": "train"}\n', "null"]
+)
 def test_a_lost_log_costs_the_time_alone(tmp_path, content):
     run = make_run(audits={})
     do(run, tmp_path)
@@ -246,7 +249,7 @@ def test_a_lost_log_costs_the_time_alone(tmp_path, content):
     word, _, record = do(run, tmp_path)
     assert word == "done"
     assert record["result"]["step"] > 0
-    assert not record["seconds"]["train"]
+    assert record["seconds"]["train"] is None
 
 
 def test_what_fails_beside_a_done_run_leaves_its_numbers(tmp_path):
@@ -266,6 +269,29 @@ def test_what_fails_beside_a_done_run_leaves_its_numbers(tmp_path):
     assert word == "done"
     assert record["error"] is None
     assert list(record["audits"]) == ["fgs_mean", "more"]
+
+
+def test_an_audit_that_was_corrected_sets_the_old_one_aside(
+    tmp_path, monkeypatch
+):
+    attack = runner.audit
+
+    def attack_and_fail(*arguments, **options):
+        attack(*arguments, **options)
+        raise MemoryError
+
+    run = make_run(audits=ONE)
+    monkeypatch.setattr(runner, "audit", attack_and_fail)
+    with pytest.raises(MemoryError):
+        do(run, tmp_path)
+    monkeypatch.undo()
+    audits = tmp_path / "runs" / run.name / "audits"
+    before = runs.snapshot(audits / "fgs_mean")
+    fewer = make_run(audits={"fgs_mean": ONE["fgs_mean"] | {"batch_size": 4}})
+    word, _, record = do(fewer, tmp_path)
+    assert word == "done"
+    assert record["audit_configs"]["fgs_mean"]["batch_size"] == 4
+    assert runs.snapshot(audits / "fgs_mean.before_1") == before
 
 
 def test_a_grown_plan_adds_to_a_record(tmp_path):

@@ -121,10 +121,12 @@ def write(
 
 def _check_same(path: str, text: str) -> None:
     """Raises a UserError where a file says something else than `text`."""
-    if files.read_bytes(path) == text.encode():
-        return
+    if not files.is_folder(path):
+        with files.user_errors("read the file", path):
+            if files.read_bytes(path) == text.encode():
+                return
     raise errors.UserError(
-        "A file is there that this one would replace",
+        "Something is there that this file would replace",
         received=path,
         expected="no such file: people add to files of this format",
         fix="Name another --output, or move that file away.",
