@@ -4,7 +4,10 @@ Learning rates are Keras' own schedule objects, so that an optimizer saves and
 restores them. Annealed weights are plain callables on tensors.
 """
 
+from collections.abc import Sequence
+
 import keras
+import numpy as np
 import tensorflow as tf
 
 from ib_keras.errors import UserError
@@ -16,23 +19,33 @@ SHAPES = ("linear", "geometric")
 def learning_rate(
     initial: float,
     decay_factor: float,
-    decay_every_epochs: int,
+    decay_epochs: int | Sequence[int],
     steps_per_epoch: int,
 ) -> keras.optimizers.schedules.LearningRateSchedule:
-    """A staircase: times `decay_factor` after every so many epochs.
+    """A staircase: times `decay_factor` after some epochs.
 
     Args:
         initial: Learning rate of the first steps.
         decay_factor: 0.97 for MNIST and 0.3 for CIFAR-10 in the paper.
-        decay_every_epochs: 2 and 250 in the paper.
+        decay_epochs: After every so many epochs, 2 and 250 in the paper; or
+            a list of the epochs after which it falls.
         steps_per_epoch: Optimiser steps in one epoch.
 
     Returns:
         A Keras learning rate schedule.
     """
+    if not isinstance(decay_epochs, int):
+        # In float32, as the even staircase computes them.
+        rate, factor = np.float32(initial), np.float32(decay_factor)
+        powers = range(len(decay_epochs) + 1)
+        return keras.optimizers.schedules.PiecewiseConstantDecay(
+            # The last step of the value before.
+            [epoch * steps_per_epoch - 1 for epoch in sorted(decay_epochs)],
+            [float(rate * factor ** np.float32(k)) for k in powers],
+        )
     return keras.optimizers.schedules.ExponentialDecay(
         initial_learning_rate=initial,
-        decay_steps=decay_every_epochs * steps_per_epoch,
+        decay_steps=decay_epochs * steps_per_epoch,
         decay_rate=decay_factor,
         staircase=True,
     )

@@ -32,6 +32,16 @@ def test_the_learning_rate_of_cifar10_falls_in_stairs(step, expected):
     assert float(schedule(step)) == pytest.approx(expected, rel=1e-5)
 
 
+def test_uneven_stairs_are_the_even_ones_where_these_agree():
+    even = schedules.learning_rate(0.05, 0.4, 1, 781)
+    same = schedules.learning_rate(0.05, 0.4, (1, 2, 3), 781)
+    uneven = schedules.learning_rate(0.05, 0.4, (1, 4), 781)
+    for step in (0, 780, 781, 1561, 1562, 2342, 2343, 3000):
+        assert float(same(step)) == float(even(step))
+    assert float(uneven(1562)) == float(uneven(3123)) == float(even(781))
+    assert float(uneven(3124)) == float(even(1562))
+
+
 def test_the_learning_rate_is_saved_with_the_optimizer():
     schedule = schedules.learning_rate(0.1, 0.5, 2, 3)
     config = keras.optimizers.schedules.serialize(schedule)

@@ -93,6 +93,7 @@ _COUNTS = (
 )
 _LENGTHS = (("num_epochs",), ("eval", "every_epochs"))
 _SCHEDULE = ("learning_rate", "decay_factor", "decay_every_epochs")
+_UNEVEN = "decay_at_epochs"  # In place of the last, a list.
 
 # Purposes that the run's seed is folded with.
 _DATA, _NOISE, _EVALUATE = 1, 2, 3
@@ -146,7 +147,8 @@ def build_optimizer(
 
     Args:
         config: `name` ("adam" or "sgd"), `learning_rate`, `decay_factor`,
-            `decay_every_epochs` and the optimiser's own arguments.
+            `decay_every_epochs` (or a list, `decay_at_epochs`) and the
+            optimiser's own arguments.
         averaging_decay: Decay of the Polyak average; 0 for none.
         steps_per_epoch: Turns the decay's epochs into steps.
 
@@ -162,7 +164,7 @@ def build_optimizer(
     if name not in makers:
         raise unknown_name("optimizer", name, makers, "Set optim.name to it.")
     documented = {"adam": keras.optimizers.Adam}.get(name, makers[name])
-    valid = {*inspect.signature(documented).parameters, *_SCHEDULE}
+    valid = {*inspect.signature(documented).parameters, *_SCHEDULE, _UNEVEN}
     valid -= {"kwargs", "use_ema", "ema_momentum"}
     for key in own:
         if key not in valid:
@@ -173,8 +175,12 @@ def build_optimizer(
     if averaging_decay:
         averaging = {"use_ema": True, "ema_momentum": averaging_decay}
     try:
+        rate, factor, every = _SCHEDULE
         learning_rate = schedules.learning_rate(
-            *(own.pop(key) for key in _SCHEDULE), steps_per_epoch
+            own.pop(rate),
+            own.pop(factor),
+            own.pop(_UNEVEN if own.get(_UNEVEN) else every),
+            steps_per_epoch,
         )
         return makers[name](learning_rate=learning_rate, **own, **averaging)
     except (KeyError, TypeError, ValueError) as error:
