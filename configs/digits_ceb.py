@@ -23,9 +23,9 @@ def sweep(add, preset: str = ""):
         "ceb",
         rhos,
         min(common.num_seeds(preset), 3),
-        lambda rho: common.digits_ceb_audits(preset, restarts=rho == 3.0),
+        lambda rho: common.digits_as_cifar10(preset, restarts=rho == 3.0),
         twin_config="digits_deterministic",
-        twin_audits=common.digits_ceb_audits(preset, restarts=True),
+        twin_audits=common.digits_as_cifar10(preset, restarts=True),
         landscape=common.ceb_landscape(preset, common.DIGITS_EPSILON),
     )
-    return common.budget("digits_ceb", preset)
+    return common.budget("digits", preset)

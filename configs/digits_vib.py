@@ -16,15 +16,21 @@ def get_config(preset: str = ""):
 
 
 def sweep(add, preset: str = ""):
-    """Digits, VIB over beta and its twin: figures 1, 2 and 8 in small."""
+    """Digits, VIB over beta and its twin: figures 1, 2, 8 and 9 in small."""
     betas = (1e-3, 1e-2) if preset == "smoke" else (1e-4, 1e-3, 1e-2, 1e-1)
     common.grid(
         add,
         "vib",
         betas,
         min(common.num_seeds(preset), 3),
-        lambda beta: common.digits_vib_audits(preset, is_stochastic=True),
+        lambda beta: (
+            common.digits_as_mnist(preset, is_stochastic=True)
+            | common.digits_as_cifar10(preset, restarts=beta == 0.01)
+        ),
         twin_config="digits_deterministic",
-        twin_audits=common.digits_vib_audits(preset, is_stochastic=False),
+        twin_audits=(
+            common.digits_as_mnist(preset, is_stochastic=False)
+            | common.digits_as_cifar10(preset, restarts=True)
+        ),
     )
-    return common.budget("digits_vib", preset)
+    return common.budget("digits", preset)

@@ -33,14 +33,18 @@ def learning_rate(
 
     Returns:
         A Keras learning rate schedule.
+
+    Raises:
+        UserError: If a list has something else than epochs.
     """
-    if not isinstance(decay_epochs, int):
+    if isinstance(decay_epochs, Sequence):
+        _check_epochs(decay_epochs)
         # In float32, as the even staircase computes them.
         rate, factor = np.float32(initial), np.float32(decay_factor)
         powers = range(len(decay_epochs) + 1)
         return keras.optimizers.schedules.PiecewiseConstantDecay(
             # The last step of the value before.
-            [epoch * steps_per_epoch - 1 for epoch in sorted(decay_epochs)],
+            [epoch * steps_per_epoch - 1 for epoch in decay_epochs],
             [float(rate * factor ** np.float32(k)) for k in powers],
         )
     return keras.optimizers.schedules.ExponentialDecay(
@@ -49,6 +53,17 @@ def learning_rate(
         decay_rate=decay_factor,
         staircase=True,
     )
+
+
+def _check_epochs(epochs):
+    are_whole = all(type(epoch) is int and epoch > 0 for epoch in epochs)
+    if not are_whole or list(epochs) != sorted(set(epochs)):
+        raise UserError(
+            "The learning rate cannot fall at these epochs",
+            received=f"{epochs!r}",
+            expected="whole numbers above 0, ascending",
+            fix="Correct optim.decay_at_epochs.",
+        )
 
 
 def anneal(

@@ -42,6 +42,12 @@ def test_uneven_stairs_are_the_even_ones_where_these_agree():
     assert float(uneven(3124)) == float(even(1562))
 
 
+@pytest.mark.parametrize("epochs", [(0,), (2, 1), (1, 1), (1.5,), "12"])
+def test_stairs_at_what_are_no_epochs_are_refused(epochs):
+    with pytest.raises(UserError, match="cannot fall at these epochs"):
+        schedules.learning_rate(0.1, 0.5, epochs, 3)
+
+
 def test_the_learning_rate_is_saved_with_the_optimizer():
     schedule = schedules.learning_rate(0.1, 0.5, 2, 3)
     config = keras.optimizers.schedules.serialize(schedule)

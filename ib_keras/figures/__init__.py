@@ -40,6 +40,7 @@ class Figure:
 
 _MNIST = ("mnist_vib", "digits_vib")
 _CEB = ("cifar10_ceb", "digits_ceb")
+_CIFAR10_VIB = ("cifar10_vib", "digits_vib")
 
 FIGURES = {
     1: Figure(mnist.draw_fgs, _MNIST),
@@ -50,7 +51,7 @@ FIGURES = {
     6: Figure(samples.draw),
     7: Figure(toys.draw, ("toy_tsipras_vib",)),
     8: Figure(functools.partial(mnist.draw_restarts, epsilon=0.1), _MNIST),
-    9: Figure(functools.partial(cifar10.draw, swept="beta"), ("cifar10_vib",)),
+    9: Figure(functools.partial(cifar10.draw, swept="beta"), _CIFAR10_VIB),
     10: Figure(functools.partial(surfaces.draw, num_images=3), _CEB),
 }
 

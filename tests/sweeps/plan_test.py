@@ -117,6 +117,9 @@ def test_the_audits_are_those_of_the_figures():
     step_size = run.audits["madry"]["stages"]["pgd"]["attack"]["step_size"]
     assert step_size == pytest.approx(0.007 * 0.1 / (8 / 255), rel=0.02)
     assert run.landscape == {"epsilon": 0.1, "num_images": 4}
+    digits = {run.name: run for run in plan_of("digits_vib", "cpu").runs}
+    for name in ("vib_beta_0.01_seed_0", "deterministic_seed_0"):
+        assert set(digits[name].audits) >= {*ceb.audits, "fgs_mean", "restarts"}
 
 
 def test_the_cpu_runs_of_cifar10_are_the_trainings_of_the_configs():

@@ -777,6 +777,22 @@ def test_an_optimizer_is_built_with_all_arguments():
         assert float(optimizer.learning_rate) == pytest.approx(expected)
 
 
+def test_the_learning_rate_falls_at_the_epochs_of_a_list():
+    section = {
+        "name": "sgd",
+        "learning_rate": 0.5,
+        "decay_factor": 0.1,
+        "decay_at_epochs": [1, 4],
+    }
+    optimizer = loop.build_optimizer(section, 0.0, steps_per_epoch=3)
+    for step, expected in ((2, 0.5), (3, 0.05), (11, 0.05), (12, 0.005)):
+        optimizer.iterations.assign(step)
+        assert float(optimizer.learning_rate) == pytest.approx(expected)
+    both = section | {"decay_every_epochs": 2}
+    error = runs.refused(loop.build_optimizer, both, 0.0, 3)
+    assert "decay_every_epochs" in error.received
+
+
 # The real MNIST.
 
 
