@@ -139,7 +139,7 @@ class IBClassifier(keras.Model):
         self.num_samples = int(num_samples)
         self.input_mean = tuple(float(v) for v in input_mean)
         self.input_deviation = tuple(float(v) for v in input_deviation)
-        self.decoder_initializer = keras.initializers.get(decoder_initializer)
+        self.decoder_initializer = _initializer(decoder_initializer)
         self.seed = int(seed)
         self.decoder = keras.layers.Dense(
             self.num_classes,
@@ -455,6 +455,18 @@ def _weighted_mean(values, sample_weight) -> tf.Tensor:
     if sample_weight is not None:
         values = values * tf.cast(sample_weight, values.dtype)
     return tf.reduce_mean(values)
+
+
+def _initializer(name):
+    try:
+        return keras.initializers.get(name)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            "The decoder's initializer is unknown",
+            received=repr(name),
+            expected="a name that keras.initializers.get takes",
+            fix='Set decoder.initializer to one, such as "glorot_uniform".',
+        ) from error
 
 
 def build(

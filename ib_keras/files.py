@@ -31,12 +31,17 @@ def join(*parts: str) -> str:
 
 
 def exists(path: str) -> bool:
-    """Whether a file or a folder is there."""
-    return gfile.exists(os.fspath(path))
+    """Whether a file or a folder is there.
+
+    Raises:
+        UserError: If nobody can tell: no permission, no such file system.
+    """
+    with user_errors("look at", path):
+        return gfile.exists(os.fspath(path))
 
 
 def is_folder(path: str) -> bool:
-    """Whether a folder is there."""
+    """Whether a folder is there, as far as one can tell."""
     return gfile.isdir(os.fspath(path))
 
 
@@ -55,7 +60,7 @@ def make_folder(path: str) -> str:
 def remove(path: str) -> None:
     """Removes a file or a whole folder, if it is there."""
     path = os.fspath(path)
-    if not gfile.exists(path):
+    if not exists(path):
         return
     if gfile.isdir(path):
         gfile.rmtree(path)
@@ -66,7 +71,7 @@ def remove(path: str) -> None:
 def listdir(path: str) -> list[str]:
     """Sorted names in a folder; empty where there is no such folder."""
     path = os.fspath(path)
-    if not gfile.exists(path):
+    if not exists(path):
         return []
     return sorted(name.rstrip("/") for name in gfile.listdir(path))
 
@@ -76,6 +81,14 @@ def user_errors(verb: str, path: str):
     """Turns the file system's refusals into one line for a person."""
     try:
         yield
+    except tf.errors.UnimplementedError as error:
+        raise UserError(
+            f"Cannot {verb}",
+            received=f"{path}, of a file system that is not installed",
+            expected="a local path, or gs:// where ib_keras[gcs] is installed",
+            fix='For gs:// run pip install -e ".[gcs]"; copy anything else to '
+            "this machine.",
+        ) from error
     except (OSError, tf.errors.OpError) as error:
         reason = (
             getattr(error, "strerror", None)

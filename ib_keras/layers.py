@@ -15,6 +15,8 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from ib_keras.errors import UserError
+
 tfd = tfp.distributions
 
 # Far below any deviation that training reaches; keeps log p(z|x) finite where
@@ -33,9 +35,11 @@ class _DistributionLayer(keras.layers.Layer):
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
         if int(latent_dim) < 1:
-            raise ValueError(
-                f"Received latent_dim={latent_dim}. Expected 1 or more. Give "
-                "the number of dimensions of the bottleneck."
+            raise UserError(
+                "latent_dim cannot be the number of dimensions",
+                received=f"latent_dim={latent_dim}",
+                expected="1 or more",
+                fix="The paper's bottlenecks have 256.",
             )
         self.latent_dim = int(latent_dim)
 

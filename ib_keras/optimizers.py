@@ -3,6 +3,8 @@
 import keras
 import tensorflow as tf
 
+from ib_keras.errors import UserError
+
 
 @keras.saving.register_keras_serializable(package="ib_keras")
 class FusedAdam(keras.optimizers.Adam):
@@ -21,9 +23,11 @@ class FusedAdam(keras.optimizers.Adam):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         if self.amsgrad:
-            raise ValueError(
-                "Received amsgrad=True. Expected False, as the fused kernel "
-                "has no such variant. Use keras.optimizers.Adam instead."
+            raise UserError(
+                "The fused kernel has no variant amsgrad",
+                received="amsgrad=True",
+                expected="False",
+                fix="Use keras.optimizers.Adam instead.",
             )
 
     def update_step(self, gradient, variable, learning_rate):

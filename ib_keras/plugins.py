@@ -99,8 +99,8 @@ def build(room: str, config: Mapping[str, Any], **more: Any):
         What `build` of the part returns.
 
     Raises:
-        UserError: If the part or one of its arguments does not exist, or one
-            that it needs is missing.
+        UserError: If the part or one of its arguments does not exist, one
+            that it needs is missing, or one has a value that does not do.
     """
     if "name" not in config:
         raise UserError(
@@ -137,4 +137,15 @@ def build(room: str, config: Mapping[str, Any], **more: Any):
             expected=f"also {', '.join(sorted(missing))}",
             fix="Add the fields to the config section.",
         )
-    return module.build(**arguments, **more)
+    try:
+        return module.build(**arguments, **more)
+    except UserError:
+        raise
+    except (TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"The {room} part {config['name']} cannot be built",
+            received=f"{arguments} ({type(error).__name__}: {reason})",
+            expected="values that it can be built with",
+            fix="Correct the section of the config.",
+        ) from error

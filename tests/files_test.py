@@ -409,3 +409,10 @@ def test_paths_may_be_path_objects(tmp_path):
     assert json.loads((tmp_path / "a.json").read_text()) == [1]
     assert files.exists(tmp_path / "a.json")
     assert files.listdir(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize("look", [files.exists, files.listdir, files.remove])
+def test_a_file_system_that_is_not_there_is_said_so(look):
+    error = user_error(look, "nosuch://bucket/run")
+    assert "nosuch://bucket/run" in error.received
+    assert "ib_keras[gcs]" in error.expected

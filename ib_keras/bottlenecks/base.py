@@ -6,11 +6,28 @@ import tensorflow_probability as tfp
 
 from ib_keras import layers
 from ib_keras import seeds
+from ib_keras.errors import UserError
 from ib_keras.errors import unknown_name
 
 tfd = tfp.distributions
 
 RATE_ESTIMATORS = ("sampled", "closed_form")
+
+
+def check_anneal_steps(num_steps: int) -> int:
+    """Returns a number of optimiser steps.
+
+    Raises:
+        UserError: If it is below 0.
+    """
+    if num_steps < 0:
+        raise UserError(
+            "The rate cannot be annealed for so long",
+            received=f"{num_steps} steps",
+            expected="0 or more",
+            fix="Set bottleneck.anneal_epochs to 0 for no annealing.",
+        )
+    return num_steps
 
 
 class Bottleneck(keras.layers.Layer):

@@ -1,11 +1,14 @@
 """Conditional entropy bottleneck: rate to q(z|y), weighted by exp(-rho)."""
 
+import math
+
 import keras
 import tensorflow as tf
 
 from ib_keras import layers
 from ib_keras import schedules
 from ib_keras.bottlenecks import base
+from ib_keras.errors import UserError
 
 
 @keras.saving.register_keras_serializable(package="ib_keras")
@@ -38,9 +41,16 @@ class CEB(base.Bottleneck):
         **kwargs,
     ):
         super().__init__(latent_dim, rate_estimator, **kwargs)
+        if not math.isfinite(rho):
+            raise UserError(
+                "rho cannot set the weight of the rate",
+                received=f"rho={rho}",
+                expected="a finite number",
+                fix="The paper's lie between 1 and 5.",
+            )
         self.num_classes = num_classes
         self.rho = rho
-        self.anneal_steps = anneal_steps
+        self.anneal_steps = base.check_anneal_steps(anneal_steps)
         self.initial_rho = initial_rho
         self.posterior = layers.UnitGaussian(latent_dim, name="posterior")
         self.marginal = layers.ClassConditionalGaussian(

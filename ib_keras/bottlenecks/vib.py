@@ -5,6 +5,7 @@ import keras
 from ib_keras import layers
 from ib_keras import schedules
 from ib_keras.bottlenecks import base
+from ib_keras.errors import UserError
 
 
 @keras.saving.register_keras_serializable(package="ib_keras")
@@ -37,12 +38,14 @@ class VIB(base.Bottleneck):
     ):
         super().__init__(latent_dim, rate_estimator, **kwargs)
         if not beta >= 0:
-            raise ValueError(
-                f"Received beta={beta}. Expected 0 or more. Give the weight "
-                "of the rate."
+            raise UserError(
+                "beta cannot be the weight of the rate",
+                received=f"beta={beta}",
+                expected="0 or more",
+                fix="The paper's lie between 1e-6 and 0.1.",
             )
         self.beta = beta
-        self.anneal_steps = anneal_steps
+        self.anneal_steps = base.check_anneal_steps(anneal_steps)
         self.initial_beta = initial_beta
         self.anneal_shape = anneal_shape
         self.scale_shift = scale_shift

@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 from ib_keras.bottlenecks import ceb
+from ib_keras.errors import UserError
 from tests.support import models
 
 
@@ -67,3 +68,9 @@ def test_the_marginal_has_a_mean_per_class():
     means = models.weights_of(bottleneck)[2]
     limit = np.sqrt(6 / (10 + 256))
     assert 0.99 < np.abs(means).max() / limit < 1.000_001
+
+
+@pytest.mark.parametrize("rho", [float("nan"), float("inf")])
+def test_a_rho_that_is_no_number_is_refused(rho):
+    with pytest.raises(UserError, match=f"rho={rho}"):
+        ceb.build(10, 49, rho=rho)

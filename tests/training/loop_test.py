@@ -614,6 +614,23 @@ CHANGES = {
         "Set batch_size to 64",
     ),
     "a decay that is none": ({"averaging.decay": 1.5}, "=1.5", "averaging"),
+    "a weight below 0": ({"bottleneck.beta": -1.0}, "beta=-1.0", "paper"),
+    "no dimensions": ({"bottleneck.latent_dim": 0}, "latent_dim=0", "paper"),
+    "annealing for less than nothing": (
+        {"bottleneck.anneal_epochs": -1.0},
+        "-4 steps",
+        "anneal_epochs to 0",
+    ),
+    "a layer without units": (
+        {"encoder.hidden_units": [0]},
+        "'hidden_units': [0]",
+        "Correct the section",
+    ),
+    "an unknown initializer": (
+        {"decoder.initializer": "glorot"},
+        "'glorot'",
+        "glorot_uniform",
+    ),
     "a decay after no epoch": (
         {"optim.decay_every_epochs": 0},
         "'decay_every_epochs': 0",

@@ -13,6 +13,7 @@ from ib_keras.audit import folder as folders
 from ib_keras.audit import subject as subjects
 from ib_keras.audit.landscape import examples as landscape_examples
 from ib_keras.audit.landscape import surface as landscape
+from ib_keras.audit.target import loading
 from ib_keras.errors import UserError
 from ib_keras.types import ThreatModel
 
@@ -55,10 +56,11 @@ def survey(
         recorded = summary["model"]["sha256"]
         index = arrays["index"]
         ledger = Ledger.of_arrays(arrays)
+        path = saved_model or summary["model"]["path"]
+        # Before it is loaded: the audit has proven this one, and no other.
+        _check_same_model(path, recorded)
         subject = subjects.load(
-            config["audit"],
-            saved_model or summary["model"]["path"],
-            allow_ops=tuple(allow_ops),
+            config["audit"], path, allow_ops=tuple(allow_ops)
         )
     except (KeyError, TypeError) as error:
         raise UserError(
@@ -67,13 +69,6 @@ def survey(
             expected="what launch.audit writes, by this version",
             fix="Give the --workdir of an audit, or run it again.",
         ) from error
-    if subject.target.sha256 != recorded:
-        raise UserError(
-            "The model is not the audited one",
-            received=f"{subject.target.path}, sha256 {subject.target.sha256}",
-            expected=f"sha256 {recorded}",
-            fix="Give the audited model with --saved_model.",
-        )
     if examples is None:
         rows = landscape_examples.choose(
             ledger, range(len(index)), _NUM_EXAMPLES
@@ -87,6 +82,18 @@ def survey(
             subject.images, ledger, row, threat_model, start
         )
         yield int(index[row]), surveyor(plane, seeds.fold(start, row))
+
+
+def _check_same_model(path: str, recorded: str) -> None:
+    loading.check_path(path)
+    found = loading.hash_folder(path)
+    if found != recorded:
+        raise UserError(
+            "The model is not the audited one",
+            received=f"{path}, sha256 {found}",
+            expected=f"sha256 {recorded}",
+            fix="Give the audited model with --saved_model.",
+        )
 
 
 def _row(example: str | int, index: np.ndarray) -> int:
