@@ -71,6 +71,6 @@ def unknown_name(kind: str, name, valid: Iterable[str], fix: str) -> UserError:
     return UserError(
         f"No {kind} has this name",
         received=f'"{name}"',
-        expected=f"one of {', '.join(valid)}",
+        expected=f"one of {', '.join(valid)}" if valid else "none",
         fix=fix,
     )

@@ -142,7 +142,7 @@ def build(room: str, config: Mapping[str, Any], **more: Any):
     except UserError:
         raise
     except (TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split()).partition(" Received")[0][:200]
         raise UserError(
             f"The {room} part {config['name']} cannot be built",
             received=f"{arguments} ({type(error).__name__}: {reason})",

@@ -103,6 +103,7 @@ def main() -> int:
         should_stop=stop,
         watchdog_minutes=flags.FLAGS.watchdog_minutes,
         command=flags.command_line(),
+        git_commit=flags.git_commit(),
         quiet=flags.FLAGS.quiet,
     )
     if not strategy.is_chief(devices):

@@ -56,6 +56,7 @@ class Audit:
         self.quiet = quiet
         self.curve = []
         self.command = ""
+        self.git_commit = None
         self.stages = stages
         self.runner = attack_runner
         self.threat_model = attack_runner.threat_model
@@ -286,10 +287,17 @@ class Audit:
             "model": subject.target.describe(),
             "safety": _safety(subject.target),
             "dataset": subject.dataset,
-            "versions": export.describe_versions(),
+            "versions": self._versions(),
             "command": self.command,
             "epsilon_curve": self._epsilon_curve(ledger, robust, count),
         }
+
+    def _versions(self):
+        """Of the stack, and of the code where that is known."""
+        found = export.describe_versions()
+        if self.git_commit:
+            found["git_commit"] = self.git_commit
+        return found
 
     def _epsilon_curve(self, ledger, robust, count):
         """The other radii and this one, ascending; empty if there are none."""

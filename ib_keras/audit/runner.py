@@ -105,6 +105,7 @@ def audit(
     should_stop: Callable[[], bool] = lambda: False,
     watchdog_minutes: float = 0.0,
     command: str = "",
+    git_commit: str | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Audits a SavedModel by a protocol, or goes on auditing it.
@@ -123,6 +124,7 @@ def audit(
             every thread when no call of the model ends for this long; 0 for
             never.
         command: For the summary, how this was started.
+        git_commit: Likewise, of the code.
         quiet: Prints nothing.
 
     Returns:
@@ -148,6 +150,7 @@ def audit(
         should_stop=should_stop,
         watchdog_minutes=watchdog_minutes,
         command=command,
+        git_commit=git_commit,
         quiet=quiet,
     )
 
@@ -162,6 +165,7 @@ def audit_subject(
     should_stop: Callable[[], bool] = lambda: False,
     watchdog_minutes: float = 0.0,
     command: str = "",
+    git_commit: str | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Audits a model and examples that are loaded already.
@@ -175,6 +179,7 @@ def audit_subject(
         should_stop: As `audit`.
         watchdog_minutes: As `audit`.
         command: As `audit`.
+        git_commit: As `audit`.
         quiet: As `audit`.
 
     Returns:
@@ -199,6 +204,7 @@ def audit_subject(
     def make(attack_runner, folder):
         part = Audit(config, subject, stages, attack_runner, folder, quiet)
         part.command = command
+        part.git_commit = git_commit
         return part
 
     audits = {

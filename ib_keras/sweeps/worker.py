@@ -221,6 +221,7 @@ def _do(run: Run, own, settings, should_stop, say) -> None:
             should_stop=should_stop,
             watchdog_minutes=_WATCHDOG_MINUTES,
             command=settings.command,
+            git_commit=settings.git_commit,
         )
     path = files.join(own, records.LANDSCAPES)
     if run.landscape is not None:

@@ -592,3 +592,10 @@ def test_what_people_added_is_not_replaced(folder, content, tmp_path, name):
     assert path.read_text().endswith("Licence: MIT.")
     error = runs.refused(formats.write, [folder], name, str(tmp_path))
     assert "would replace" in str(error)
+
+
+def test_a_row_has_the_commit_that_made_it(folder, content):
+    commit = "0123456789abcdef"
+    change(folder, versions={"ib_keras": "0.1.0", "git_commit": commit})
+    path = formats.write([folder], "csv").path
+    assert pd.read_csv(path).iloc[0]["version"] == "0.1.0 (0123456)"

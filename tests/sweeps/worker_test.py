@@ -112,6 +112,7 @@ def test_a_record_has_the_numbers_of_each_audit(done):
         summary = json.loads((place / "summary.json").read_text())
         for field in records._AUDIT_FIELDS:
             assert found[field] == summary[field]
+        assert summary["versions"]["git_commit"] == "c0ffee"
         assert found["verdict"] is None  # Smoke runs no diagnostics.
         labels = np.load(place / "examples.npz")["label"]
         _, counts = np.unique(labels, return_counts=True)

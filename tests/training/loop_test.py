@@ -622,7 +622,7 @@ CHANGES = {
         "anneal_epochs to 0",
     ),
     "a layer without units": (
-        {"encoder.hidden_units": [0]},
+        {"encoder": {"name": "mlp", "hidden_units": [0]}},
         "'hidden_units': [0]",
         "Correct the section",
     ),

@@ -101,6 +101,14 @@ def _of_radius(audit: load.Audit, point: load.EpsilonPoint, main: Row) -> Row:
     )
 
 
+def _version(versions) -> str:
+    """Ours, with the commit where it is known: numbers differ between these."""
+    commit = versions.get("git_commit")
+    version = text.clean(versions.get("ib_keras") or text.MISSING, 20)
+    short = text.clean(str(commit)[:7], 7)
+    return f"{version} ({short})" if commit else version
+
+
 def _row(audit: load.Audit, folder: str, verdict: str) -> Row:
     examples = audit.examples
     correct = int((examples["clean_prediction"] == examples["label"]).sum())
@@ -113,7 +121,7 @@ def _row(audit: load.Audit, folder: str, verdict: str) -> Row:
         split=text.clean(audit.dataset.get("split") or text.MISSING, 40),
         protocol=text.clean(audit.protocol, 60),
         protocol_version=audit.protocol_version,
-        version=text.clean(audit.versions.get("ib_keras") or text.MISSING, 20),
+        version=_version(audit.versions),
         norm=audit.threat_model.norm,
         epsilon=float(audit.threat_model.epsilon),
         mode=text.clean(audit.mode, 20),
