@@ -476,7 +476,7 @@ class Runner:
             rows = pool[first : first + self.batch_size]
             began = time.monotonic()
             before = int(ledger.gradient_evaluations[rows].sum())
-            self._run_batch(images, targets, rows, position, ledger)
+            self._try_batch(images, targets, rows, position, ledger)
             after = int(ledger.gradient_evaluations[rows].sum())
             books.gradient_evaluations += after - before
             books.seconds += time.monotonic() - began
@@ -516,6 +516,22 @@ class Runner:
         if position.restart >= stage.num_restarts:
             position.restart = 0
             position.stage += 1
+
+    def _try_batch(self, images, targets, rows, position, ledger):
+        """Attacks a batch; one that the model refuses is split in two.
+
+        Models may hold assertions, which refuse a whole batch for the sake of
+        one image. What refuses alone is booked as not finite, which the
+        diagnostics see, and never as broken.
+        """
+        try:
+            self._run_batch(images, targets, rows, position, ledger)
+        except tf.errors.InvalidArgumentError:
+            if len(rows) == 1:
+                ledger.num_nonfinite[rows] += 1
+                return
+            for half in np.array_split(rows, 2):
+                self._try_batch(images, targets, half, position, ledger)
 
     def _run_batch(self, images, targets, rows, position, ledger):
         place = (position.stage, position.restart, position.target)

@@ -466,6 +466,40 @@ def test_nan_breaks_nothing_and_leaves_the_others_alone():
     assert not ledger.num_nonfinite[others].any()
 
 
+@pytest.mark.parametrize("mode", ["eager", "compiled"])
+def test_an_image_that_the_model_refuses_costs_no_other_its_attack(mode):
+    if mode == "compiled":
+        tf.config.run_functions_eagerly(False)
+    images, labels = data()
+    bad = np.array([3, 17])
+    centres = tf.constant(images[bad])
+
+    def refusing(x, seed=None):
+        """Raises for a whole batch, if it attacks one of the bad images."""
+        away = tf.reduce_max(abs(x[:, None] - centres), axis=[2, 3, 4])
+        is_bad = tf.reduce_any((away > 1e-6) & (away < 0.06), axis=1)
+        tf.debugging.Assert(~tf.reduce_any(is_bad), ["no such image"])
+        return linear(x)
+
+    stage = Stage("pgd", pgd.build(num_steps=6, step_size=0.02), 2)
+    ledger = run(make([stage], refusing, epsilon=0.05), images, labels)
+    healthy = run(make([stage], epsilon=0.05), images, labels)
+    assert ledger.is_robust[bad].all()
+    assert ledger.num_nonfinite[bad].tolist() == [2, 2]  # Once a restart.
+    others = np.setdiff1d(np.arange(24), bad)
+    assert not ledger.num_nonfinite[others].any()
+    assert not ledger.is_robust[others].all()
+    for name, values in ledger.arrays().items():
+        # Smaller batches round otherwise.
+        np.testing.assert_allclose(
+            values[others],
+            healthy.arrays()[name][others],
+            rtol=1e-5,
+            atol=1e-6,
+            err_msg=name,
+        )
+
+
 def test_an_example_without_finite_clean_logits_is_not_robust():
     images, labels = data()
     images[4] = 0.0
