@@ -240,6 +240,12 @@ def audit_subject(
         team.wait()
         team.check_same_folder(workdir, workdirs.CONFIG_FILE)
         held = stack.enter_context(team.lock(workdir, say))
+        is_stochastic = subject.target.metadata.get("is_stochastic")
+        if is_stochastic and config["mode"] == "mean" and not is_done:
+            say(
+                "In mean mode. The model has a stochastic mode, too: "
+                "--config.mode=stochastic audits that."
+            )
         if subject.target.safety is not None and team.is_chief and not is_done:
             report = subject.target.safety.to_json()
             files.write_json(files.join(workdir, folders.SAFETY), report)
