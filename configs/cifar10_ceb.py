@@ -4,7 +4,9 @@ python -m launch.train --config=configs/cifar10_ceb.py \
     --workdir=runs/cifar10_ceb
 
 1000 epochs of 48 steps; made for an accelerator, and not yet run to the end
-anywhere. Expect above 90% test accuracy (the paper, section 3.2).
+anywhere. Expect above 90% test accuracy (the paper, section 3.2). `:cpu` is 7
+epochs by SGD in bfloat16: 82.3% in mean mode and 82.0% in stochastic mode (seed
+0, measured), 70 minutes on one CPU core, its twin beside it on another.
 """
 
 from configs import common
