@@ -27,7 +27,7 @@ def sweep(add, preset: str = ""):
         1 if preset == "cpu" else common.num_seeds(preset),
         lambda rho: common.cifar10_audits(preset, restarts=rho == 3.0),
         twin_config="cifar10_deterministic",
-        twin_audits=common.cifar10_audits(preset, restarts=True, is_twin=True),
+        twin_audits=common.cifar10_audits(preset, restarts=True),
         landscape=common.ceb_landscape(preset),
     )
     return common.budget("cifar10", preset)

@@ -26,6 +26,6 @@ def sweep(add, preset: str = ""):
         1 if preset == "cpu" else common.num_seeds(preset),
         lambda beta: common.cifar10_audits(preset, restarts=beta == 0.01),
         twin_config="cifar10_deterministic",
-        twin_audits=common.cifar10_audits(preset, restarts=True, is_twin=True),
+        twin_audits=common.cifar10_audits(preset, restarts=True),
     )
     return common.budget("cifar10", preset)

@@ -56,6 +56,9 @@ def draw_fgs(number: int, runs: reading.Runs) -> drawing.Drawing:
         if epsilon >= _GREY and level is not None:
             panels.draw_level(panel, level)
     panels.set_percent(axes, "robust accuracy", points)
+    if level is not None:  # Also where all attacks stay below it.
+        for panel in axes:
+            panel.set_ylim(top=max(panel.get_ylim()[1], 105 * level))
     text = level and f"one answer for all, {100 * level:.1f}%"
     panels.draw_legend(figure, points, text)
     return drawing.Drawing(
