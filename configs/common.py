@@ -321,6 +321,8 @@ def _given(**parts):
     return {name: part for name, part in parts.items() if part is not None}
 
 
+_DIGITS = "Digits of 8x8 pixels and an MLP in place of the paper's; 3 seeds."
+
 # What a sweep of a preset cuts from the paper's, for those who read its
 # figures; by the first word of the config's name.
 _BUDGETS = {
@@ -338,12 +340,8 @@ _BUDGETS = {
         "epoch; 1 of 10 seeds, one weight of the rate, attacks on 100 of "
         "10,000 test images."
     ),
-    ("digits", ""): (
-        "Digits of 8x8 pixels and an MLP in place of the paper's; 3 seeds."
-    ),
-    ("digits", "cpu"): (
-        "Digits of 8x8 pixels and an MLP in place of the paper's; 3 seeds."
-    ),
+    ("digits", ""): _DIGITS,
+    ("digits", "cpu"): _DIGITS,
 }
 
 

@@ -239,9 +239,13 @@ def _train_seconds(folder, config) -> float | None:
                 examples = (row["step"] - before) * batch_size
                 total += examples / row["examples_per_second"]
                 before = row["step"]
-    except (UserError, tf.errors.OpError, ArithmeticError, LookupError):
-        return None
-    except (TypeError, ValueError):
+    except (
+        tf.errors.OpError,
+        ArithmeticError,
+        LookupError,
+        TypeError,
+        ValueError,  # Such as a UserError.
+    ):
         return None
     return round(total, 3) or None
 
