@@ -193,29 +193,14 @@ def audit_subject(
     stages = protocol.build_stages(config)
     team = sharing.Team.of(strategy)
     quiet = quiet or not team.is_chief
-    main = float(config["threat_model"]["epsilon"])
-    curve = sorted({float(e) for e in config["epsilon_curve"]} - {main})
     owner = {"audit": dict(config), "model_sha256": subject.target.sha256}
     may_differ = tuple(f"audit.{name}" for name in protocol.MAY_DIFFER)
-    # Checked before anything is written; the radii share compiled functions.
-    own, _ = team.share(len(subject.labels), team.index)
-    first = protocol.build_runner(config, subject, stages, team.devices, own)
-
-    def make(attack_runner, folder):
-        part = Audit(config, subject, stages, attack_runner, folder, quiet)
+    # Checked before anything is written.
+    *curve, whole = _build_radii(config, subject, stages, workdir, team, quiet)
+    for part in (*curve, whole):
         part.command = command
         part.git_commit = git_commit
-        return part
-
-    audits = {
-        epsilon: make(
-            first.with_epsilon(epsilon),
-            folders.radius(workdir, epsilon),
-        )
-        for epsilon in curve
-    }
-    audits[main] = make(first, workdir)
-    is_done = audits[main].is_done
+    is_done = whole.is_done
 
     def say(line):
         if not quiet:
@@ -240,28 +225,24 @@ def audit_subject(
         team.wait()
         team.check_same_folder(workdir, workdirs.CONFIG_FILE)
         held = stack.enter_context(team.lock(workdir, say))
-        is_stochastic = subject.target.metadata.get("is_stochastic")
-        if is_stochastic and config["mode"] == "mean" and not is_done:
-            say(
-                "In mean mode. The model has a stochastic mode, too: "
-                "--config.mode=stochastic audits that."
-            )
-        if subject.target.safety is not None and team.is_chief and not is_done:
-            report = subject.target.safety.to_json()
-            files.write_json(files.join(workdir, folders.SAFETY), report)
+        if not is_done:
+            _say_other_mode(config, subject, say)
+            if subject.target.safety is not None and team.is_chief:
+                report = subject.target.safety.to_json()
+                files.write_json(files.join(workdir, folders.SAFETY), report)
         if not team.is_alone:
             with _watchdog(watchdog_minutes) as watchdog:
-                team.attack(list(audits.values()), asked)
+                team.attack([*curve, whole], asked)
             if not team.is_chief:
                 stack.close()  # The chief will take the folder away.
             team.wait()
         if team.is_chief:
             with _watchdog(watchdog_minutes) as watchdog:
-                audits[main].curve = [
-                    _curve_point(epsilon, conclude(audits[epsilon]))
-                    for epsilon in ([] if is_done else curve)
+                whole.curve = [
+                    _curve_point(conclude(part))
+                    for part in ([] if is_done else curve)
                 ]
-                summary = conclude(audits[main])
+                summary = conclude(whole)
                 _, is_new = examination.examine(
                     config,
                     workdir,
@@ -284,6 +265,38 @@ def audit_subject(
         return files.read_json(files.join(workdir, folders.SUMMARY))
 
 
+def _build_radii(
+    config, subject, stages, workdir, team, quiet
+) -> list[Audit]:
+    """The radii of the curve and, last, the audit's own.
+
+    They share compiled functions and differ in their epsilon.
+    """
+    own, _ = team.share(len(subject.labels), team.index)
+    runner = protocol.build_runner(config, subject, stages, team.devices, own)
+    main = float(config["threat_model"]["epsilon"])
+    curve = sorted({float(e) for e in config["epsilon_curve"]} - {main})
+    places = [
+        (runner.with_epsilon(epsilon), folders.radius(workdir, epsilon))
+        for epsilon in curve
+    ]
+    return [
+        Audit(config, subject, stages, attack_runner, folder, quiet)
+        for attack_runner, folder in (*places, (runner, workdir))
+    ]
+
+
+def _say_other_mode(config, subject, say):
+    """Says that the model has a mode that this audit is not about."""
+    if config["mode"] == "mean" and subject.target.metadata.get(
+        "is_stochastic"
+    ):
+        say(
+            "In mean mode. The model has a stochastic mode, too: "
+            "--config.mode=stochastic audits that."
+        )
+
+
 def _watchdog(minutes: float) -> Watchdog:
     return Watchdog(
         minutes * 60,
@@ -303,9 +316,9 @@ def _load_twin(config, strategy, allow_ops, probe) -> Subject | None:
     return subjects.load(settings, path, strategy, allow_ops, probe)
 
 
-def _curve_point(epsilon, summary):
+def _curve_point(summary):
     return {
-        "epsilon": epsilon,
+        "epsilon": summary["threat_model"]["epsilon"],
         "robust_accuracy": summary["robust_accuracy"],
         "robust_accuracy_ci95": summary["robust_accuracy_ci95"],
         "restart_curve": [

@@ -18,6 +18,7 @@ from ib_keras.figures import records
 SWEEP_FILE = "sweep.json"
 # What a twin's label `model` is; every other run has what was swept.
 TWINS = ("deterministic", "linear")
+_NOT_BEGUN = "not begun"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +87,15 @@ class Runs:
             excluded={n: w for n, w in self.excluded.items() if n in planned},
             missing={n: w for n, w in self.missing.items() if n in planned},
         )
+
+    def standing(self, name: str) -> int | None:
+        """What is known of a run: 0 all, 1 a part, 2 its failure, or None."""
+        if name in self.excluded:
+            return 2 if self.excluded[name].startswith("failed") else 0
+        for run in self.done:
+            if run.name == name:
+                return 1 if run.record["error"] else 0
+        return None
 
     @property
     def command(self) -> str:
@@ -170,8 +180,8 @@ def merge(sweeps: Sequence[Runs]) -> Runs:
     """Takes parts of one sweep together, such as those of several machines.
 
     Args:
-        sweeps: Of one config and preset. Of a run that is in several, the
-            first counts.
+        sweeps: Of one config and preset. Of a run that is in several the
+            first that is whole counts, or else the first that lacks least.
 
     Returns:
         All their runs.
@@ -194,44 +204,32 @@ def merge(sweeps: Sequence[Runs]) -> Runs:
     if len(sweeps) == 1:
         return first
     planned = {n: lb for sweep in sweeps for n, lb in sweep.planned.items()}
-    done, collapsed, excluded, notes = {}, {}, {}, []
-    for sweep in sweeps:
-        for run in sweep.done:
-            # What failed in one folder may have been done in another.
-            if excluded.get(run.name, "").startswith("failed"):
-                del excluded[run.name]
-            if run.name in done and done[run.name].record["error"]:
-                del done[run.name]
-            if run.name in done or run.name in excluded:
-                notes.append(
-                    f"{run.name} is in several folders; the first counts."
-                )
-                continue
-            same = _same_model(run.record, done.values())
-            if same is None:
-                done[run.name] = run
-            else:
-                excluded[run.name] = same
-        for name, why in sweep.excluded.items():
-            if name not in done:
-                if excluded.get(name, "").startswith("failed"):
-                    del excluded[name]
-                excluded.setdefault(name, why)
-        for run in sweep.collapsed:
-            if run.name not in done:
-                collapsed.setdefault(run.name, run)
-    missing = {
-        name: why
-        for sweep in sweeps
-        for name, why in sweep.missing.items()
-        if name not in done and name not in excluded
-    }
+    done, collapsed, excluded, missing, notes = [], [], {}, {}, []
+    for name in planned:
+        having = [s for s in sweeps if s.standing(name) is not None]
+        if not having:
+            reasons = [s.missing[name] for s in sweeps if name in s.missing]
+            missing[name] = min(reasons, key=lambda why: why == _NOT_BEGUN)
+            continue
+        if len(having) > 1:
+            notes.append(f"{name} is in several folders; one counts.")
+        best = min(having, key=lambda sweep: sweep.standing(name))
+        if name in best.excluded:
+            excluded[name] = best.excluded[name]
+            collapsed += [run for run in best.collapsed if run.name == name]
+            continue
+        run = next(run for run in best.done if run.name == name)
+        same = _same_model(run.record, done)
+        if same is None:
+            done.append(run)
+        else:
+            excluded[name] = same
     return dataclasses.replace(
         first,
         folders=tuple(f for sweep in sweeps for f in sweep.folders),
         planned=planned,
-        done=tuple(done[name] for name in planned if name in done),
-        collapsed=tuple(collapsed.values()),
+        done=tuple(done),
+        collapsed=tuple(collapsed),
         excluded=excluded,
         missing=missing,
         notes=(*(n for sweep in sweeps for n in sweep.notes), *notes),
@@ -259,7 +257,7 @@ def _same_model(record, done) -> str | None:
 def _without_record(folder: str, name: str) -> str:
     if files.exists(files.join(folder, "runs", name)):
         return "begun, but not finished"
-    return "not begun"
+    return _NOT_BEGUN
 
 
 def _strangers(folder, planned) -> tuple[str, ...]:
