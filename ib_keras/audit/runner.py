@@ -265,9 +265,7 @@ def audit_subject(
         return files.read_json(files.join(workdir, folders.SUMMARY))
 
 
-def _build_radii(
-    config, subject, stages, workdir, team, quiet
-) -> list[Audit]:
+def _build_radii(config, subject, stages, workdir, team, quiet) -> list[Audit]:
     """The radii of the curve and, last, the audit's own.
 
     They share compiled functions and differ in their epsilon.
