@@ -22,8 +22,8 @@ SAMPLINGS = ("latents", "logits")
 # Name in a config -> Keras' dtype policy of the encoder.
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
-# Added to the variance of sampled logits, as a share of its mean.
-_RIDGE = 1e-5
+# Added to the variance of sampled logits, as a share of its trace.
+_RIDGE = 1e-6
 
 # Purposes that seeds are folded with, so that no two draws share their noise.
 _TRAIN, _EVALUATE = 1, 2
@@ -235,8 +235,8 @@ class IBClassifier(keras.Model):
         linear, so a sample's logits are Gaussian with mean W' mu + b and
         covariance W' diag(sigma^2) W. A softmax sees differences of logits
         alone: classes - 1 numbers a sample are drawn, relative to the last
-        class, instead of latent_dim. Exact in law but for a share of 1e-5 of
-        the mean variance, which keeps the factorisation safe in float32.
+        class, instead of latent_dim. Exact in law but for a share of 1e-6 of
+        the summed variance, which keeps the factorisation safe in float32.
 
         Returns:
             float32 `[samples, batch, classes]`; that of the last class is 0.
@@ -252,7 +252,7 @@ class IBClassifier(keras.Model):
         covariance = tf.reshape(
             posterior.variance() @ products, [-1, size, size]
         )
-        ridge = _RIDGE * tf.linalg.trace(covariance) / size + 1e-20
+        ridge = _RIDGE * tf.linalg.trace(covariance) + 1e-20
         factor = tf.linalg.cholesky(
             covariance + ridge[:, None, None] * tf.eye(size)
         )

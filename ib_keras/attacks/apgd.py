@@ -4,12 +4,14 @@ A run halves an example's step size at checkpoints where the loss has stopped
 rising, and goes on from the best point found. The semantics are those of the
 authors' code where it departs from the paper: checkpoints by whole-number
 arithmetic, condition 1 with "at most".
-One difference: the first comparison of a run is with the loss of the start,
-as in the paper, and not with 0.
+Two differences, as in the paper's algorithm: the first comparison of a run is
+with the loss of the start, and not with 0; and after a halving the next one is
+with the loss of the best point, where the run goes on, and not with that of
+the last iterate.
 
 On a model with noise the losses that decide about a step size are compared on
-common random numbers: the draw changes only at checkpoints, and the losses
-carried over one are taken again by the new draw.
+common random numbers: the draw changes only at checkpoints and where the batch
+shrinks, and the losses carried over are then taken again by the new draw.
 
 References:
     Croce and Hein, "Reliable evaluation of adversarial robustness with an
@@ -56,7 +58,8 @@ class State(NamedTuple):
     `previous` is where the last step began; `best_*` belong to the largest
     loss so far; `increases` counts the steps of this interval that raised the
     loss; `best_at_checkpoint` is `best_loss` at the last checkpoint, where
-    `was_halved` says what happened.
+    `was_halved` says what happened. `batch_size` is that of the batch whose
+    draw the losses are of.
     """
 
     images: tf.Tensor
@@ -76,6 +79,7 @@ class State(NamedTuple):
     best_at_checkpoint: tf.Tensor
     was_halved: tf.Tensor
     has_noise: tf.Tensor
+    batch_size: tf.Tensor
 
 
 class APGD(base.GradientAttack):
@@ -161,7 +165,10 @@ class APGD(base.GradientAttack):
             best_at_checkpoint=loss,
             # So that condition 2 cannot fire at the first checkpoint.
             was_halved=~no,
-            has_noise=tf.reduce_any(other != first, axis=1),
+            has_noise=tf.reduce_any(
+                (other != first) & tf.math.is_finite(other - first), axis=1
+            ),
+            batch_size=tf.fill(tf.shape(labels), tf.shape(labels)[0]),
         )
 
     def step(self, logits_fn, state, iteration):
@@ -188,24 +195,35 @@ class APGD(base.GradientAttack):
         )
 
     def _pair_losses(self, logits_fn, state, iteration, seed):
-        """Takes the losses carried into an interval by its own draw."""
+        """Takes the losses carried over by the draw that is now in use.
+
+        Noise is drawn for a whole batch, so a smaller batch has another draw.
+        """
         intervals = tf.constant(self._intervals)
         last = intervals[tf.maximum(iteration - 1, 0)]
-        is_new = (intervals[iteration] != last) & tf.reduce_any(state.has_noise)
+        size = tf.shape(state.labels)[0]
+        is_new = (intervals[iteration] != last) | (state.batch_size[0] != size)
 
         def again():
             loss_fn = self._loss_fn(state.labels, state.targets)
             best = self._mean_loss(logits_fn, loss_fn, state.best_images, seed)
+            best = _finite_or(best, state.best_loss)
             loss = self._mean_loss(logits_fn, loss_fn, state.images, seed)
-            return loss, best, best
+            # What was won since the last checkpoint stays won.
+            won = state.best_loss - state.best_at_checkpoint
+            won = _finite_or(won, tf.zeros_like(won))
+            return _finite_or(loss, state.loss), best, best - won
 
         loss, best, at_checkpoint = tf.cond(
-            is_new,
+            is_new & tf.reduce_any(state.has_noise),
             again,
             lambda: (state.loss, state.best_loss, state.best_at_checkpoint),
         )
         return state._replace(
-            loss=loss, best_loss=best, best_at_checkpoint=at_checkpoint
+            loss=loss,
+            best_loss=best,
+            best_at_checkpoint=at_checkpoint,
+            batch_size=tf.fill(tf.shape(state.labels), size),
         )
 
     def _mean_loss(self, logits_fn, loss_fn, images, seed):
@@ -217,6 +235,10 @@ class APGD(base.GradientAttack):
             for draw in range(self.num_eot)
         ]
         return tf.add_n(draws) / self.num_eot
+
+
+def _finite_or(values, others):
+    return tf.where(tf.math.is_finite(values), values, others)
 
 
 @strategy.fused

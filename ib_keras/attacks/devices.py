@@ -24,7 +24,8 @@ class BySize:
         function: Takes structures of tensors that begin with the batch axis,
             then shared tensors; returns structures that begin with it.
         strategy: Where to run; None for TensorFlow's default device.
-        jit_compile: Whether to compile with XLA.
+        jit_compile: Whether to compile with XLA. A model with operations that
+            XLA does not have is run without it.
     """
 
     def __init__(
@@ -41,8 +42,21 @@ class BySize:
     def __call__(self, size: int, batched: tuple, shared: tuple = ()):
         """Runs the function on a batch of `size`, a static size."""
         watchdog.beat()
-        if size not in self._compiled:
-            self._compiled[size] = self._compile()
+        if size in self._compiled:
+            return self._call(size, batched, shared)
+        self._compiled[size] = self._compile()
+        try:
+            return self._call(size, batched, shared)
+        except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError):
+            if not self._jit_compile:
+                raise
+        # XLA's "cannot compile" and a model's own assertion are errors of one
+        # class; what fails without XLA too is the model's.
+        self._jit_compile = False
+        self._compiled[size] = self._compile()
+        return self._call(size, batched, shared)
+
+    def _call(self, size, batched, shared):
         run = self._compiled[size]
         if _is_direct(self._strategy):
             return run(*batched, *shared)

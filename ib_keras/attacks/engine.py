@@ -44,6 +44,9 @@ class Record(NamedTuple):
         num_zero: int32 `[batch]`, gradients that were exactly zero.
         num_nonfinite: int32 `[batch]`, evaluations with a number that was not
             finite.
+        latest: What was wrong last, where the model has noise, else `()`:
+            images as above and their steps. A draw in luck has the largest
+            margin of a chunk sooner than what is wrong on every draw.
     """
 
     images: tf.Tensor
@@ -55,9 +58,10 @@ class Record(NamedTuple):
     gradient_norm: tf.Tensor
     num_zero: tf.Tensor
     num_nonfinite: tf.Tensor
+    latest: tuple[()] | tuple[tf.Tensor, tf.Tensor]
 
 
-def _new_record(images: tf.Tensor) -> Record:
+def _new_record(images: tf.Tensor, is_random: bool) -> Record:
     lowest = tf.fill([tf.shape(images)[0]], -float("inf"))
     zero = tf.zeros_like(lowest, tf.int32)
     return Record(
@@ -70,6 +74,7 @@ def _new_record(images: tf.Tensor) -> Record:
         gradient_norm=-tf.ones_like(lowest),
         num_zero=zero,
         num_nonfinite=zero,
+        latest=(images, zero - 1) if is_random else (),
     )
 
 
@@ -87,6 +92,13 @@ def _update(
     norm = evaluation.gradient_norm
     # An iterate that the attack did not ask about has no NaN.
     finite = tf.math.is_finite(norm) & ~tf.math.is_nan(evaluation.margin)
+    latest = record.latest
+    if latest:
+        wrong = evaluation.is_wrong
+        latest = (
+            base.where(wrong, evaluation.images, latest[0]),
+            tf.where(wrong, step, latest[1]),
+        )
     return Record(
         images=base.where(better, evaluation.images, record.images),
         margin=tf.where(better, evaluation.margin, record.margin),
@@ -99,6 +111,7 @@ def _update(
         gradient_norm=norm,
         num_zero=record.num_zero + tf.cast(norm == 0.0, tf.int32),
         num_nonfinite=record.num_nonfinite + tf.cast(~finite, tf.int32),
+        latest=latest,
     )
 
 
@@ -323,9 +336,10 @@ class Engine:
         norm: "linf" or "l2".
         batch_size: The largest batch.
         chunk_steps: The longest chunk of steps without a look at the books.
-        compact: Whether there are chunks, and the batch shrinks between
-            them. False runs every example to the end, as the reference
-            implementations do.
+            Where the model has noise two claims of each are judged, so that
+            shorter ones find more.
+        compact: Whether the batch shrinks between chunks. False runs every
+            example to the end, as the reference implementations do.
         strategy: Where to run; None for TensorFlow's default device.
         jit_compile: Whether to compile with XLA.
     """
@@ -376,7 +390,7 @@ class Engine:
         state = self._attack.init(
             self._logits_fn, images, labels, threat_model, example_seeds, **more
         )
-        record = _new_record(images)
+        record = _new_record(images, self._judge.is_random)
         if self._attack.evaluates_proposal:
             record = _update(record, state.evaluated, tf.constant(0))
         return state, record
@@ -408,7 +422,7 @@ class Engine:
         )
 
     def _chunks(self):
-        if not self._compact:
+        if not (self._compact or self._judge.is_random):
             yield 0, self._attack.num_steps
             return
         done = 0
@@ -509,9 +523,10 @@ class _Run:
             )
             self._count((last - first) * attack.gradients_per_step)
             self._judge_claims()
-            if self.books.is_broken.all():
-                break
-            self._drop_broken()
+            if self.engine._compact:
+                if self.books.is_broken.all():
+                    break
+                self._drop_broken()
         if not (attack.evaluates_proposal or self.books.is_broken.all()):
             self.record = self.engine._finish(
                 self.device_labels.shape[0],
@@ -531,15 +546,30 @@ class _Run:
         return self.books
 
     def _judge_claims(self):
+        record = self.record
+        self._judge_claim(record.images, record.step)
+        if record.latest:
+            images, step = record.latest
+            other = step.numpy() != record.step.numpy()
+            self._judge_claim(images, step, other)
+        self._forget()
+
+    def _judge_claim(self, images, step, is_asked=True):
+        """Judges one iterate of each example that claims to be broken.
+
+        Args:
+            images: Of the device's batch.
+            step: Their iterates.
+            is_asked: bool `[device's batch]`, whose claims are judged.
+        """
         size = len(self.rows)
-        wrong = self.record.is_wrong.numpy()[:size]
-        step = self.record.step.numpy()[:size]
+        wrong = (self.record.is_wrong.numpy() & is_asked)[:size]
         claims = wrong & ~self.books.is_broken[self.rows]
         if not claims.any():
             return
         places = np.flatnonzero(claims)
         rows = self.rows[places]
-        candidates = tf.gather(self.record.images, places).numpy()
+        candidates = tf.gather(images, places).numpy()
         verdict = self._verdict(rows, candidates)
         better = verdict.wrong_share >= self.books.wrong_share[rows]
         self.books.wrong_share[rows[better]] = verdict.wrong_share[better]
@@ -552,10 +582,9 @@ class _Run:
         # A claim that the judge turned down dates nothing: then the judged
         # iterate's own step is the first that is known to be wrong.
         first = self.record.first_wrong.numpy()[places]
-        first = np.where(self.is_doubted[rows], step[places], first)
+        first = np.where(self.is_doubted[rows], step.numpy()[places], first)
         self.books.step[fallen] = first[broken]
         self.is_doubted[rows] = True
-        self._forget(places[~broken])
 
     def _verdict(self, rows, candidates) -> Judgement:
         """Judges claims; where draws can have luck, those upheld once more.
@@ -585,12 +614,14 @@ class _Run:
             is_thorough,
         )
 
-    def _forget(self, places):
+    def _forget(self):
         """Takes back the claims that were turned down.
 
         A draw in luck can be the most wrong of a run: kept, it would hide the
         later iterates that are wrong on every draw.
         """
+        wrong = self.record.is_wrong.numpy()[: len(self.rows)]
+        places = np.flatnonzero(wrong & ~self.books.is_broken[self.rows])
         if not len(places):
             return
         self._keep_nearest(places)

@@ -297,6 +297,8 @@ class Runner:
             self._judge_seed = seeds.fold(self._seed, _SHARE, self._first)
         replicas = strategy.num_replicas_in_sync if strategy else 1
         self._sizes = engine.batch_sizes(self.batch_size, replicas)
+        # What a model said when it last refused an image.
+        self._refusal = "an InvalidArgumentError for each"
         logits_fn = _with_static_batch(logits_fn)
         self._judge = engine.Judge(
             logits_fn,
@@ -468,7 +470,8 @@ class Runner:
         pool = np.flatnonzero(
             ledger.is_robust | self._fell_in(position, ledger)
         )
-        if position.restart == position.target == position.batch == 0:
+        is_first = position.restart == position.target == 0
+        if is_first and position.batch == 0:
             books.num_attacked = len(pool)
         num_batches = -(-len(pool) // self.batch_size)
         while position.batch < num_batches:
@@ -483,6 +486,8 @@ class Runner:
             position.batch += 1
             if position.batch < num_batches:
                 on_batch(progress)
+        if is_first and position.stage == 0:
+            self._check_some_attacked(ledger, pool)
         books.curve.append(
             [
                 position.restart,
@@ -526,12 +531,33 @@ class Runner:
         """
         try:
             self._run_batch(images, targets, rows, position, ledger)
-        except tf.errors.InvalidArgumentError:
+        except tf.errors.InvalidArgumentError as error:
             if len(rows) == 1:
                 ledger.num_nonfinite[rows] += 1
+                self._refusal = " ".join(error.message.split())[:300]
                 return
             for half in np.array_split(rows, 2):
                 self._try_batch(images, targets, half, position, ledger)
+
+    def _check_some_attacked(self, ledger, pool):
+        """Refuses to go on where the model could be attacked on no image.
+
+        What then stood would stand because nobody asked. An image that is
+        refused among others is booked instead.
+        """
+        # Whoever was asked has a loss, or more than one evaluation that was
+        # not finite; a refusal counts as one.
+        is_refused = (ledger.num_nonfinite[pool] == 1) & np.isneginf(
+            ledger.loss[pool]
+        )
+        if len(pool) and is_refused.all():
+            raise UserError(
+                "The model refused every image that was attacked",
+                received=self._refusal,
+                expected="a model that answers, with gradients, in the ball",
+                fix="Take the assertion, or the operation that has no "
+                "gradient, out of the model.",
+            )
 
     def _run_batch(self, images, targets, rows, position, ledger):
         place = (position.stage, position.restart, position.target)
@@ -553,10 +579,13 @@ class Runner:
 
 
 def _with_static_batch(logits_fn: LogitsFn) -> LogitsFn:
-    """Tells loops the batch size that a SavedModel's signature leaves free."""
+    """Tells loops the batch size that a SavedModel's signature leaves free.
+
+    And takes logits of any precision: the books are in float32.
+    """
 
     def static(images, seed):
-        logits = logits_fn(images, seed)
+        logits = tf.cast(logits_fn(images, seed), tf.float32)
         return tf.ensure_shape(logits, [images.shape[0], None])
 
     return static

@@ -63,7 +63,8 @@ class Square(base.GradientAttack):
     """Random search over windows.
 
     Args:
-        num_steps: Queries; 5000 in AutoAttack.
+        num_steps: Queries; 5000 in AutoAttack. One more looks at the last
+            proposal.
         initial_share: Share of pixels in the first windows.
     """
 
@@ -107,9 +108,11 @@ class Square(base.GradientAttack):
         logits = logits_fn(
             state.images, base.model_seed(state.seeds, iteration)
         )
-        margin = losses.margin(logits, state.labels)
-        # NaN compares as false: such a point is never kept.
-        better = margin > state.margin
+        loss = losses.margin(logits, state.labels)
+        evaluated = base.evaluated(state.images, logits, state.labels, loss)
+        # NaN where a logit is not finite, and NaN compares as false: such a
+        # point is never kept.
+        better = evaluated.margin > state.margin
         best = base.where(better, state.images, state.best)
         propose = (
             self._propose_l2
@@ -119,11 +122,9 @@ class Square(base.GradientAttack):
         example_seeds = seeds_lib.fold(state.seeds, _ROW, iteration)
         return state._replace(
             images=propose(state.ball, best, example_seeds, iteration),
-            evaluated=base.evaluated(
-                state.images, logits, state.labels, margin
-            ),
+            evaluated=evaluated,
             best=best,
-            margin=tf.where(better, margin, state.margin),
+            margin=tf.where(better, evaluated.margin, state.margin),
         )
 
     def _sizes(self, shape, smallest, odd):

@@ -29,10 +29,10 @@ class State(NamedTuple):
 
 
 class UniformNoise(base.GradientAttack):
-    """`num_steps` independent points, each evaluated once.
+    """Independent points, each evaluated once.
 
     Args:
-        num_steps: Points per example.
+        num_steps: Points per example after the first.
         corners: For l_inf, draw from the corners of the ball alone (every
             pixel moves by epsilon), where most of its volume is far from.
     """

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from ib_keras import seeds
 from ib_keras.attacks import apgd
+from ib_keras.attacks import base
 from ib_keras.attacks import losses
 from ib_keras.errors import UserError
 from ib_keras.types import ThreatModel
@@ -173,6 +174,48 @@ def test_losses_carried_over_a_checkpoint_are_taken_again_on_its_draw():
     # Within an interval losses differ by the images alone.
     first = states[1].loss - states[0].loss
     assert np.abs(first).max() < 2 * 0.1 * 6 + 1e-3
+
+
+def test_losses_are_taken_again_on_the_draw_of_a_smaller_batch():
+    """Noise is drawn for a batch: rows that leave it change the draw."""
+
+    def noisy(x, seed):
+        value = tf.reduce_sum(x, axis=[1, 2, 3])
+        value += seeds.noise(seed, tf.shape(value)[:1] * 3)[: len(x)]
+        return tf.stack([value, -value], axis=1)
+
+    attack = apgd.build(num_steps=20)
+    images = np.full((4, *SHAPE), 0.5, np.float32)
+    states = run(attack, noisy, images, np.zeros(4, np.int32), 0.1)
+    # Inside the first interval, which ends after four steps.
+    left = tf.nest.map_structure(lambda t: t[2:], states[2])
+    seed = base.model_seed(left.seeds, 0)
+    paired = attack._pair_losses(noisy, left, tf.constant(2), seed)
+    best = losses.cross_entropy(noisy(left.best_images, seed), left.labels)
+    assert np.abs(left.best_loss - best).max() > 0.01
+    np.testing.assert_allclose(paired.best_loss, best, rtol=1e-6)
+    np.testing.assert_allclose(
+        paired.best_loss - paired.best_at_checkpoint,
+        left.best_loss - left.best_at_checkpoint,
+        atol=1e-5,
+    )
+    again = attack._pair_losses(noisy, paired, tf.constant(2), seed)
+    assert again.best_loss is paired.best_loss
+
+
+def test_a_row_of_nan_is_not_taken_for_noise():
+    def model(x, seed):
+        del seed
+        value = tf.reduce_sum(x, axis=[1, 2, 3])
+        value = tf.where(tf.range(len(x)) == 0, float("nan"), value)
+        return tf.stack([value, -value], axis=1)
+
+    images = np.full((3, *SHAPE), 0.5, np.float32)
+    states = run(
+        apgd.build(num_steps=5), model, images, np.zeros(3, np.int32), 0.1
+    )
+    assert not states[-1].has_noise.numpy().any()
+    assert not np.isnan(states[-1].best_loss).any()
 
 
 def test_no_draw_is_taken_again_without_noise():

@@ -1,6 +1,7 @@
 """One device and two: the same starts, the same examples, the same numbers."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 from sklearn.datasets import load_digits
 
@@ -21,6 +22,35 @@ def test_parts_are_put_together_in_order():
     np.testing.assert_array_equal(second, y)
     sized(6, (x, y), (tf.constant(4.0),))
     assert sized.num_traces() == {6: 1}
+
+
+def test_what_xla_cannot_compile_is_run_without_it():
+    """And not taken for a model that refuses its images."""
+    num_traced = []
+
+    def in_words(x):
+        num_traced.append(1)
+        return tf.strings.length(tf.strings.as_string(x))
+
+    x = tf.constant([1, 10, 100])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="compile"):
+        tf.function(in_words, jit_compile=True)(x)
+    sized = devices.BySize(in_words, jit_compile=True)
+    num_traced.clear()
+    for _ in range(2):
+        np.testing.assert_array_equal(sized(3, (x,)), [1, 2, 3])
+    assert len(num_traced) == 2
+    np.testing.assert_array_equal(sized(2, (x[:2],)), [1, 2])
+    assert len(num_traced) == 3  # XLA is not tried a second time.
+
+
+def test_what_fails_without_xla_too_is_the_model_s_own_error():
+    def refusing(x):
+        return tf.ensure_shape(tf.boolean_mask(x, x > 0), [3])
+
+    sized = devices.BySize(refusing, jit_compile=True)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="shape"):
+        sized(2, (tf.ones([2]),))
 
 
 class OneCompilingReplica:

@@ -388,6 +388,26 @@ def test_a_lucky_draw_does_not_hide_what_is_always_wrong():
     assert (result.wrong_share == 1).all()
 
 
+@pytest.mark.parametrize("compact", [True, False])
+def test_a_lucky_draw_does_not_hide_what_is_wrong_in_the_same_chunk(compact):
+    """What is found does not hang on how often the books are looked at."""
+
+    def model(images, seed):
+        mean = tf.reduce_mean(images, axis=[1, 2, 3])
+        keys = seeds.fold(seed, tf.bitcast(mean, tf.int32))
+        is_lucky = seeds.uniform(keys, (1,))[:, 0] < 0.3
+        score = tf.where(is_lucky, 3.0, -3.0)
+        score = tf.where(mean > 0.3, 1.0, score)
+        return tf.stack([tf.zeros_like(score), score], axis=1)
+
+    images = flat_images(*np.linspace(0.1, 0.11, 8))
+    engine = make(model, Walk(30, 0.01), 8, draws=15, compact=compact)
+    result = run(engine, images, np.zeros(8, np.int32), epsilon=1.0)
+    assert result.is_broken.all()
+    np.testing.assert_allclose(result.margin, 1, rtol=1e-6)
+    assert (result.step > 18).all()
+
+
 def test_the_judge_never_draws_with_a_seed_that_the_attack_saw():
     """Nor with one of its own again: every verdict is on fresh noise."""
     seen = {"attack": [], "judge": []}

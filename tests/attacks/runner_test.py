@@ -500,6 +500,57 @@ def test_an_image_that_the_model_refuses_costs_no_other_its_attack(mode):
         )
 
 
+def test_a_model_that_refuses_every_attack_is_not_called_robust():
+    """Its clean answers are right; its gradient has an assertion."""
+
+    @tf.custom_gradient
+    def guard(x):
+        def gradient(upstream):
+            tf.debugging.Assert(tf.constant(False), ["no gradients here"])
+            return upstream
+
+        return x, gradient
+
+    images, labels = data()
+    stages = [Stage("fgs", fgs.build(), 1)]
+    runner = make(stages, lambda x, s: linear(guard(x)))
+    with pytest.raises(UserError, match="refused every image") as error:
+        run(runner, images, labels)
+    assert "no gradients here" in str(error.value)
+
+
+def test_one_refused_image_may_be_all_that_a_later_stage_is_left_with():
+    images, labels = data(8)
+    centre = tf.constant(images[3])
+
+    def refusing(x, seed=None):
+        away = tf.reduce_max(abs(x - centre), axis=[1, 2, 3])
+        near = (away > 1e-6) & (away < 0.6)
+        tf.debugging.Assert(~tf.reduce_any(near), ["no such image"])
+        return linear(x)
+
+    images[:3] = images[4:] = 0.9 * (images[3] < 0.5)
+    labels[:] = tf.argmax(linear(images), axis=1).numpy()
+    stages = [Stage(n, pgd.build(num_steps=4, step_size=0.2)) for n in "ab"]
+    ledger = run(make(stages, refusing, epsilon=0.5), images, labels)
+    assert np.flatnonzero(ledger.is_robust).tolist() == [3]
+    assert ledger.num_nonfinite[3] == 2
+
+
+@pytest.mark.parametrize("dtype", [tf.bfloat16, tf.float16, tf.float64])
+def test_logits_may_be_of_any_precision(dtype, compiled):
+    images, labels = data(8)
+    found = attacks.run(
+        lambda x: tf.cast(linear(x), dtype),
+        images,
+        labels,
+        "fgs",
+        epsilon=0.1,
+    )
+    expected = attacks.run(linear, images, labels, "fgs", epsilon=0.1)
+    np.testing.assert_allclose(found.margin, expected.margin, atol=0.05)
+
+
 def test_an_example_without_finite_clean_logits_is_not_robust():
     images, labels = data()
     images[4] = 0.0
