@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +22,9 @@ LOCK_FILE = "sweep.lock"
 TABLE_FILE = "table.csv"
 RUNS, RECORDS = "runs", "records"
 LOG_FILE = "log.txt"
+
+# Such as "train: 40/600 step, 1.5 min left, loss 0.3", without the facts.
+_PROGRESS = re.compile(r"[^:]+: (\d+/\d+ \w+(?:, [\d.]+ min left)?)")
 
 # States of a run that has no record.
 TO_DO, RESUMABLE = "to do", "resumable"
@@ -54,6 +58,21 @@ class Folder:
     def record(self, name: str) -> str:
         """The record of a run."""
         return files.join(self.path, RECORDS, f"{name}.json")
+
+    def log(self, run: Run) -> str:
+        """What is printed while a run is done."""
+        return files.join(self.run(run.name), LOG_FILE)
+
+    def how_far(self, run: Run) -> str:
+        """How far a run is in what it does, as its log ends; may be empty."""
+        try:
+            with open(self.log(run), "rb") as log:
+                log.seek(max(os.path.getsize(log.name) - 500, 0))
+                lines = log.read().decode(errors="replace").splitlines()
+        except OSError:
+            return ""
+        found = _PROGRESS.match(lines[-1]) if lines else None
+        return f", {found[1]}" if found else ""
 
     @property
     def table(self) -> str:

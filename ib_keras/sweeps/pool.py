@@ -103,7 +103,8 @@ class Pool:
             "interrupted".
         on_death: Called with a run that killed its workers, and how they
             ended.
-        on_look: Called about once a second with what is being done.
+        on_look: Called about once a second with the runs at work and what
+            each is doing.
     """
 
     def __init__(
@@ -113,7 +114,7 @@ class Pool:
         *,
         on_end: Callable[[Run, str], None],
         on_death: Callable[[Run, str], None],
-        on_look: Callable[[str], None],
+        on_look: Callable[[Sequence[tuple[Run, str]]], None],
     ):
         self._settings = settings
         self._num_workers = num_workers
@@ -138,7 +139,9 @@ class Pool:
                 if not self._queue and not any(w.run for w in self._workers):
                     break
                 self._wait()
-                self._on_look(self._describe())
+                self._on_look(
+                    [(w.run, w.doing) for w in self._workers if w.run]
+                )
             for each in self._workers:
                 each.ask_to_stop()
         except BaseException:
@@ -217,8 +220,3 @@ class Pool:
         self._workers.remove(each)
         each.ask_to_stop()
         each.end()
-
-    def _describe(self) -> str:
-        return "; ".join(
-            f"{w.run.name}: {w.doing}" for w in self._workers if w.run
-        )

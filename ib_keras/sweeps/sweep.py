@@ -11,7 +11,6 @@ from ib_keras.errors import UserError
 from ib_keras.progress import Progress
 from ib_keras.sweeps import records
 from ib_keras.sweeps import table
-from ib_keras.sweeps.folder import LOG_FILE
 from ib_keras.sweeps.folder import Folder
 from ib_keras.sweeps.plan import Plan
 from ib_keras.sweeps.plan import Run
@@ -141,8 +140,12 @@ class _Job:
                 "done; run the same command again."
             )
 
-    def _on_look(self, doing):
-        self._progress.update(self._num_done, now=doing)
+    def _on_look(self, at_work):
+        now = "; ".join(
+            f"{run.name}: {doing}{self._folder.how_far(run)}"
+            for run, doing in at_work
+        )
+        self._progress.update(self._num_done, now=now)
 
     def _on_end(self, run: Run, word: str):
         if word not in records.STATUSES:
@@ -155,7 +158,7 @@ class _Job:
 
     def _on_death(self, run: Run, how: str):
         path = self._folder.record(run.name)
-        log = files.join(self._folder.run(run.name), LOG_FILE)
+        log = self._folder.log(run)
         record = records.failure(
             run,
             path,

@@ -30,7 +30,6 @@ from ib_keras.errors import DivergedError
 from ib_keras.errors import Interrupted
 from ib_keras.sweeps import landscapes
 from ib_keras.sweeps import records
-from ib_keras.sweeps.folder import LOG_FILE
 from ib_keras.sweeps.folder import Folder
 from ib_keras.sweeps.plan import Run
 from ib_keras.training import loop
@@ -151,7 +150,7 @@ def do_run(
     try:
         # Before the log, for it makes the folder one of this config.
         workdirs.claim(own, run.config, loop.MAY_DIFFER)
-        with _output_to(files.join(own, LOG_FILE)):
+        with _output_to(folder.log(run)):
             record = _attempt(run, own, settings, should_stop, say)
     except (MemoryError, tf.errors.ResourceExhaustedError):
         raise  # A new process has what this one holds.
@@ -193,8 +192,13 @@ def _attempt(run, own, settings, should_stop, say):
 
 def _do(run: Run, own, settings, should_stop, say) -> None:
     """Trains, audits and surveys; what is done already is not repeated."""
+
+    def begin(what):
+        print(f"Begins: {what}.", flush=True)
+        say(what)
+
     _stop_if(should_stop, "before the training")
-    say("training")
+    begin("training")
     loop.train(
         run.config,
         own,
@@ -209,7 +213,7 @@ def _do(run: Run, own, settings, should_stop, say) -> None:
     target = None
     for name, config in run.audits.items():
         _stop_if(should_stop, f"before audit {name}")
-        say(name)
+        begin(name)
         place = files.join(own, records.AUDITS, name)
         _set_aside_another(place, config)
         # Loaded once for all audits.
@@ -228,7 +232,7 @@ def _do(run: Run, own, settings, should_stop, say) -> None:
         if records.landscapes(path, run.landscape) is not None:
             return
         _stop_if(should_stop, "before the landscapes")
-        say("landscapes")
+        begin("landscapes")
         found = landscapes.survey(saved_model, run.landscape, run.config)
         files.write_json(path, {"spec": run.landscape, "surfaces": found})
 

@@ -46,6 +46,24 @@ def place(tmp_path):
     return folders.Folder(str(tmp_path / "sweep"))
 
 
+def test_how_far_a_run_is_stands_at_the_end_of_its_log(place):
+    run = make_run()
+    assert place.how_far(run) == ""
+    files.make_folder(place.run("a"))
+    for text, expected in (
+        ("", ""),
+        (
+            "train: 40/600 step, 1.5 min left, loss 0.3\n",
+            ", 40/600 step, 1.5 min left",
+        ),
+        ("fgs, epsilon 0.2: 3/10 example\n", ", 3/10 example"),
+        ("Begins: fgs.\n", ""),
+    ):
+        with open(place.log(run), "a", encoding="utf-8") as log:
+            log.write(text)
+        assert place.how_far(run) == expected
+
+
 def test_states_follow_what_is_there(place):
     run = make_run()
     assert place.state(run) == ("to do", None)

@@ -27,7 +27,7 @@ def do(monkeypatch, tmp_path):
             num_workers,
             on_end=lambda run, word: ends.update({run.name: word}),
             on_death=lambda run, how: deaths.update({run.name: how}),
-            on_look=on_look or (lambda doing: None),
+            on_look=on_look or (lambda at_work: None),
         )
         runs = [Run(name, {}, {}, {}, None) for name in names]
         made.do(runs, should_stop)
@@ -130,8 +130,8 @@ def test_a_signal_to_all_reaches_a_worker_only_through_the_pool(do, tmp_path):
 
 
 def test_an_error_of_ours_leaves_no_worker(do, tmp_path):
-    def on_look(doing):
-        if "long_a: training" in doing:
+    def on_look(at_work):
+        if [(r.name, what) for r, what in at_work] == [("long_a", "training")]:
             raise RuntimeError("ours")
 
     with pytest.raises(RuntimeError, match="ours"):
