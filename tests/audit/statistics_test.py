@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.special
 
+from ib_keras import files
 from ib_keras.audit import statistics
 from ib_keras.errors import UserError
 from tests.support import audit_folder
@@ -211,17 +212,71 @@ def test_compare_notes_what_else_differs(audits, tmp_path):
     )
 
 
+def rewrite(folder, edit):
+    """Writes the summary of a folder again, as it was edited."""
+    path = files.join(folder, "summary.json")
+    summary = files.read_json(path)
+    edit(summary)
+    files.write_json(path, summary)
+
+
+def another_protocol(summary):
+    summary["protocol"] = "aa_mt"
+
+
+def another_version(summary):
+    summary["protocol_version"] = 2
+
+
+def another_attack(summary):
+    summary["stages"][1]["attack"]["num_steps"] = 500
+
+
+def more_restarts(summary):
+    summary["stages"][1]["num_restarts"] = 11
+
+
 @pytest.mark.parametrize(
-    "name, changes",
+    "edit, note",
     [
-        ("threat_model", {"epsilon": 0.1}),
-        ("threat_model", {"norm": "l2"}),
-        ("index", {"num_examples": 30}),
-        ("label", {"num_examples": 40}),
+        (another_protocol, "protocol is pgd_restarts and aa_mt"),
+        (another_version, "protocol_version is 1 and 2"),
+        (another_attack, "the stages or their restarts differ"),
+        (more_restarts, "the stages or their restarts differ"),
+    ],
+)
+def test_compare_notes_each_difference(audits, edit, note):
+    (folder_a, _), (folder_b, _) = audits
+    rewrite(folder_b, edit)
+    notes = statistics.compare(folder_a, folder_b).notes
+    assert set(notes) == {note, "seed is 1 and 2"}
+
+
+def another_data_set(summary):
+    summary["dataset"]["name"] = "digits"
+
+
+def another_split(summary):
+    summary["dataset"]["split"] = "train"
+
+
+def as_it_was(summary):
+    pass
+
+
+@pytest.mark.parametrize(
+    "name, changes, edit",
+    [
+        ("threat_model", {"epsilon": 0.1}, as_it_was),
+        ("threat_model", {"norm": "l2"}, as_it_was),
+        ("index", {"num_examples": 30}, as_it_was),
+        ("label", {"num_examples": 40}, as_it_was),
+        ("dataset", {}, another_data_set),
+        ("dataset", {}, another_split),
     ],
 )
 def test_folders_that_are_not_paired_are_refused(
-    audits, tmp_path, name, changes
+    audits, tmp_path, name, changes, edit
 ):
     (folder_a, a), _ = audits
     same = {"images": a.clean_images, "labels": a.examples["label"]}
@@ -229,8 +284,20 @@ def test_folders_that_are_not_paired_are_refused(
         same = {}
     other = str(tmp_path / "other")
     audit_folder.write(other, seed=5, **same, **changes)
+    rewrite(other, edit)
     error = runs.refused(statistics.compare, folder_a, other)
     assert f"not paired: {name} differs" in str(error)
+
+
+@pytest.mark.parametrize(
+    "name", ["index", "label", "clean_prediction", "is_robust"]
+)
+def test_examples_without_an_array_are_refused(audits, name):
+    (folder_a, _), (folder_b, b) = audits
+    left = {k: v for k, v in b.examples.items() if k != name}
+    files.write_npz(files.join(folder_b, "examples.npz"), left)
+    error = runs.refused(statistics.compare, folder_a, folder_b)
+    assert f"without '{name}'" in error.received
 
 
 def test_a_folder_without_an_audit_is_refused(audits, tmp_path):

@@ -122,25 +122,55 @@ def test_an_l2_audit_with_other_radii_passes(tmp_path_factory):
     assert "epsilon_0.3/files" in verify.verify(folder).failed
 
 
-def test_a_row_of_the_curve_is_compared_with_its_folder(
-    tmp_path_factory, tmp_path
-):
+@pytest.fixture(scope="module")
+def curved(tmp_path_factory):
+    """An audit of 16 digits at two radii; read only."""
     config = runs.audit_config(
         "fgs_epsilons", num_examples=16, epsilon_curve=[0.05, 0.1]
     )
-    folder = audited(tmp_path_factory, "curve", config)
-    all_hold(folder)
+    return audited(tmp_path_factory, "curve", config)
 
+
+def a_lower_point(row):
+    row["robust_accuracy"] -= 1 / 16
+
+
+def a_narrow_interval_of_a_point(row):
+    row["robust_accuracy_ci95"][0] += 0.01
+
+
+def a_lower_restart_of_a_point(row):
+    row["restart_curve"][-1] -= 1 / 16
+
+
+@pytest.mark.parametrize(
+    "edit, place",
+    [
+        (a_lower_point, 0),
+        (a_lower_point, 1),
+        (a_narrow_interval_of_a_point, 0),
+        (a_narrow_interval_of_a_point, 1),
+        # The audit's own radius has its stages for that.
+        (a_lower_restart_of_a_point, 0),
+    ],
+)
+def test_a_row_of_the_curve_is_compared_with_its_folder(
+    curved, tmp_path, edit, place
+):
     def alter(summary):
-        summary["epsilon_curve"][0]["robust_accuracy"] -= 1 / 16
+        edit(summary["epsilon_curve"][place])
 
-    assert tampered(folder, tmp_path, summary=alter).failed == (
+    assert tampered(curved, tmp_path, summary=alter).failed == (
         "epsilon_curve",
     )
-    shutil.copytree(
-        f"{folder}/epsilon_0.05", f"{tmp_path}/touched/epsilon_0.07"
-    )
-    assert "folders" in verify.verify(f"{tmp_path}/touched").failed
+
+
+def test_a_folder_of_another_radius_is_noticed(curved, tmp_path):
+    copy = str(tmp_path / "touched")
+    shutil.copytree(curved, copy)
+    all_hold(copy)
+    shutil.copytree(f"{curved}/epsilon_0.05", f"{copy}/epsilon_0.07")
+    assert verify.verify(copy).failed == ("folders",)
 
 
 @pytest.mark.slow
@@ -163,7 +193,8 @@ def test_a_stochastic_audit_passes_on_fresh_noise(noisy, seed):
     fresh = all_hold(noisy, seed=seed, num_draws=60).fresh[""]
     summary = files.read_json(f"{noisy}/summary.json")
     assert fresh["num_draws"] == 60
-    # 24 examples, five recorded draws each: at most 0.05 of error.
+    # 24 examples, 25 recorded and 60 fresh draws each: the standard error is
+    # 0.025 at most, so this is for numbers that are plainly others.
     per_draw = fresh["accuracy_per_draw"]
     assert per_draw == pytest.approx(summary["expected_accuracy"], abs=0.2)
     assert fresh["accuracy_on_every_draw"] <= per_draw
@@ -327,6 +358,87 @@ def whole_numbers_as_floats(arrays):
     arrays["label"] = arrays["label"].astype(np.float32)
 
 
+def robust_row(arrays):
+    return np.flatnonzero(arrays["is_robust"])[0]
+
+
+def broken_row(arrays):
+    return np.flatnonzero(arrays["broken_by_stage"] >= 0)[0]
+
+
+def a_share_of_a_robust_example(arrays):
+    arrays["wrong_share"][robust_row(arrays)] = 1
+
+
+def a_share_above_one(arrays):
+    arrays["wrong_share"][broken_row(arrays)] = 1.5
+
+
+def a_negative_share(arrays):
+    arrays["wrong_share"][robust_row(arrays)] = -0.5
+
+
+def a_margin_that_is_off(arrays):
+    arrays["margin"][3] += 0.01
+
+
+def a_target_of_a_robust_example(arrays):
+    arrays["broken_by_target"][robust_row(arrays)] = 0
+
+
+def a_stage_of_minus_two(arrays):
+    arrays["broken_by_stage"][robust_row(arrays)] = -2
+
+
+def a_step_of_a_robust_example(arrays):
+    arrays["broken_at_step"][robust_row(arrays)] = 3
+
+
+def a_broken_example_without_a_step(arrays):
+    arrays["broken_at_step"][broken_row(arrays)] = -1
+
+
+def an_attacked_clean_error(arrays):
+    wrong = np.flatnonzero(arrays["clean_prediction"] != arrays["label"])
+    arrays["gradient_evaluations"][wrong[0]] = 1
+
+
+def a_falling_gradient_curve(summary):
+    summary["stages"][1]["gradient_curve"][0] += 10**6
+
+
+def a_longer_gradient_curve(summary):
+    summary["stages"][1]["gradient_curve"].insert(0, 0)
+
+
+def a_second_more(summary):
+    summary["seconds"] += 1
+
+
+def one_nonfinite_example_more(summary):
+    summary["num_nonfinite_examples"] += 1
+
+
+def one_zero_gradient_example_more(summary):
+    summary["num_zero_gradient_examples"] += 1
+
+
+def another_protocol(summary):
+    summary["protocol"] = "aa_mt"
+
+
+def another_protocol_version(summary):
+    summary["protocol_version"] += 1
+
+
+def another_mode(summary):
+    summary["mode"] = "stochastic"
+
+
+def a_class_more(summary):
+    summary["model"]["num_classes"] += 1
+
+
 CASES = {
     "a flipped is_robust": ({"arrays": a_flipped_verdict}, "verdicts"),
     "a pixel 1/255 beyond epsilon": ({"arrays": a_pixel_beyond}, "ball"),
@@ -357,6 +469,51 @@ CASES = {
     "a moved clean error": ({"arrays": a_moved_clean_error}, "clean_errors"),
     "a missing array": ({"arrays": a_missing_array}, "arrays"),
     "floats for labels": ({"arrays": whole_numbers_as_floats}, "arrays"),
+    "a robust example's share": (
+        {"arrays": a_share_of_a_robust_example},
+        "wrong_shares",
+    ),
+    "a share above one": ({"arrays": a_share_above_one}, "verdicts"),
+    "a negative share": ({"arrays": a_negative_share}, "verdicts"),
+    "a margin that is off": ({"arrays": a_margin_that_is_off}, "margins"),
+    "a robust example's target": (
+        {"arrays": a_target_of_a_robust_example},
+        "verdicts",
+    ),
+    "a stage of -2": ({"arrays": a_stage_of_minus_two}, "verdicts"),
+    "a robust example's step": (
+        {"arrays": a_step_of_a_robust_example},
+        "verdicts",
+    ),
+    "broken at no step": (
+        {"arrays": a_broken_example_without_a_step},
+        "verdicts",
+    ),
+    "an attacked clean error": (
+        {"arrays": an_attacked_clean_error},
+        "clean_errors",
+    ),
+    "a falling gradient_curve": (
+        {"summary": a_falling_gradient_curve},
+        "stages",
+    ),
+    "a longer gradient_curve": ({"summary": a_longer_gradient_curve}, "stages"),
+    "a second more": ({"summary": a_second_more}, "counts"),
+    "one nonfinite example more": (
+        {"summary": one_nonfinite_example_more},
+        "counts",
+    ),
+    "one zero gradient example more": (
+        {"summary": one_zero_gradient_example_more},
+        "counts",
+    ),
+    "another protocol": ({"summary": another_protocol}, "config"),
+    "another protocol version": (
+        {"summary": another_protocol_version},
+        "config",
+    ),
+    "another mode": ({"summary": another_mode}, "config"),
+    "a class more": ({"summary": a_class_more}, "model"),
 }
 # What else must fail where one edit breaks several claims at once.
 ALONE = {
@@ -371,6 +528,19 @@ ALONE = {
     "a smaller radius",
     "no versions",
     "another class",
+    "a margin that is off",
+    "a robust example's target",
+    "a stage of -2",
+    "a robust example's step",
+    "broken at no step",
+    "a falling gradient_curve",
+    "a longer gradient_curve",
+    "a second more",
+    "one nonfinite example more",
+    "one zero gradient example more",
+    "another protocol",
+    "another protocol version",
+    "a class more",
 }
 
 
@@ -482,6 +652,33 @@ def test_a_robust_example_called_broken_is_classified_right(honest, tmp_path):
     assert "broken_examples" in failed
 
 
+@pytest.mark.parametrize(
+    "restart, spent, ok",
+    [
+        (0, 0, False),
+        (0, 1, True),
+        (0, 6, True),
+        (0, 7, False),
+        (1, 5, False),
+        (1, 6, True),
+        (1, 11, True),
+        (1, 12, False),
+    ],
+)
+def test_a_broken_example_costs_what_its_restart_does(
+    honest, tmp_path, restart, spent, ok
+):
+    """One gradient of FGS, then five in each restart of PGD."""
+
+    def edit(arrays):
+        row = np.flatnonzero(arrays["broken_by_stage"] == 1)[0]
+        arrays["broken_by_restart"][row] = restart
+        arrays["gradient_evaluations"][row] = spent
+
+    failed = forged(honest, tmp_path, edit).failed
+    assert failed == (() if ok else ("budget",))
+
+
 def test_a_stage_removed_everywhere_leaves_its_broken_examples(
     honest, tmp_path
 ):
@@ -548,11 +745,25 @@ def test_broken_examples_must_be_wrong_on_fresh_draws(noisy, tmp_path):
 
 def test_robust_examples_must_not_be_wrong_on_all_fresh_draws(noisy, tmp_path):
     def edit(arrays):
-        spare(arrays, np.flatnonzero(arrays["wrong_share"] == 1)[-1])
+        # Of the largest margin: right on none of some thousand draws.
+        broken = arrays["broken_by_stage"] >= 0
+        spare(arrays, np.argmax(np.where(broken, arrays["margin"], -np.inf)))
 
     failed = forged(noisy, tmp_path, edit).failed
-    assert {"robust_examples", "wrong_shares"} & set(failed)
-    assert "budget" in failed
+    assert {"robust_examples", "wrong_shares", "budget"} <= set(failed)
+
+
+@pytest.mark.parametrize("right_at, ok", [(1999, True), (2000, False)])
+def test_robust_examples_are_asked_a_thousand_times_more(right_at, ok):
+    def ask(images, draw):
+        return np.array([[draw == right_at, 0.5]])
+
+    images, label = np.zeros([1, 2, 2, 1]), np.array([0])
+    found = {"is_robust": label == 0, "label": label}
+    found["adversarial_images"] = images
+    fresh = rescoring.Draws(ask, images, label, 10, 5)
+    problems = rescoring.noisy_robust_examples(found, fresh, ask, 5)
+    assert (problems == []) == ok
 
 
 def test_clean_predictions_must_come_up_in_fresh_verdicts(noisy, tmp_path):
@@ -592,6 +803,44 @@ def test_a_mean_that_is_off_is_caught():
     assert "standard errors" in problem
 
 
+def counted(then, now):
+    """Shares of five recorded draws, and a hundred fresh ones, by counts.
+
+    Every fresh draw is wrong on about as many examples as any other.
+    """
+    draws = np.arange(100)[:, None] + np.arange(len(now))
+    finite = np.ones(len(now), bool)
+    fresh = types.SimpleNamespace(wrong=draws % 100 < now, finite=finite)
+    return {"wrong_share": np.array(then) / 5}, fresh
+
+
+@pytest.mark.parametrize("errors, ok", [(3.9, True), (4.1, False)])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_a_mean_may_be_four_standard_errors_off(sign, errors, ok):
+    """Of 400 fair coins; no example is odd alone."""
+    error = np.sqrt(400 * 0.25 * (1 / 5 + 1 / 100)) / 400
+    num_wrong = round(400 * 5 * (0.5 + sign * errors * error))
+    # Two or three of the five draws of each, as near as that can be.
+    then = num_wrong * np.arange(1, 401) // 400
+    found = counted(np.diff(then, prepend=0), np.full(400, 50))
+    problems = rescoring.noisy_wrong_shares(*found, 5)
+    assert len(problems) == (not ok)
+    assert all("standard errors" in problem for problem in problems)
+
+
+@pytest.mark.parametrize("num_wrong, ok", [(3, True), (2, False)])
+def test_the_false_alarms_are_shared_by_the_examples(num_wrong, ok):
+    """Five of five recorded: by chance 1.2e-6 with 3 of 100, 4e-7 with 2.
+
+    The level is 1e-6 for each of a hundred examples.
+    """
+    then, now = np.ones(100, int), np.full(100, 20)
+    then[7], now[7] = 5, num_wrong
+    problems = rescoring.noisy_wrong_shares(*counted(then, now), 5)
+    assert len(problems) == (not ok)
+    assert all("example 7:" in problem for problem in problems)
+
+
 def test_noise_that_all_images_share_is_no_forgery():
     """Then the mean moves by far more than the binomial error."""
     rng = np.random.default_rng(2)
@@ -620,6 +869,7 @@ def at(norm, epsilon, clean, images):
         ("linf", [0.10001, 0.0], False),
         ("l2", [0.06, 0.08], True),
         ("l2", [0.06, 0.0801], False),
+        ("l2", [0.10003, 0.0], False),
         ("l2", [0.1, 0.1], False),
         ("linf", [0.1, np.nan], False),
         ("linf", [np.inf, 0.0], False),
