@@ -4,6 +4,7 @@ An attack is a state machine over a batch. It proposes; it never decides: the
 runner owns the loop, restarts, targets, the ball, the verdict and the books.
 """
 
+import numbers
 from collections.abc import Callable
 from typing import NamedTuple
 from typing import Protocol
@@ -231,12 +232,17 @@ def draw_seed(seed: tf.Tensor, draw) -> tf.Tensor:
 
 
 def check_count(name: str, value, smallest: int = 1) -> int:
-    """Returns a count from a config, refusing what cannot be one."""
-    if int(value) != value or value < smallest:
+    """Returns a count from a config.
+
+    Raises:
+        UserError: If it is not a whole number, or too small.
+    """
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not is_number or int(value) != value or value < smallest:
         raise UserError(
             f"{name} is not a count",
-            received=value,
+            received=repr(value),
             expected=f"a whole number, {smallest} or more",
-            fix=f"Set {name} in the attack's section.",
+            fix=f"Set {name} to one in the config.",
         )
     return int(value)

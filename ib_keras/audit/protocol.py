@@ -1,5 +1,7 @@
 """What the config of an audit says: its fields, its stages, its runner."""
 
+import math
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,6 +46,59 @@ FIELDS = {
     "stages": ...,
     "diagnostics": {"set": None, "num_examples": None, "twin": None},
 }
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Refuses a config with unknown fields, or values of other kinds.
+
+    Counts, names and radii are checked where they are used.
+
+    Raises:
+        UserError: If there is one.
+    """
+    workdirs.check_fields(config, FIELDS)
+    epsilon, curve = config["threat_model"]["epsilon"], config["epsilon_curve"]
+    twin = config["diagnostics"]["twin"]
+    is_curve = isinstance(curve, list | tuple) and all(map(_is_number, curve))
+    for name, value, is_right, expected in (
+        ("seed", config["seed"], _is_whole(config["seed"]), "a whole number"),
+        (
+            "compact",
+            config["compact"],
+            isinstance(config["compact"], bool),
+            "True or False",
+        ),
+        (
+            "protocol",
+            config["protocol"],
+            isinstance(config["protocol"], str),
+            "a name",
+        ),
+        ("threat_model.epsilon", epsilon, _is_number(epsilon), "a number"),
+        ("epsilon_curve", curve, is_curve, "numbers, such as (0.1, 0.2)"),
+        (
+            "diagnostics.twin",
+            twin,
+            twin is None or isinstance(twin, str),
+            "the path of a SavedModel",
+        ),
+    ):
+        if not is_right:
+            raise UserError(
+                f"{name} is not of its kind",
+                received=repr(value),
+                expected=expected,
+                fix=f"Set {name} in the config, as --config.{name}=... does.",
+            )
+
+
+def _is_number(value) -> bool:
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)
+
+
+def _is_whole(value) -> bool:
+    return _is_number(value) and int(value) == value
 
 
 def build_stages(config: Mapping[str, Any]) -> list[runner.Stage]:

@@ -47,6 +47,7 @@ def plan(
     Raises:
         UserError: As `audit`.
     """
+    protocol.check(config)
     subject = subjects.load(config, saved_model, None, allow_ops, probe)
     stages = protocol.build_stages(config)
     first = protocol.build_runner(config, subject, stages)
@@ -136,7 +137,7 @@ def audit(
         Interrupted: If it was stopped, or a worker was lost; the books are
             saved.
     """
-    workdirs.check_fields(config, protocol.FIELDS)
+    protocol.check(config)
     team = sharing.Team.of(strategy)
     if team.is_chief:
         workdirs.check_free(workdir)

@@ -210,6 +210,18 @@ class Comparison:
         }
 
 
+# What two audits may differ in, if it is said.
+_NOTED = (
+    "protocol",
+    "protocol_version",
+    "mode",
+    "num_samples",
+    "num_judge_samples",
+    "seed",
+    "git_commit",
+)
+
+
 def compare(folder_a: str, folder_b: str) -> Comparison:
     """Compares two audits, example by example.
 
@@ -234,19 +246,19 @@ def compare(folder_a: str, folder_b: str) -> Comparison:
             _same(name, [arrays[name] for arrays in found], folders)
         clean = [f["clean_prediction"] == f["label"] for f in found]
         robust = [arrays["is_robust"] for arrays in found]
+        costs = [[_cost(s) for s in summary["stages"]] for summary in summaries]
     except KeyError as error:
         raise UserError(
-            "The examples of an audit are incomplete",
+            "An audit is incomplete",
             received=f"{' or '.join(folders)} without {error}",
-            expected="the examples.npz that launch.audit wrote",
+            expected="the summary.json and examples.npz of launch.audit",
             fix="Run launch.verify on both.",
         ) from error
     notes = []
-    for name in ("protocol", "protocol_version", "mode", "seed"):
+    for name in _NOTED:
         a, b = (summary.get(name) for summary in summaries)
         if a != b:
             notes.append(f"{name} is {a} and {b}")
-    costs = [[_cost(s) for s in summary["stages"]] for summary in summaries]
     if costs[0] != costs[1]:
         notes.append("the stages or their restarts differ")
     return Comparison(mcnemar(*robust), mcnemar(*clean), tuple(notes))

@@ -118,6 +118,7 @@ def load(
     judge_samples = config["num_judge_samples"]
     if judge_samples is None:
         judge_samples = _JUDGE_SAMPLES if has_noise else 1
+    judge_samples = base.check_count("num_judge_samples", judge_samples)
     if has_noise and judge_samples < _FEWEST_JUDGE_SAMPLES:
         raise UserError(
             "A verdict on a model with noise takes several draws",
@@ -131,7 +132,7 @@ def load(
         logits_fn=logits_fn,
         mode=mode,
         num_samples=num_samples,
-        num_judge_samples=base.check_count("num_judge_samples", judge_samples),
+        num_judge_samples=judge_samples,
         images=found.images,
         labels=found.labels,
         dataset=found.dataset,

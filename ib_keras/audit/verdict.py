@@ -30,7 +30,7 @@ WORDS = {
 
 # Checks whose failure makes the number void; every other failure is a sign
 # that a stronger attack would lower it.
-VALIDITY = ("D12", "D23", "D25", "D32", "D33", "M1", "M2")
+VALIDITY = ("D12", "D23", "D25", "D32", "D33", "M1", "M2", "M4")
 
 # Checks without which nothing can be believed.
 NEEDED = (

@@ -426,7 +426,7 @@ class _Run:
         self.checkpoints = Checkpoints(
             files.join(workdir, CHECKPOINTS), config["checkpoint"]["keep"]
         )
-        self.log = MetricsLog(workdir)
+        self.log = MetricsLog(workdir, config)
         self.background = Background()
         # Of the steps since the last row of the log: (steps, values) of each
         # call, and the seconds they took.

@@ -1,7 +1,8 @@
-"""`metrics.jsonl` and TensorBoard scalars of one training run."""
+"""`metrics.jsonl` and the TensorBoard files of one training run."""
 
 import json
 from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -21,13 +22,15 @@ class MetricsLog:
 
     Args:
         workdir: Folder of the run.
+        config: Nested JSON values, for TensorBoard's table of runs (HParams).
     """
 
-    def __init__(self, workdir: str):
+    def __init__(self, workdir: str, config: Mapping[str, Any] | None = None):
         self._path = files.join(workdir, _FILE)
         self._rows = []
         self._folder = files.join(workdir, "tensorboard")
         self._writer = None
+        self._hparams = _flatten(config or {})
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -82,10 +85,19 @@ class MetricsLog:
         self._rows.append(row)
         with files.user_errors("write the summaries", self._folder):
             if self._writer is None:
-                self._writer = tf.summary.create_file_writer(self._folder)
+                self._open()
             with self._writer.as_default(step=step):
                 for name, value in values.items():
                     tf.summary.scalar(f"{kind}/{name}", value)
+
+    def _open(self):
+        # Here, since it takes long to import and not every command logs.
+        from tensorboard.plugins.hparams import api
+
+        self._writer = tf.summary.create_file_writer(self._folder)
+        if self._hparams:
+            with self._writer.as_default():
+                api.hparams(self._hparams)
 
     def prepare(self) -> Callable[[], None]:
         """Takes the rows as they are now; returns what writes them.
@@ -106,3 +118,16 @@ class MetricsLog:
     def flush(self) -> None:
         """Writes all rows, atomically."""
         self.prepare()()
+
+
+def _flatten(values, prefix="") -> dict[str, bool | int | float | str]:
+    """Fields by their dotted names, as --config.NAME has them."""
+    flat = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        elif isinstance(value, bool | int | float | str):
+            flat[prefix + name] = value
+        else:
+            flat[prefix + name] = json.dumps(value)
+    return flat

@@ -5,6 +5,7 @@ import math
 import os
 import pathlib
 import signal
+import socket
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from ib_keras import files
 from ib_keras.attacks import runner as attack_runner
 from ib_keras.audit import protocol
 from ib_keras.audit import radius
+from ib_keras.audit import report
 from ib_keras.audit import runner
 from ib_keras.audit import statistics
 from ib_keras.audit import subject as subjects
@@ -65,6 +67,25 @@ def finished(tmp_path_factory):
     returned = audit(two_stages(), workdir, command="python -m planted")
     assert returned == json.loads((workdir / "summary.json").read_text())
     return workdir
+
+
+def test_an_audit_connects_to_nobody(tmp_path, monkeypatch):
+    """By Python's sockets; what C++ opens is not seen here."""
+    asked = []
+
+    def refuse(*given, **named):
+        asked.append(given)
+        raise OSError("no network here")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    for name in ("connect", "connect_ex", "sendto"):
+        monkeypatch.setattr(socket.socket, name, refuse)
+    with pytest.raises(OSError, match="no network"):
+        socket.create_connection(("127.0.0.1", 9))
+    asked.clear()
+    audit(runs.audit_config(), tmp_path)
+    report.write([str(tmp_path)], str(tmp_path / "report.html"))
+    assert not asked
 
 
 # What a finished audit says.

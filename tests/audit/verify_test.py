@@ -439,6 +439,26 @@ def a_class_more(summary):
     summary["model"]["num_classes"] += 1
 
 
+def a_broken_row(arrays):
+    return np.flatnonzero(arrays["broken_by_stage"] >= 0)[0]
+
+
+def a_target_of_an_untargeted_attack(arrays):
+    arrays["broken_by_target"][a_broken_row(arrays)] = 99
+
+
+def a_step_beyond_the_last(arrays):
+    arrays["broken_at_step"][a_broken_row(arrays)] = 10**6
+
+
+def more_final_draws(summary):
+    summary["num_final_draws"] = 7
+
+
+def no_final_draws(summary):
+    del summary["num_final_draws"]
+
+
 CASES = {
     "a flipped is_robust": ({"arrays": a_flipped_verdict}, "verdicts"),
     "a pixel 1/255 beyond epsilon": ({"arrays": a_pixel_beyond}, "ball"),
@@ -514,6 +534,13 @@ CASES = {
     ),
     "another mode": ({"summary": another_mode}, "config"),
     "a class more": ({"summary": a_class_more}, "model"),
+    "a target of an untargeted attack": (
+        {"arrays": a_target_of_an_untargeted_attack},
+        "budget",
+    ),
+    "a step beyond the last": ({"arrays": a_step_beyond_the_last}, "budget"),
+    "more final draws": ({"summary": more_final_draws}, "draws"),
+    "no final draws": ({"summary": no_final_draws}, "draws"),
 }
 # What else must fail where one edit breaks several claims at once.
 ALONE = {
@@ -541,6 +568,10 @@ ALONE = {
     "another protocol",
     "another protocol version",
     "a class more",
+    "a target of an untargeted attack",
+    "a step beyond the last",
+    "more final draws",
+    "no final draws",
 }
 
 
@@ -970,7 +1001,12 @@ def test_the_verdict_must_follow_from_the_findings(honest, tmp_path):
     found = [finding(id=id) for id in verdict.NEEDED]
     found.append(finding(id="D12", status="fail"))
     summary = files.read_json(f"{honest}/summary.json")
-    said = {"findings": found, "verdict": verdict.decide(found, summary)}
+    said = {
+        "seed": summary["seed"],
+        "epsilon": summary["threat_model"]["epsilon"],
+        "findings": found,
+        "verdict": verdict.decide(found, summary),
+    }
     assert said["verdict"]["label"] == "invalid"
     path.write_text(json.dumps(said))
     assert verify.verify(str(copy)).ok
@@ -981,8 +1017,19 @@ def test_the_verdict_must_follow_from_the_findings(honest, tmp_path):
     better = {**said["verdict"], "label": "believable"}
     path.write_text(json.dumps({**said, "verdict": better}))
     assert verify.verify(str(copy)).failed == ("findings",)
+    for odd in ({"seed": 77}, {"epsilon": 0.3}):
+        path.write_text(json.dumps(said | odd))
+        assert verify.verify(str(copy)).failed == ("findings",)
     path.write_text("{}")
     assert verify.verify(str(copy)).failed == ("findings",)
+
+
+def test_findings_that_were_asked_for_must_be_there(honest, tmp_path):
+    def edit(config):
+        config["audit"]["diagnostics"]["set"] = "quick"
+
+    found = tampered(honest, tmp_path, config=edit)
+    assert "findings" in found.failed
 
 
 def test_fields_that_nothing_checks_are_listed(honest, tmp_path):

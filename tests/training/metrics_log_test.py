@@ -4,6 +4,7 @@ import json
 
 import pytest
 import tensorflow as tf
+from tensorboard.plugins.hparams import plugin_data_pb2
 
 from ib_keras import files
 from ib_keras.training.metrics_log import MetricsLog
@@ -37,6 +38,31 @@ def test_rows_are_json_objects_in_the_order_of_adding(tmp_path):
             "accuracy": 0.5,
         },
     ]
+
+
+def test_tensorboard_is_told_the_config_for_its_table_of_runs(tmp_path):
+    config = {"bottleneck": {"name": "vib", "beta": 0.01}, "eval": [1, None]}
+    log = MetricsLog(str(tmp_path), config)
+    log.add(3, 1.0, "train", {"loss": 0.5})
+    log.flush()
+    (path,) = tmp_path.glob("tensorboard/events*")
+    content = [
+        value.metadata.plugin_data.content
+        for event in tf.compat.v1.train.summary_iterator(str(path))
+        for value in event.summary.value
+        if value.metadata.plugin_data.plugin_name == "hparams"
+    ]
+    (started,) = (
+        plugin_data_pb2.HParamsPluginData.FromString(c) for c in content
+    )
+    hparams = started.session_start_info.hparams
+    assert {k: v.WhichOneof("kind") for k, v in hparams.items()} == {
+        "bottleneck.name": "string_value",
+        "bottleneck.beta": "number_value",
+        "eval": "string_value",
+    }
+    assert hparams["bottleneck.beta"].number_value == 0.01
+    assert hparams["eval"].string_value == "[1, null]"
 
 
 def test_nothing_is_written_before_a_flush(tmp_path):

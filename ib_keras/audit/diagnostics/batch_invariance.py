@@ -24,13 +24,13 @@ class BatchInvariance:
     def ask(self, case: Case) -> list[base.Finding]:
         """Answers D25."""
         seen = case.subject.behaviour
-        threshold = _threshold(case.subject.target.precision)
+        limit = threshold(case.subject.target.precision)
         difference = seen.batch_difference
         if difference is None:
             status = base.NOT_APPLICABLE
             evidence = "Equal calls differ already, so batches are not compared"
         else:
-            status = base.FAIL if difference > threshold else base.PASS
+            status = base.FAIL if difference > limit else base.PASS
             evidence = (
                 "The largest difference of a logit between batches of 64, 7 "
                 "and 1 and another order, over the largest logit, is "
@@ -44,7 +44,7 @@ class BatchInvariance:
                 question="Is the answer for an image the same in any batch?",
                 status=status,
                 value=difference,
-                threshold=threshold,
+                threshold=limit,
                 evidence=f"{evidence}.",
                 advice="The model uses statistics of the batch, as batch "
                 "normalisation in training mode does, so an example's verdict "
@@ -56,7 +56,13 @@ class BatchInvariance:
         ]
 
 
-def _threshold(precision: str | None) -> float:
+def threshold(precision: str | None) -> float:
+    """What rounding alone may change of a logit, over the largest one.
+
+    Args:
+        precision: Name of the type that the model computes in; None stands
+            for float32.
+    """
     if precision in (None, "float32"):
         return _THRESHOLD
     return _NUM_EPSILONS * _EPSILONS[precision]

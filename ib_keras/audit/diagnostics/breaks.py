@@ -24,6 +24,7 @@ def ask(
     threshold: float,
     words: str,
     advice: str,
+    is_exact: bool = False,
     **arguments,
 ) -> base.Finding:
     """Attacks examples that the audit calls robust.
@@ -38,6 +39,7 @@ def ask(
             may be too high.
         words: What the other attack is, for the evidence.
         advice: Where it breaks more than that.
+        is_exact: Whether, of a model without noise, one example is enough.
         **arguments: Further ones of `Case.attack`.
 
     Returns:
@@ -63,6 +65,7 @@ def ask(
         threshold=threshold,
         words=words,
         advice=advice,
+        is_exact=is_exact and not case.is_random,
         **known,
     )
 
@@ -75,6 +78,7 @@ def finding(
     threshold: float,
     words: str,
     advice: str,
+    is_exact: bool = False,
     **known,
 ) -> base.Finding:
     """The finding about standing examples of which some fell.
@@ -86,6 +90,7 @@ def finding(
         threshold: As in `ask`.
         words: As in `ask`.
         advice: As in `ask`.
+        is_exact: Whether one example is enough to fail.
         **known: `id`, `question` and `source`.
 
     Returns:
@@ -94,8 +99,9 @@ def finding(
     excess = float(fell.mean()) * case.robust_accuracy
     status = base.PASS
     if fell.any():
-        is_clear = excess > threshold and base.is_clear(int(fell.sum()))
-        status = base.FAIL if is_clear else base.WARN
+        is_clear = is_exact or base.is_clear(int(fell.sum()))
+        is_sign = excess > threshold and is_clear
+        status = base.FAIL if is_sign else base.WARN
     return base.Finding(
         **known,
         status=status,

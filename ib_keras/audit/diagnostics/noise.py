@@ -38,6 +38,8 @@ class Noise:
                 source="Athalye et al. 2018, section 3.1; Carlini et al. "
                 "2019, section 4.3",
                 threshold=0.0,
+                # What noise finds has no need of luck: gradients missed it.
+                is_exact=True,
                 words=f"2 x {self.num_points:,} random points of the ball",
                 advice="Gradients mislead here: add the stages of "
                 "autoattack_standard, which has an attack without gradients.",

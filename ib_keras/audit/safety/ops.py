@@ -38,6 +38,9 @@ _EXTRA = frozenset(
     }
 )
 
+# Allowed in the main graph alone, where variables that are saved are made.
+VARIABLE_OPS = frozenset({"VarHandleOp"})
+
 # Only in the two functions that write and read the model's own variables.
 SAVER_OPS = frozenset(
     {

@@ -135,6 +135,7 @@ def _scan_graph(meta_graph, allow_ops, found):
         for node in function.node_def:
             if name not in saver:
                 found.ops.add(node.op)
+                _check_own_variable(node.op, place, allow_ops, found)
             _scan_node(node, place, name in saver, functions, allow_ops, found)
 
 
@@ -149,6 +150,16 @@ def _scan_node(node, place, is_saver, functions, allow_ops, found):
         if attribute not in known:
             _check_hidden(attribute, place, allow_ops, found)
         _scan_value(value, place, functions, found)
+
+
+def _check_own_variable(op, place, allow_ops, found):
+    """A variable that a function makes is in no list of the model's state."""
+    if op not in ops.VARIABLE_OPS:
+        return
+    if op in allow_ops:
+        found.used.add(op)
+        return
+    found.refuse(f"operation {op} (makes a variable of its own) in {place}", op)
 
 
 def _check_op(op, place, is_saver, allow_ops, found):

@@ -109,11 +109,21 @@ def says_findings(workdir: str) -> str:
 def findings(workdir: str, top: claims.Folder) -> list[str]:
     """The verdict follows from the findings; these are not measured again."""
     path = files.join(workdir, folders.FINDINGS)
+    asked = top.config["diagnostics"]["set"]
     if not files.exists(path):
-        return []
+        problem = f'no findings.json, though the config asks for "{asked}"'
+        return [] if asked == "none" else [problem]
     said = files.read_json(path)
     due = verdicts.decide(said["findings"], top.summary)
-    problems = []
+    problems = claims.differences("seed", said["seed"], top.config["seed"])
+    radii = [
+        top.config["threat_model"]["epsilon"],
+        *top.config["epsilon_curve"],
+    ]
+    if said["epsilon"] not in radii:
+        problems.append(
+            f"they are of radius {said['epsilon']}, the audit of {radii}"
+        )
     for name, value in due.items():
         problems += claims.differences(
             f"verdict.{name}", said["verdict"][name], value

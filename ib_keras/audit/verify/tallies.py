@@ -122,6 +122,16 @@ def budget(folder: claims.Folder, num_classes: int) -> list[str]:
                 f"{claims.rows(odd)}: broken by {row['name']} after "
                 f"{spent[odd][0]} gradients, which is not in that restart"
             )
+        target, step = found["broken_by_target"], found["broken_at_step"]
+        fits = (target >= 0) & (target < targets)
+        if attack.num_targets is None:
+            fits = target == -1
+        odd = here & ~(fits & (step <= attack.num_steps))
+        if odd.any():
+            problems.append(
+                f"{claims.rows(odd)}: broken by {row['name']} at target "
+                f"{target[odd][0]}, step {step[odd][0]}, which it has not"
+            )
         later = (stage < 0) | (stage > i)
         whole = row["num_restarts"] * once * later
         problems += claims.differences(

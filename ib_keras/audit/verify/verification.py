@@ -41,6 +41,7 @@ _CHECKED = {
     "mode",
     "num_samples",
     "num_judge_samples",
+    "num_final_draws",
     "num_examples",
     "clean_accuracy",
     "robust_accuracy",
@@ -247,7 +248,12 @@ def _load_subject(folder, data_dir, *model):
 def _radii(workdir, top, checks):
     """The folders of the other radii; what is missing becomes a check."""
     main = float(top.config["threat_model"]["epsilon"])
-    asked = {float(e) for e in top.config["epsilon_curve"]} - {main}
+    curve = top.config["epsilon_curve"]
+    try:
+        asked = {float(e) for e in curve} - {main}
+    except (TypeError, ValueError):
+        checks.append(Check("folders", False, f"the radii are {curve!r}"))
+        return []
     names = {folders.radius_name(epsilon): epsilon for epsilon in sorted(asked)}
     found = []
     for name, epsilon in names.items():
@@ -320,6 +326,7 @@ def _verify_radius(folder, case):
         subject.images,
     )
     add("verdicts", "hang together", claims.verdicts, folder, case.is_noisy)
+    add("draws", _says_draws(case), _draws, folder, subject)
     add("counts", "are those of the examples", tallies.counts, folder)
     add("intervals", "follow from the counts", tallies.intervals, folder)
     add("stages", "are those of the examples", tallies.stages, folder)
@@ -377,7 +384,10 @@ def _rescore(folder, case, add):
 def _rescore_noisy(folder, case, add):
     found, subject = folder.arrays, case.subject
     # Clean and final verdicts take more draws than those between them.
-    labels, group = subject.labels, folder.summary["num_final_draws"]
+    labels, group = (
+        subject.labels,
+        _num_final_draws(subject.num_judge_samples),
+    )
     draws = (labels, case.num_draws, group)
     clean = rescoring.Draws(case.ask, subject.images, *draws)
     fresh = rescoring.Draws(case.ask, found["adversarial_images"], *draws)
@@ -429,7 +439,29 @@ def _rescore_noisy(folder, case, add):
     return {folder.name.rstrip("/"): said}
 
 
+def _num_final_draws(draws: int) -> int:
+    """Clean and final verdicts of a noisy model take five times the draws."""
+    return 5 * draws if draws > 1 else 1
+
+
+def _draws(folder, subject):
+    """Verdicts took the draws that the config asks for."""
+    draws = subject.num_judge_samples
+    expected = {"num_judge_samples": draws}
+    expected["num_final_draws"] = _num_final_draws(draws)
+    problems = []
+    for name, value in expected.items():
+        said = folder.summary[name]
+        problems += claims.differences(name, said, value)
+    return problems
+
+
+def _says_draws(case):
+    draws = case.subject.num_judge_samples
+    return f"verdicts take {draws}, the last {_num_final_draws(draws)}"
+
+
 def _says_ball(folder):
     threat_model = folder.config["threat_model"]
     norm, epsilon = threat_model["norm"], threat_model["epsilon"]
-    return f"all images are within {norm} {epsilon:g} and [0, 1]"
+    return f"all images are within {norm} {epsilon} and [0, 1]"

@@ -1,11 +1,14 @@
 """Each diagnostic on a planted model whose answer is known."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from ib_keras import plugins
 from ib_keras.audit.diagnostics import base
+from ib_keras.audit.diagnostics import breaks
 from ib_keras.audit.diagnostics import load
 from ib_keras.audit.diagnostics import traces
 from ib_keras.audit.diagnostics.case import stage
@@ -85,6 +88,58 @@ def test_what_a_blind_attack_missed_is_found(blind, name):
     assert finding.status == base.FAIL
     assert finding.value > 0.3 and len(finding.examples) == 5
     assert finding.value == finding.data["num_broken"] / 40
+
+
+def test_one_example_that_noise_finds_is_enough_without_noise(honest):
+    found = breaks.finding(
+        honest,
+        honest.standing,
+        honest.standing == honest.standing[3],
+        threshold=0.0,
+        words="Noise",
+        advice="Look.",
+        is_exact=True,
+        id="D7",
+        question="?",
+        source="",
+    )
+    assert found.status == base.FAIL and found.data["num_broken"] == 1
+    standing = honest.standing
+    missed = np.isin(np.arange(40), standing[:1])
+    case = dataclasses.replace(honest, standing=np.flatnonzero(missed))
+    assert ask("noise", case)["D7"].status == base.PASS
+
+
+def test_a_model_that_answers_otherwise_later_is_seen():
+    """Its state is nowhere: the calls are counted outside of it."""
+    calls = []
+
+    def fickle(x, seed=None):
+        calls.append(len(x))
+        sign = 1.0 if len(calls) <= 60 else -1.0
+        return sign * linear(x)
+
+    tf.config.run_functions_eagerly(True)
+    try:
+        case = cases.make(fickle, *data())
+        assert ask("repetition", case)["M4"].status == base.PASS
+        calls.extend([0] * 60)
+        found = ask("repetition", case)["M4"]
+    finally:
+        tf.config.run_functions_eagerly(False)
+    assert found.status == base.FAIL
+    assert found.value == 40
+    assert "repetition" in load("quick")
+
+
+def test_a_model_that_knows_its_batch_is_seen():
+    def crowded(x, seed=None):
+        is_many = tf.cast(tf.shape(x)[0] > 25, tf.float32)
+        return linear(x) * (1.0 - 2.0 * is_many)
+
+    case = cases.make(crowded, *data())
+    assert case.robust_accuracy == 0.0
+    assert ask("repetition", case)["M4"].value > 0
 
 
 def test_zero_gradients_are_seen(blind, honest):

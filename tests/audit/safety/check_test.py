@@ -90,6 +90,21 @@ def test_all_refused_operations_are_named_at_once(tmp_path):
     assert allowed_by(error) == ["Abort"]
 
 
+def test_a_variable_that_a_function_makes_is_refused(tmp_path):
+    """No loader lists it, so nobody would see the model change."""
+
+    def count(images):
+        handle = tf.raw_ops.VarHandleOp(
+            dtype=tf.float32, shape=[], shared_name="hidden"
+        )
+        tf.raw_ops.AssignVariableOp(resource=handle, value=1.0)
+
+    path = hostile.save(tmp_path / "model", hostile.Linear(count))
+    assert_refused(path, "VarHandleOp (makes a variable of its own)", True)
+    report = check(path, allow_ops=["VarHandleOp"])
+    assert report.exceptions == ["VarHandleOp"]
+
+
 def test_the_function_and_the_node_are_named(tmp_path):
     make, _, _ = hostile.SAVED_MODELS["write in serving"]
     error = runs.refused(check, make(tmp_path / "model", tmp_path / "marker"))

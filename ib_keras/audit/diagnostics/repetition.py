@@ -1,0 +1,94 @@
+"""M4: does the model say the same of the audited images once more?"""
+
+import numpy as np
+import tensorflow as tf
+
+from ib_keras import seeds
+from ib_keras.audit.diagnostics import base
+from ib_keras.audit.diagnostics import batch_invariance
+from ib_keras.audit.diagnostics.case import Case
+
+_BATCH = 64
+
+
+class Repetition:
+    """Asks about all clean and adversarial images, from the last to the first.
+
+    In batches half as large as the audit's. A model with state that cannot be
+    seen, or that knows its batch, answers otherwise. Where the model has noise
+    D23 asks this question.
+    """
+
+    cost = "free"
+    ids = ("M4",)
+
+    def ask(self, case: Case) -> list[base.Finding]:
+        """Answers M4."""
+        ledger, known = case.ledger, {}
+        known["id"] = "M4"
+        known["question"] = "Does the model repeat what the audit heard of it?"
+        known["source"] = "ib_keras"
+        if case.is_random:
+            return [
+                base.Finding(
+                    **known,
+                    status=base.NOT_APPLICABLE,
+                    evidence="The model has noise; see D23.",
+                )
+            ]
+        size = max(min(_BATCH, len(ledger.label) // 2), 1)
+        relative = batch_invariance.threshold(case.subject.target.precision)
+        changed = np.zeros(len(ledger.label), bool)
+        for images, prediction in (
+            (case.subject.images, ledger.clean_prediction),
+            (ledger.adversarial_images, ledger.adversarial_prediction),
+        ):
+            logits = _backwards(case.subject.logits_fn, images, size)
+            changed |= _says_otherwise(logits, prediction, relative)
+        count = int(changed.sum())
+        return [
+            base.Finding(
+                **known,
+                status=base.FAIL if count else base.PASS,
+                value=count,
+                threshold=0,
+                evidence="Asked again after the attacks, from the last image "
+                f"to the first in batches of {size}, the model gave {count} "
+                f"of {len(changed)} examples another class, by more than "
+                "rounding.",
+                advice="The model keeps a state that a loader does not see, or "
+                "looks at the other images of a batch: export a function of "
+                "one image alone."
+                if count
+                else "",
+                examples=tuple(np.flatnonzero(changed)),
+            )
+        ]
+
+
+def _backwards(logits_fn, images, size):
+    """Logits `[examples, classes]` in the order of the images."""
+    turned = images[::-1]
+    parts = [
+        logits_fn(
+            tf.constant(turned[first : first + size]), seeds.from_int(0)
+        ).numpy()
+        for first in range(0, len(turned), size)
+    ]
+    return np.concatenate(parts)[::-1]
+
+
+def _says_otherwise(logits, prediction, relative):
+    """Where the class recorded is beaten by more than rounding."""
+    finite = np.isfinite(logits).all(axis=1)
+    safe = np.where(finite[:, None], logits, 0.0)
+    recorded = np.maximum(prediction, 0)
+    said = safe[np.arange(len(safe)), recorded]
+    slack = relative * (1 + np.abs(safe).max(axis=1))
+    is_beaten = safe.max(axis=1) - said > slack
+    return np.where(finite, is_beaten | (prediction < 0), prediction >= 0)
+
+
+def build() -> Repetition:
+    """Builds the diagnostic."""
+    return Repetition()
