@@ -149,8 +149,6 @@ setup(
             "py.typed",
             "audit/report/**/*.css",
             "audit/report/**/*.html",
-            "audit/report/**/*.j2",
-            "audit/report/**/*.js",
             "audit/safety/*.json",
         ],
     },

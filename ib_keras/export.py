@@ -34,7 +34,7 @@ FORMAT_VERSION = 1
 METADATA_FILE = "ib_keras.json"
 
 # Behind the name of an endpoint that computes in float32 where it does not.
-FLOAT32 = "_float32"
+FLOAT32_SUFFIX = "_float32"
 
 
 class _Endpoints(tf.Module):
@@ -55,13 +55,13 @@ class _Endpoints(tf.Module):
         found = _classifiers(model, images)
         if model.precision != "float32":
             twins = _classifiers(model, images, in_float32=True)
-            found |= {name + FLOAT32: f for name, f in twins.items()}
+            found |= {name + FLOAT32_SUFFIX: f for name, f in twins.items()}
         for name, function in found.items():
             setattr(self, name, function)
 
     def signatures(self):
         """The same functions with named outputs, for `.signatures`."""
-        names = [mode + twin for twin in ("", FLOAT32) for mode in MODES]
+        names = [mode + twin for twin in ("", FLOAT32_SUFFIX) for mode in MODES]
         named = {
             name: _named(getattr(self, name))
             for name in names

@@ -16,6 +16,12 @@ flags.define_watchdog()
 absl_flags.DEFINE_bool(
     "plan", False, "Print what the audit can cost at most, and stop."
 )
+absl_flags.DEFINE_float(
+    "max_hours",
+    None,
+    "Refuse before the first step if the attacks may take longer.",
+    lower_bound=0.0,
+)
 absl_flags.DEFINE_string(
     "saved_model", None, "Folder of the SavedModel, or a .keras file."
 )
@@ -56,13 +62,34 @@ def _judge(workdir: str) -> int:
 def _print_plan(rows) -> None:
     print("At most, if every example stood to the end:")
     for row in rows:
+        calls = f"{row['gradients']:,} gradient evaluations"
+        if row["queries"]:
+            calls = f"{row['queries']:,} queries"
         print(
-            f"  epsilon {row['epsilon']:g}, {row['stage']}: "
-            f"{row['gradients']:,} gradient evaluations, "
+            f"  epsilon {row['epsilon']:g}, {row['stage']}: {calls}, "
             f"{row['seconds'] / 60:.1f} min at the measured pace"
         )
     total = sum(row["seconds"] for row in rows)
-    print(f"  together: {total / 60:.1f} min. Nothing was written.")
+    print(
+        f"  together: {total / 60:.1f} min, and the diagnostics besides. "
+        "Nothing was written."
+    )
+
+
+def _check_hours(rows, most) -> None:
+    """Refuses an audit that may take longer than is wanted."""
+    from ib_keras.errors import UserError
+
+    hours = sum(row["seconds"] for row in rows) / 3600
+    if hours > most:
+        raise UserError(
+            "The audit may take longer than --max_hours",
+            received=f"up to {hours:.2f} hours at the measured pace, if every "
+            "example stood to the end, for the attacks alone",
+            expected=f"at most {most:g}",
+            fix="Raise --max_hours, or lower --config.num_examples; --plan "
+            "says what each stage costs.",
+        )
 
 
 def main() -> int:
@@ -79,15 +106,18 @@ def main() -> int:
     from ib_keras.audit import runner
     from ib_keras.audit.formats import verdicts
 
-    if absl_flags.FLAGS.plan:
+    most = absl_flags.FLAGS.max_hours
+    if absl_flags.FLAGS.plan or most is not None:
         rows = runner.plan(
             config,
             absl_flags.FLAGS.saved_model,
             allow_ops=absl_flags.FLAGS.allow_ops,
             probe=True,
         )
-        _print_plan(rows)
-        return 0
+        if absl_flags.FLAGS.plan:
+            _print_plan(rows)
+            return 0
+        _check_hours(rows, most)
     workdir = flags.FLAGS.workdir
     verdicts.check_gate(absl_flags.FLAGS.fail_on, config, workdir)
     devices = flags.make_strategy()

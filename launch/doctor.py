@@ -40,6 +40,7 @@ _REQUIRED = (
     "ml-collections",
     "tqdm",
     "tensorboard",
+    "filelock",
 )
 _OPTIONAL = ("cleverhans", "tensorflow-io-gcs-filesystem")
 # Variables that change what runs, or where.

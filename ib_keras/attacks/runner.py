@@ -336,15 +336,51 @@ class Runner:
     @staticmethod
     def most_gradients(stage: Stage, num_classes: int) -> int:
         """Most gradient evaluations that a stage can spend on one example."""
-        attack = stage.attack
-        num_targets = 1
-        if attack.num_targets is not None:
-            num_targets = attack.num_targets or num_classes - 1
-        once = (
-            attack.gradients_at_init
-            + attack.num_steps * attack.gradients_per_step
-        )
-        return stage.num_restarts * num_targets * once
+        once = _gradients_once(stage.attack)
+        return stage.num_restarts * _num_targets(stage, num_classes) * once
+
+    @staticmethod
+    def most_queries(stage: Stage, num_classes: int) -> int:
+        """Most calls of a stage without gradients on one example; else 0."""
+        if _gradients_once(stage.attack):
+            return 0
+        once = stage.attack.num_steps
+        return stage.num_restarts * _num_targets(stage, num_classes) * once
+
+    def work(self, progress: Progress, num_classes: int) -> tuple[int, int]:
+        """How far a run is, in gradients, or queries where there are none.
+
+        Args:
+            progress: Its books.
+            num_classes: Of the model.
+
+        Returns:
+            What was spent, and the most that can be left if every example
+            that stands now stood to the end.
+        """
+        position, ledger = progress.position, progress.ledger
+        spent = int(ledger.gradient_evaluations.sum())
+        standing, left = int(ledger.is_robust.sum()), 0
+        done = position.batch * self.batch_size
+        for index, (stage, books) in enumerate(
+            zip(self.stages, progress.stages, strict=True)
+        ):
+            once = _gradients_once(stage.attack)
+            each = once or stage.attack.num_steps
+            num_targets = _num_targets(stage, num_classes)
+            passes = stage.num_restarts * num_targets
+            if not once:
+                stood = [books.num_attacked, *(row[2] for row in books.curve)]
+                spent += each * sum(stood[: len(books.curve)])
+            if index == position.stage:
+                passes -= position.restart * num_targets + position.target
+                # Those of this pass that were attacked and stand.
+                fell = int(self._fell_in(position, ledger).sum())
+                left -= each * max(min(done, standing + fell) - fell, 0)
+                spent += 0 if once else each * done
+            if index >= position.stage:
+                left += each * passes * standing
+        return spent, left
 
     def start(self, images: np.ndarray, labels: np.ndarray) -> Progress:
         """Opens the books for checked images and labels.
@@ -576,6 +612,19 @@ class Runner:
         )
         target = position.target if is_targeted else -1
         _book(ledger, rows, result, position, target)
+
+
+def _num_targets(stage, num_classes):
+    """Runs that one restart takes."""
+    if stage.attack.num_targets is None:
+        return 1
+    return stage.attack.num_targets or num_classes - 1
+
+
+def _gradients_once(attack):
+    return (
+        attack.gradients_at_init + attack.num_steps * attack.gradients_per_step
+    )
 
 
 def _with_static_batch(logits_fn: LogitsFn) -> LogitsFn:

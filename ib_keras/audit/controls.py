@@ -305,17 +305,6 @@ def _lottery():
     return scores
 
 
-def _input_noise():
-    model = _deterministic()
-
-    def scores(images, seed, num_samples):
-        del num_samples
-        noise = tf.random.stateless_normal(tf.shape(images), seed)
-        return model(images + 0.1 * noise)
-
-    return scores
-
-
 def _permuted():
     model = _deterministic()
     return lambda x: tf.roll(model(x), 3, axis=1)

@@ -61,13 +61,6 @@ class Audit:
         self.runner = attack_runner
         self.threat_model = attack_runner.threat_model
 
-    def budget(self) -> int:
-        """Most gradient evaluations that the protocol can cost."""
-        return len(self.subject.labels) * sum(
-            self.runner.most_gradients(stage, self.subject.target.num_classes)
-            for stage in self.stages
-        )
-
     def run(self, should_stop=lambda: False) -> dict[str, Any]:
         """Runs or resumes the audit and writes its files.
 
@@ -135,13 +128,13 @@ class Audit:
         """
         files.make_folder(self.folder)
         progress = self.restore()
-        total = self.budget()
-        ledger = progress.ledger
+        num_classes = self.subject.target.num_classes
+        spent, left = self.runner.work(progress, num_classes)
         with Progress(
-            total,
-            "gradient",
+            spent + left,
+            "call",
             f"audit, epsilon {self.threat_model.epsilon:g}",
-            int(ledger.gradient_evaluations.sum()),
+            spent,
             self.quiet,
         ) as bar:
             saved = time.monotonic()
@@ -149,8 +142,10 @@ class Audit:
             def on_batch(state):
                 nonlocal saved
                 position = state.position
+                spent, left = self.runner.work(state, num_classes)
+                bar.set_total(spent + left)
                 bar.update(
-                    int(state.ledger.gradient_evaluations.sum()),
+                    spent,
                     stage=position.stage,
                     restart=position.restart,
                     robust=f"{state.ledger.robust_accuracy:.3f}",

@@ -41,8 +41,10 @@ def plan(
         probe: Whether a child process runs the model first, under limits.
 
     Returns:
-        One row a stage and radius: `epsilon`, `stage`, `gradients` (if every
-        example stood to the end) and `seconds` for them at the measured pace.
+        One row a stage and radius, if every example stood to the end:
+        `epsilon`, `stage`, `gradients`, `queries` (of an attack without
+        gradients) and `seconds` for them at the measured pace. Diagnostics
+        are not in it.
 
     Raises:
         UserError: As `audit`.
@@ -51,34 +53,45 @@ def plan(
     subject = subjects.load(config, saved_model, None, allow_ops, probe)
     stages = protocol.build_stages(config)
     first = protocol.build_runner(config, subject, stages)
-    pace = 0.0
-    if protocol.take_gradients(stages):
-        pace = _seconds_per_gradient(subject, first.batch_size)
+    pace = {
+        name: _seconds_per_call(subject, first.batch_size, name == "gradients")
+        for name in ("gradients", "queries")
+        if name == "queries" or protocol.take_gradients(stages)
+    }
     main = float(config["threat_model"]["epsilon"])
     radii = sorted({float(e) for e in config["epsilon_curve"]} | {main})
     rows = []
     for epsilon in radii:
         for stage in stages:
-            each = first.most_gradients(stage, subject.target.num_classes)
-            count = each * len(subject.labels)
+            counts = {
+                name: each(stage, subject.target.num_classes)
+                * len(subject.labels)
+                for name, each in (
+                    ("gradients", first.most_gradients),
+                    ("queries", first.most_queries),
+                )
+            }
+            seconds = sum(n * pace.get(name, 0.0) for name, n in counts.items())
             rows.append(
                 {
                     "epsilon": epsilon,
                     "stage": stage.name,
-                    "gradients": count,
-                    "seconds": count * pace,
+                    **counts,
+                    "seconds": seconds,
                 }
             )
     return rows
 
 
-def _seconds_per_gradient(subject, batch_size, repeats=5) -> float:
-    """The median time of one example's gradient in a full batch."""
+def _seconds_per_call(subject, batch_size, is_gradient, repeats=5) -> float:
+    """The median time of an example's gradient or query in a full batch."""
     images = tf.constant(subject.images[:batch_size])
     labels = tf.constant(subject.labels[:batch_size])
 
     @tf.function(jit_compile=strategies.jit_compile())
-    def gradient(images, seed):
+    def call(images, seed):
+        if not is_gradient:
+            return subject.logits_fn(images, seed)
         return base.evaluate_gradient(
             subject.logits_fn,
             lambda logits: losses.cross_entropy(logits, labels),
@@ -90,7 +103,7 @@ def _seconds_per_gradient(subject, batch_size, repeats=5) -> float:
     times = []
     for repeat in range(repeats + 1):
         began = time.monotonic()
-        gradient(images, tf.constant([0, repeat])).numpy()
+        call(images, tf.constant([0, repeat])).numpy()
         times.append(time.monotonic() - began)
     return float(np.median(times[1:])) / len(images)
 

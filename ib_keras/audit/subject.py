@@ -97,7 +97,7 @@ def load(
     logits_fn = target.logits_fn(mode, num_samples)
     targets.check_gradients(
         logits_fn,
-        target.image_shape,
+        found.probe_images,
         target.num_classes,
         protocol.take_gradients(protocol.build_stages(config)),
     )

@@ -121,7 +121,7 @@ def make(
                 audit: _audit(name, audit, section, get_protocol, values)
                 for audit, section in (audits or {}).items()
             },
-            landscape=_check_landscape(name, landscape, audits or {}),
+            landscape=_check_landscape(name, landscape),
         )
 
     budget = sweep(add, preset) or ""
@@ -240,7 +240,7 @@ def _audit(run, name, section, get_protocol, training):
     return override(get_protocol(section["protocol"]), changes)
 
 
-def _check_landscape(run, landscape, audits):
+def _check_landscape(run, landscape):
     if landscape is None:
         return None
     if not {"epsilon", "num_images"} <= set(landscape):

@@ -314,6 +314,16 @@ def test_the_plan_is_the_most_that_it_can_cost(finished):
     assert most == {"fgs": 60, "pgd": 60 * 3 * 8}
     assert all(row["seconds"] > 0 for row in rows)
     assert all(row["epsilon"] == EPSILON for row in rows)
+    assert not any(row["queries"] for row in rows)
+
+
+def test_the_plan_counts_the_queries_of_attacks_without_gradients():
+    config = two_stages()
+    attack = {"name": "square", "num_steps": 30}
+    config["stages"] = {"square": {"num_restarts": 2, "attack": attack}}
+    (row,) = runner.plan(config, runs.digits_model("vib"))
+    assert (row["gradients"], row["queries"]) == (0, 60 * 2 * 30)
+    assert row["seconds"] > 0
 
 
 # Stopped, killed, out of room: then the same again.

@@ -193,6 +193,15 @@ def test_a_gate_that_nothing_would_reach_is_refused(audited):
     assert not (audited[0] / "new").exists()
 
 
+def test_an_audit_that_may_take_too_long_is_refused(audited):
+    new = f"--workdir={audited[0]}/new"
+    status, output, errors = audit_again(audited, new, "--max_hours=0")
+    assert (status, output) == (2, "")
+    assert_one_line(errors)
+    assert "longer than --max_hours" in errors
+    assert not (audited[0] / "new").exists()
+
+
 def test_doctor_says_what_a_bug_report_needs(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     (tmp_path / "mnist" / "3.0.1").mkdir(parents=True)

@@ -21,8 +21,6 @@ _MOST = 64
 _MOST_SINGLE = 8
 _GRADIENT_IMAGES = 16
 
-GRADIENTS = ("present", "zero", "none", "raises")
-
 
 @dataclasses.dataclass(frozen=True)
 class Behaviour:

@@ -9,26 +9,25 @@ from ib_keras.types import LogitsFn
 
 
 def check_gradients(
-    logits_fn: LogitsFn, image_shape, num_classes: int, is_needed: bool = True
+    logits_fn: LogitsFn,
+    images: np.ndarray,
+    num_classes: int,
+    is_needed: bool = True,
 ) -> None:
     """Refuses a model that attacks cannot differentiate.
 
     Args:
         logits_fn: The audited classifier.
-        image_shape: (height, width, channels) by the metadata.
-        num_classes: How many logits there are by the metadata.
+        images: float32 `[examples, ...]`, clean ones; the first is asked twice,
+            for a model may hold assertions about images.
+        num_classes: How many logits there should be.
         is_needed: False where no attack takes a gradient.
 
     Raises:
         UserError: If it is no function from such images to so many logits, or
             there is no gradient with respect to images.
     """
-    images = tf.constant(
-        np.linspace(0.0, 1.0, 2 * int(np.prod(image_shape))).reshape(
-            [2, *image_shape]
-        ),
-        tf.float32,
-    )
+    images = tf.repeat(tf.constant(images[:1]), 2, axis=0)
     problem = "None"
     gradient = None
     with tf.GradientTape() as tape:
@@ -41,10 +40,11 @@ def check_gradients(
             logits, answer = None, f"{type(error).__name__}: {reason}"
     if answer != f"shape {(2, num_classes)}, float32":
         raise UserError(
-            "The model is not what its metadata say",
+            "The model does not answer clean images with logits",
             received=f"{answer} for images of shape {tuple(images.shape)}",
             expected=f"logits of shape {(2, num_classes)}, float32",
-            fix="Export the model with ib_keras.export.save.",
+            fix="Name another endpoint with --config.model.signature, or "
+            "export the model again.",
         )
     if not is_needed:
         return

@@ -97,9 +97,9 @@ class Target:
         Of a model that computes below float32 it is the twin in float32; of
         such a twin the model.
         """
-        name = self.endpoint.name.removesuffix(export.FLOAT32)
+        name = self.endpoint.name.removesuffix(export.FLOAT32_SUFFIX)
         if name == self.endpoint.name:
-            name += export.FLOAT32
+            name += export.FLOAT32_SUFFIX
         is_there = self.kind == "ib_keras" and hasattr(self.loaded, name)
         if not is_there:
             return None
@@ -196,8 +196,8 @@ class Target:
             )
         count = int(num_samples or self.metadata.get("num_samples") or 1)
         name = "stochastic"
-        if endpoint.name.endswith(export.FLOAT32):
-            name += export.FLOAT32
+        if endpoint.name.endswith(export.FLOAT32_SUFFIX):
+            name += export.FLOAT32_SUFFIX
         return lambda images, seed: getattr(loaded, name)(
             images, seed, tf.constant(count, tf.int32)
         )
@@ -309,7 +309,7 @@ def load(
         is_ours = metadata is not None and hasattr(loaded, "mean")
         kind = "ib_keras" if is_ours else "saved_model"
         wanted = options.signature
-        twin = f"mean{export.FLOAT32}"
+        twin = f"mean{export.FLOAT32_SUFFIX}"
         if wanted is None and is_ours and hasattr(loaded, twin):
             wanted = twin
         endpoint = signatures.choose(loaded, wanted, path)
