@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from ib_keras import attacks
 from ib_keras import seeds
 from ib_keras.attacks import apgd
 from ib_keras.attacks import base
@@ -54,7 +55,10 @@ def quadratic(num_classes=4, seed=0):
 
 
 def plain_loop(loss_and_gradient, clean, label, start, epsilon, num_steps):
-    """Algorithm 1 of the paper for one example and l_inf, step by step."""
+    """Algorithm 1 of the paper for one example and l_inf, step by step.
+
+    Besides the best point and the trace it gives what the checkpoints met.
+    """
 
     def project(x):
         return np.clip(
@@ -69,7 +73,7 @@ def plain_loop(loss_and_gradient, clean, label, start, epsilon, num_steps):
     best_at_checkpoint, was_halved = loss, True
     ends = apgd.checkpoints(num_steps)
     last_end = 0
-    trace = []
+    trace, met = [], set()
     for k in range(num_steps):
         momentum = 1.0 if k == 0 else 0.75
         target = project(x + step * np.sign(gradient))
@@ -84,17 +88,19 @@ def plain_loop(loss_and_gradient, clean, label, start, epsilon, num_steps):
         if loss > best_loss:
             best, best_gradient, best_loss = x, gradient, loss
         if k + 1 in ends:
-            halve = increases <= 0.75 * (k + 1 - last_end)
-            halve = halve or (
-                not was_halved and best_loss <= best_at_checkpoint
-            )
+            oscillates = increases <= 0.75 * (k + 1 - last_end)
+            is_stuck = best_loss <= best_at_checkpoint
+            halve = oscillates or (not was_halved and is_stuck)
+            if is_stuck and not oscillates:
+                is_first = " at first" if last_end == 0 else ""
+                met.add(f"stuck alone{is_first}, halves: {halve}")
             last_end, increases = k + 1, 0
             was_halved, best_at_checkpoint = halve, best_loss
             if halve:
                 step /= 2
                 x, gradient, loss = best, best_gradient, best_loss
         trace.append((loss, best_loss, step))
-    return best, np.array(trace)
+    return best, np.array(trace), met
 
 
 def run(attack, logits_fn, images, labels, epsilon, targets=None):
@@ -125,7 +131,7 @@ def test_the_trajectory_is_that_of_a_plain_loop():
     num_halved = 0
     for i in range(5):
         start = states[0].images[i].numpy().reshape(-1).astype(np.float64)
-        best, trace = plain_loop(
+        best, trace, _ = plain_loop(
             loss_and_gradient,
             images[i].reshape(-1).astype(np.float64),
             labels[i],
@@ -142,6 +148,181 @@ def test_the_trajectory_is_that_of_a_plain_loop():
         )
         num_halved += trace[-1, 2] < 0.6
     assert num_halved >= 3, "the case must exercise the halving"
+
+
+def scripted(losses_of_calls, slopes):
+    """A model whose loss and gradient at its k-th call are given.
+
+    The call of the start comes three times: two probe for noise.
+    """
+    calls = []
+
+    def logits_fn(images, seed):
+        del seed
+        k = max(len(calls) - 2, 0)
+        calls.append(k)
+        tilt = tf.reduce_sum(images * slopes[:, k], axis=[1, 2, 3])
+        value = losses_of_calls[:, k] + tilt - tf.stop_gradient(tilt)
+        return tf.stack([tf.zeros_like(value), value], axis=1)
+
+    return logits_fn
+
+
+def test_what_rises_below_its_best_is_halved_at_the_second_checkpoint():
+    """Condition 2 alone, which cannot fire at the first checkpoint."""
+    rng = np.random.default_rng(5)
+    scripts = np.cumsum(rng.normal(0.7, 1.0, (4, 26)), axis=1)
+    # Falls once; then it rises all the time, and stays below the start.
+    scripts[0] = [30, *range(25)]
+    scripts = scripts.astype(np.float32)
+    slopes = rng.normal(size=(4, 26, *SHAPE)).astype(np.float32)
+    images = rng.random((4, *SHAPE)).astype(np.float32)
+    attack = apgd.build(num_steps=25, loss="margin")
+    labels = np.zeros(4, np.int32)
+    states = run(attack, scripted(scripts, slopes), images, labels, 0.2)
+    for i in range(4):
+        said = zip(scripts[i], slopes[i].reshape(26, -1), strict=True)
+        start = states[0].images[i].numpy().reshape(-1)
+        clean = images[i].reshape(-1)
+        best, trace, met = plain_loop(
+            lambda x, y, said=said: next(said), clean, 0, start, 0.2, 25
+        )
+        ours = [(s.loss[i], s.best_loss[i], s.step_size[i]) for s in states[1:]]
+        np.testing.assert_allclose(ours, trace, rtol=1e-5)
+        last = states[-1].best_images[i].numpy()
+        np.testing.assert_allclose(last.reshape(-1), best, atol=1e-6)
+        if i == 0:
+            assert "stuck alone at first, halves: False" in met
+            assert "stuck alone, halves: True" in met
+            # Intervals of 5, 4, ... steps.
+            np.testing.assert_allclose(trace[:8, 2], 0.4)
+            np.testing.assert_allclose(trace[8, 2], 0.2)
+
+
+@pytest.mark.parametrize("loss", ["targeted_dlr", "targeted_margin"])
+def test_a_targeted_loss_breaks_only_what_its_targets_reach(loss):
+    # Class 0 is predicted; 3 is the runner-up but can never win, 1 can.
+    weights = tf.constant([[0.0, 5.2, -5.2, 0.0]])
+
+    def model(images):
+        x = tf.reduce_mean(images, axis=[1, 2, 3])[:, None] - 0.5
+        return x @ weights + tf.constant([2.0, 1.0, 0.0, 1.5])
+
+    for num_targets in (1, 2):
+        found = attacks.run(
+            model,
+            np.full((4, 4, 4, 1), 0.5, np.float32),
+            [0] * 4,
+            "apgd",
+            epsilon=0.2,
+            num_steps=10,
+            loss=loss,
+            num_targets=num_targets,
+        )
+        # Order 3, 1, 2: the target with number 1 is class 1.
+        if num_targets == 1:
+            assert found.is_robust.all()
+        else:
+            assert (found.adversarial_prediction == 1).all()
+            assert (found.broken_by_target == 1).all()
+
+
+def test_a_mean_loss_takes_the_draws_of_the_gradient():
+    images = tf.fill([2, *SHAPE], 0.5)
+    labels = tf.constant([0, 1])
+    seen = []
+
+    def noisy(x, seed):
+        seen.append(tuple(np.array(seed)))
+        value = tf.reduce_sum(x, axis=[1, 2, 3])
+        value += seeds.noise(seed, tf.shape(value))
+        return tf.stack([value, -value], axis=1)
+
+    attack = apgd.build(num_steps=5, num_eot=4)
+    seed = seeds.from_int(1)
+    loss_fn = attack._loss_fn(labels, labels)
+    mean = attack._mean_loss(noisy, loss_fn, images, seed)
+    draws = list(seen)
+    assert len(set(draws)) == 4
+    seen.clear()
+    evaluation, _ = attack._evaluate(noisy, images, labels, labels, seed)
+    assert seen == draws
+    np.testing.assert_allclose(mean, evaluation.loss, rtol=1e-6)
+
+
+def step_into_nan(where):
+    """A model whose second image has NaN above a mean of 0.55."""
+
+    @tf.custom_gradient
+    def with_slope(value, bad):
+        slope = tf.where(bad, float("nan"), 1.0)
+        return tf.identity(value), lambda upstream: (upstream * slope, None)
+
+    def logits_fn(images, seed):
+        del seed
+        value = tf.reduce_mean(images, axis=[1, 2, 3])
+        bad = (value > 0.55) & (tf.range(len(images)) == 1)
+        if where == "loss":
+            value = tf.where(bad, float("nan"), value)  # Of slope 0.
+        else:
+            value = with_slope(value, bad)
+        return tf.stack([tf.zeros_like(value), value], axis=1)
+
+    return logits_fn
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_a_move_to_what_is_not_finite_is_refused(where):
+    images = np.full((3, *SHAPE), 0.5, np.float32)
+    labels = np.zeros(3, np.int32)
+    attack = apgd.build(num_steps=6, loss="margin")
+    states = run(attack, step_into_nan(where), images, labels, 0.2)
+    seen = np.array([tf.reduce_mean(s.evaluated.images[1]) for s in states])
+    assert (seen > 0.55).any() and seen[0] < 0.55
+    for state in states:
+        assert tf.reduce_mean(state.images[1]) <= 0.55
+        assert tf.reduce_mean(state.best_images[1]) <= 0.55
+        for values in (state.gradient, state.best_gradient, state.loss):
+            assert np.isfinite(values).all()
+    np.testing.assert_allclose(states[-1].images.numpy()[::2], 0.7, rtol=1e-6)
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_a_start_that_is_not_finite_has_no_direction(where):
+    """Where its loss is not finite either, the next draw leads away."""
+    calls = []
+
+    @tf.custom_gradient
+    def with_slope(value, slope):
+        return tf.identity(value), lambda upstream: (upstream * slope, None)
+
+    def model(x, seed):
+        del seed
+        is_bad = (tf.range(len(x)) == 1) & (not calls)
+        calls.append(np.array(x))
+        factor = tf.where(is_bad, float("nan"), 1.0)
+        value = tf.reduce_sum(x, axis=[1, 2, 3])
+        if where == "loss":
+            value = value * factor
+        value = with_slope(value, factor)
+        return tf.stack([tf.zeros_like(value), value], axis=1)
+
+    images = np.full((3, *SHAPE), 0.5, np.float32)
+    labels = np.zeros(3, np.int32)
+    attack = apgd.build(num_steps=4, loss="margin")
+    first, second, *_, last = run(attack, model, images, labels, 0.2)
+    assert np.isfinite(calls).all()
+    assert not first.gradient[1].numpy().any()
+    assert np.isfinite(first.gradient).all()
+    np.testing.assert_array_equal(second.images[1], first.images[1])
+    np.testing.assert_array_equal(second.best_loss, second.loss)
+    others = [0, 2]
+    if where == "loss":
+        assert np.isneginf([first.loss[1], first.best_loss[1]]).all()
+        others = [0, 1, 2]
+    np.testing.assert_allclose(
+        last.best_images.numpy()[others], images[others] + 0.2, rtol=1e-6
+    )
 
 
 def test_every_start_touches_the_surface_of_the_ball():

@@ -98,6 +98,109 @@ def test_square_in_l_inf_moves_whole_windows_to_the_faces():
     assert (columns == columns[:, :1]).all(), "the start is vertical stripes"
 
 
+def propose(norm, iteration, best, clean, epsilon=0.2):
+    """What Square proposes after `best`, with 50 queries; and its mass."""
+    count = len(clean)
+    attack = square.build(num_steps=50)
+
+    def better(x, seed):  # So that what is asked about is kept.
+        del seed
+        zero = tf.zeros([len(x)])
+        return tf.stack([zero + 1.0, zero], axis=1)
+
+    state = attack.init(
+        better,
+        tf.constant(clean),
+        tf.zeros([count], tf.int32),
+        ThreatModel(norm, epsilon),
+        seeds.fold(seeds.from_int(4), tf.range(count)),
+    )
+    best = tf.constant(best)
+    state = attack.step(
+        better, state._replace(images=best), tf.constant(iteration)
+    )
+    np.testing.assert_array_equal(state.best, best)
+    return state.images.numpy() - clean
+
+
+def window(is_inside):
+    """First row and column, height and width of a filled rectangle."""
+    rows, columns = (np.flatnonzero(is_inside.any(axis=a)) for a in (1, 0))
+    height, width = (int(np.ptp(found)) + 1 for found in (rows, columns))
+    assert is_inside.sum() == height * width, "has holes"
+    return rows[0], columns[0], height, width
+
+
+# The share of pixels is 0.8, 0.2, 0.1 and 0.0125 of 90.
+@pytest.mark.parametrize(
+    ("iteration", "size"), [(0, 8), (1, 4), (2, 3), (20, 1)]
+)
+def test_a_proposal_in_l_inf_is_a_square_of_the_schedules_size(iteration, size):
+    clean = np.full((800, 9, 10, 3), 0.5, np.float32)
+    moved = propose("linf", iteration, clean, clean)
+    corners, signs = [], []
+    for away in moved:
+        inside = (away != 0).any(axis=2)
+        row, column, height, width = window(inside)
+        assert (height, width) == (size, size)
+        values = away[inside]
+        np.testing.assert_allclose(np.abs(values), 0.2, atol=1e-6)
+        assert (values == values[0]).all(), "one sign a channel"
+        corners.append((row, column))
+        signs.append(tuple(np.sign(values[0])))
+    # Every place is drawn, up to the last row and column, and every sign.
+    assert {row for row, _ in corners} == set(range(9 - size + 1))
+    assert {column for _, column in corners} == set(range(10 - size + 1))
+    assert len(set(signs)) == 2**3
+
+
+def test_a_proposal_in_l2_is_a_bump_half_up_and_half_down():
+    clean = np.full((40, 9, 10, 2), 0.5, np.float32)
+    moved = propose("l2", 2, clean, clean)
+    is_upright, signs = [], []
+    for away in moved:
+        row, column, *size = window((away != 0).any(axis=2))
+        assert size == [3, 3]
+        bump = away[row : row + 3, column : column + 3]
+        # The same budget for each channel, all of it.
+        norms = np.linalg.norm(bump, axis=(0, 1))
+        np.testing.assert_allclose(norms, 0.2 / np.sqrt(2), rtol=1e-5)
+        # Of an odd size, the halves differ by a line.
+        total, mass = bump.sum(axis=(0, 1)), np.abs(bump).sum(axis=(0, 1))
+        assert (np.abs(total) < 0.25 * mass).all()
+        sign = np.sign(bump)
+        upright = (sign == sign[:, :1]).all()
+        sideways = (sign == sign[:1]).all()
+        assert upright != sideways
+        is_upright.append(upright)
+        signs.append(tuple(sign[0, 0]))
+    assert 5 < sum(is_upright) < 35
+    assert len(set(signs)) == 2**2
+
+
+def test_a_proposal_in_l2_empties_a_second_window_and_spends_its_mass():
+    clean = np.full((60, 9, 10, 2), 0.5, np.float32)
+    rng = np.random.default_rng(0)
+    old = rng.choice([-1.0, 1.0], clean.shape) * (0.5 + rng.random(clean.shape))
+    old *= (
+        0.15 / np.linalg.norm(old.reshape(60, -1), axis=1)[:, None, None, None]
+    )
+    best = np.float32(clean + old)
+    moved = propose("l2", 2, best, clean)
+    num_apart = 0
+    for before, after in zip(best - clean, moved, strict=True):
+        # Were more spent than there is, all would shrink a little.
+        is_changed = (np.abs(after - before) > 1e-5).any(axis=2)
+        is_empty = (np.abs(after) < 1e-6).all(axis=2)
+        assert window(is_changed & ~is_empty)[2:] == (3, 3)
+        assert 0 <= is_empty.sum() <= 9
+        if is_empty.sum() == 9:
+            assert window(is_empty)[2:] == (3, 3)
+            num_apart += 1
+        np.testing.assert_allclose(np.linalg.norm(after), 0.2, rtol=1e-5)
+    assert num_apart > 20
+
+
 def test_noise_draws_a_new_point_each_step_and_counts_no_gradient():
     points = []
 

@@ -9,6 +9,7 @@ from ib_keras import attacks
 from ib_keras import seeds
 from ib_keras.attacks import multi_targeted
 from ib_keras.errors import UserError
+from ib_keras.types import NORMS
 from ib_keras.types import ThreatModel
 
 
@@ -110,6 +111,94 @@ def test_both_optimizers_reach_the_corner_of_a_linear_model(optimizer):
     np.testing.assert_allclose(
         found.adversarial_images[0, 0, :, 0], [0.25, 0.75], atol=1e-6
     )
+
+
+def begin(attack, logits_fn, images):
+    """Half way into the box, so that a random start hides no step."""
+    count = len(images)
+    state = attack.init(
+        logits_fn,
+        tf.constant(images),
+        tf.zeros([count], tf.int32),
+        ThreatModel("linf", 0.4),
+        seeds.fold(seeds.from_int(0), tf.range(count)),
+        tf.ones([count], tf.int32),
+    )
+    return state._replace(images=tf.constant(images))
+
+
+@pytest.mark.parametrize("optimizer", multi_targeted.OPTIMIZERS)
+def test_steps_are_as_long_as_the_schedule_says(optimizer):
+    """Under a gradient that stays, Adam's are too."""
+    weights = tf.constant([[0.0, 1.0], [0.0, -2.0]])
+    images = np.full((2, 1, 2, 1), 0.5, np.float32)
+    attack = multi_targeted.build(
+        num_steps=8, optimizer=optimizer, learning_rate=0.02, schedule="dm40"
+    )
+    logits_fn = linear(weights)
+    state = begin(attack, logits_fn, images)
+    expected = [0.02] * 4 + [0.002] * 2 + [2e-5] * 2
+    for step, rate in enumerate(expected):
+        before = state.images
+        state = attack.step(logits_fn, state, tf.constant(step))
+        moved = (state.images - before).numpy().reshape(2, 2)
+        np.testing.assert_allclose(moved, [[rate, -rate]] * 2, atol=5e-7)
+
+
+@pytest.mark.parametrize("optimizer", multi_targeted.OPTIMIZERS)
+def test_it_stays_where_the_gradient_is_not_finite(optimizer):
+    """And goes on with the other examples, and from there if it can."""
+
+    @tf.custom_gradient
+    def with_slope(value, slope):
+        return tf.identity(value), lambda upstream: (upstream * slope, None)
+
+    calls = []
+
+    def logits_fn(images, seed):
+        del seed
+        is_bad = (tf.range(len(images)) == 1) & (len(calls) < 2)
+        calls.append(1)
+        value = tf.reduce_sum(images, axis=[1, 2, 3])
+        value = with_slope(value, tf.where(is_bad, float("nan"), 1.0))
+        return tf.stack([tf.zeros_like(value), value], axis=1)
+
+    images = np.full((3, 2, 2, 1), 0.5, np.float32)
+    attack = multi_targeted.build(
+        num_steps=4,
+        optimizer=optimizer,
+        learning_rate=0.02,
+        schedule="constant",
+    )
+    state = begin(attack, logits_fn, images)
+    for step in range(4):
+        state = attack.step(logits_fn, state, tf.constant(step))
+        expected = images[::2] + 0.02 * (step + 1)
+        np.testing.assert_allclose(state.images[::2], expected, atol=1e-6)
+        is_finite = np.isfinite(state.evaluated.gradient_norm)
+        assert is_finite.tolist() == [True, step > 1, True]
+        if step < 2:
+            np.testing.assert_array_equal(state.images[1], images[1])
+    assert (state.images[1] > images[1] + 0.01).numpy().all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_its_starts_are_uniform_in_the_ball(norm):
+    images = tf.fill([1000, 2, 2, 1], 0.5)
+    state = multi_targeted.build().init(
+        None,
+        images,
+        tf.zeros([1000], tf.int32),
+        ThreatModel(norm, 0.1),
+        seeds.fold(seeds.from_int(0), tf.range(1000)),
+        tf.ones([1000], tf.int32),
+    )
+    away = (state.images - images).numpy().reshape(1000, 4) / 0.1
+    unit = np.abs(away)
+    if norm == "l2":  # Shares of volume.
+        unit = np.linalg.norm(away, axis=1) ** 4
+    assert abs(unit.mean() - 0.5) < 4 / np.sqrt(12 * unit.size)
+    assert np.abs(away.mean(axis=0)).max() < 0.1
 
 
 def test_bad_arguments_are_named():

@@ -197,6 +197,18 @@ def test_only_a_random_start_leaves_the_image():
         assert ((moved > 0.05) == random_start).all()
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_its_starts_are_uniform_in_the_ball(norm):
+    clean = np.full((1000, 2, 2, 1), 0.5, np.float32)
+    state = start(pgd.build(), None, clean, [0] * 1000, norm, 0.1)
+    away = (state.images - clean).numpy().reshape(1000, 4) / 0.1
+    unit = np.abs(away)
+    if norm == "l2":  # Shares of volume.
+        unit = np.linalg.norm(away, axis=1) ** 4
+    assert abs(unit.mean() - 0.5) < 4 / np.sqrt(12 * unit.size)
+    assert np.abs(away.mean(axis=0)).max() < 0.1
+
+
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_it_stays_where_the_gradient_is_not_finite(jit_compile):
     """And goes on with the other examples; XLA's maximum passes over NaN."""

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from ib_keras import attacks
 from ib_keras import seeds
+from ib_keras.attacks import apgd
 from ib_keras.attacks import base
 from ib_keras.attacks import engine as engine_lib
 from ib_keras.attacks import fgs
@@ -282,11 +283,12 @@ def test_what_stands_costs_the_most_that_was_announced():
     stages = [
         Stage("pgd", pgd.build(num_steps=4, step_size=0.01, num_eot=2), 3),
         Stage("fgs", fgs.build()),
+        Stage("apgd", apgd.build(num_steps=3)),
     ]
     runner = make(stages, epsilon=0.05, compact=False)
     ledger = run(runner, images, labels)
     most = sum(runner.most_gradients(stage, NUM_CLASSES) for stage in stages)
-    assert most == 3 * 4 * 2 + 1
+    assert most == 3 * 4 * 2 + 1 + (1 + 3)
     assert ledger.is_robust.any()
     assert (ledger.gradient_evaluations[ledger.is_robust] == most).all()
     assert (ledger.gradient_evaluations <= most).all()
@@ -931,6 +933,44 @@ def test_an_unconfirmed_claim_is_no_break(monkeypatch):
     assert (ledger.margin == 10).all() and (ledger.wrong_share == 0).all()
     assert (ledger.adversarial_prediction == 0).all()
     assert (ledger.broken_at_step == -1).all()
+
+
+def test_the_largest_share_of_all_runs_is_kept(monkeypatch):
+    """Until the last verdict, which is on the final images."""
+    images, _ = data(4)
+    shares = {"first": 0.2, "second": 0.4, "third": 0.3}
+    judged = engine_lib._Run._judge
+
+    def judge(self, *arguments):
+        verdict = judged(self, *arguments)
+        share = shares[self.engine._attack.name]
+        return verdict._replace(
+            wrong_share=np.full_like(verdict.wrong_share, share)
+        )
+
+    def model(images, seed):
+        del seed
+        # Right at the clean images, wrong wherever an attack has moved them.
+        moved = tf.reduce_max(images, axis=[1, 2, 3]) > 1e-4
+        return 10.0 * tf.one_hot(tf.cast(moved, tf.int32), 2)
+
+    monkeypatch.setattr(engine_lib._Run, "_judge", judge)
+    stages = []
+    for name in shares:
+        attack = Noise(3, 1.0, "margin", False, 1)
+        attack.name = name
+        stages.append(Stage(name, attack))
+    seen = []
+    ledger = run(
+        make(stages, model),
+        0.0 * images,
+        np.zeros(4, np.int32),
+        lambda progress: seen.append(progress.ledger.wrong_share.copy()),
+    )
+    assert ledger.clean_accuracy == ledger.robust_accuracy == 1.0
+    # The first is the clean batch.
+    for shares, expected in zip(seen, (0.0, 0.2, 0.4, 0.4), strict=True):
+        np.testing.assert_allclose(shares, expected, rtol=1e-6)
 
 
 def test_the_books_of_a_new_run_are_empty():

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from ib_keras import plugins
 from ib_keras import seeds
+from ib_keras.attacks import apgd
 from ib_keras.attacks import base
 from ib_keras.attacks import losses
 from ib_keras.attacks import runner
@@ -26,9 +27,16 @@ from ib_keras.types import ThreatModel
 # Part -> (constructor arguments, norms) of each case; without a line: the
 # defaults in all norms.
 ARGUMENTS = {
-    "apgd": (({"num_steps": 10}, NORMS),),
+    "apgd": (
+        ({"num_steps": 10}, NORMS),
+        ({"loss": "targeted_dlr", "num_steps": 10, "num_targets": 2}, NORMS),
+        ({"num_eot": 2, "num_steps": 4}, ("linf",)),
+    ),
     "fab": (({"num_steps": 5, "num_targets": 0}, NORMS),),
-    "multi_targeted": (({"num_steps": 5}, NORMS),),
+    "multi_targeted": (
+        ({"num_steps": 5}, NORMS),
+        ({"num_eot": 2, "num_steps": 5}, ("linf",)),
+    ),
     "square": (({"num_steps": 12}, NORMS),),
     "uniform_noise": (({"num_steps": 12}, NORMS),),
     "pgd": (
@@ -72,6 +80,9 @@ ARGUMENTS = {
         ),
     ),
 }
+
+# Nothing of their start is random.
+START_AT_THE_IMAGE = ("cleverhans", "fgs")
 
 SHAPE = (3, 4, 2)
 NUM_CLASSES = 5
@@ -130,7 +141,8 @@ def contract(function):
 
 def is_plain(case):
     arguments = dict(case.arguments)
-    is_second = "num_eot" in arguments or arguments.get("method") == "mim"
+    is_second = bool({"num_eot", "loss"} & set(arguments))
+    is_second |= arguments.get("method") == "mim"
     return case.norm == "linf" and not is_second
 
 
@@ -421,10 +433,40 @@ def test_the_seed_decides(case):
     first, *_, last = trajectory(case)
     check_equal([begin(case), first], atol=0)
     check_equal([advance(case, first), last], atol=0)
-    if np.array_equal(first.images, images_of(case)):
-        return  # It starts at the image; nothing of the start is random.
+    starts_at_image = np.array_equal(first.images, images_of(case))
+    assert starts_at_image == (case.name in START_AT_THE_IMAGE)
+    if starts_at_image:
+        return
     other = begin(case, seed=seeds.from_int(18)).images
     assert (distance(case.norm, other, first.images) > 1e-3).all()
+
+
+@contract
+def test_every_step_draws_noise_of_its_own(case):
+    """In AutoPGD every interval, on whose draw losses are compared."""
+    attack = attack_of(case)
+    if attack.runs_eagerly:
+        pytest.skip("foreign code is given one seed")
+    seen = []
+
+    def model(images, seed):
+        seen.append(tuple(np.array(seed)))
+        return MODEL(images, seed)
+
+    ends = range(1, attack.num_steps + 1)
+    if case.name == "apgd":
+        ends = apgd.checkpoints(attack.num_steps)
+    intervals = {}
+    state = begin(case)
+    for step in range(min(attack.num_steps, 4)):
+        seen.clear()
+        state = advance(case, state, step, step + 1, model)
+        assert len(set(seen)) == getattr(attack, "num_eot", 1)
+        interval = sum(end <= step for end in ends)
+        assert intervals.setdefault(interval, set(seen)) == set(seen)
+    drawn = [seed for found in intervals.values() for seed in found]
+    assert len(intervals) > 1 or attack.num_steps == 1
+    assert len(set(drawn)) == len(drawn)
 
 
 @contract
