@@ -141,11 +141,12 @@ class APGD(base.GradientAttack):
         )
         first = logits_fn(start, base.model_seed(seeds, 0))
         other = logits_fn(start, base.model_seed(seeds, 1))
+        # As in every step; or the first point would be the best one for ever,
+        # with no direction to leave it by.
         finite = tf.math.is_finite(evaluation.gradient_norm)
         gradient = base.where(finite, gradient, tf.zeros_like(gradient))
-        loss = tf.where(
-            tf.math.is_finite(evaluation.loss), evaluation.loss, -float("inf")
-        )
+        finite &= tf.math.is_finite(evaluation.loss)
+        loss = tf.where(finite, evaluation.loss, -float("inf"))
         no = tf.zeros_like(labels, tf.bool)
         return State(
             images=start,
@@ -214,8 +215,9 @@ class APGD(base.GradientAttack):
             won = _finite_or(won, tf.zeros_like(won))
             return _finite_or(loss, state.loss), best, best - won
 
+        has_noise = tf.reduce_any(state.has_noise)
         loss, best, at_checkpoint = tf.cond(
-            is_new & tf.reduce_any(state.has_noise),
+            is_new & has_noise,
             again,
             lambda: (state.loss, state.best_loss, state.best_at_checkpoint),
         )
@@ -223,7 +225,7 @@ class APGD(base.GradientAttack):
             loss=loss,
             best_loss=best,
             best_at_checkpoint=at_checkpoint,
-            batch_size=tf.fill(tf.shape(state.labels), size),
+            batch_size=tf.where(has_noise, size, state.batch_size),
         )
 
     def _mean_loss(self, logits_fn, loss_fn, images, seed):

@@ -84,7 +84,7 @@ class Ledger:
         wrong_share: float32, share of fresh draws of the model's noise on
             which `adversarial_images` is wrong, taken when all stages are
             done; 0 or 1 where the model has no noise. Before that, the share
-            of the last verdict.
+            of the verdict that broke it, or the largest of all verdicts.
         broken_by_stage: int32, -1 where not broken by an attack.
         broken_by_restart: int32, -1 likewise.
         broken_by_target: int32, -1 likewise, and for untargeted attacks.

@@ -250,8 +250,8 @@ def test_a_mean_loss_takes_the_draws_of_the_gradient():
     np.testing.assert_allclose(mean, evaluation.loss, rtol=1e-6)
 
 
-def step_into_nan(where):
-    """A model whose second image has NaN above a mean of 0.55."""
+def bad_above(where):
+    """A model whose second image is not finite above a mean of 0.55."""
 
     @tf.custom_gradient
     def with_slope(value, bad):
@@ -263,7 +263,7 @@ def step_into_nan(where):
         value = tf.reduce_mean(images, axis=[1, 2, 3])
         bad = (value > 0.55) & (tf.range(len(images)) == 1)
         if where == "loss":
-            value = tf.where(bad, float("nan"), value)  # Of slope 0.
+            value = tf.where(bad, float("inf"), value)  # Of slope 0.
         else:
             value = with_slope(value, bad)
         return tf.stack([tf.zeros_like(value), value], axis=1)
@@ -276,7 +276,7 @@ def test_a_move_to_what_is_not_finite_is_refused(where):
     images = np.full((3, *SHAPE), 0.5, np.float32)
     labels = np.zeros(3, np.int32)
     attack = apgd.build(num_steps=6, loss="margin")
-    states = run(attack, step_into_nan(where), images, labels, 0.2)
+    states = run(attack, bad_above(where), images, labels, 0.2)
     seen = np.array([tf.reduce_mean(s.evaluated.images[1]) for s in states])
     assert (seen > 0.55).any() and seen[0] < 0.55
     for state in states:
@@ -289,7 +289,7 @@ def test_a_move_to_what_is_not_finite_is_refused(where):
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 def test_a_start_that_is_not_finite_has_no_direction(where):
-    """Where its loss is not finite either, the next draw leads away."""
+    """It is asked about again, and then left."""
     calls = []
 
     @tf.custom_gradient
@@ -316,13 +316,8 @@ def test_a_start_that_is_not_finite_has_no_direction(where):
     assert np.isfinite(first.gradient).all()
     np.testing.assert_array_equal(second.images[1], first.images[1])
     np.testing.assert_array_equal(second.best_loss, second.loss)
-    others = [0, 2]
-    if where == "loss":
-        assert np.isneginf([first.loss[1], first.best_loss[1]]).all()
-        others = [0, 1, 2]
-    np.testing.assert_allclose(
-        last.best_images.numpy()[others], images[others] + 0.2, rtol=1e-6
-    )
+    assert np.isneginf([first.loss[1], first.best_loss[1]]).all()
+    np.testing.assert_allclose(last.best_images, images + 0.2, rtol=1e-6)
 
 
 def test_every_start_touches_the_surface_of_the_ball():
