@@ -97,6 +97,11 @@ class IBClassifier(keras.Model):
     Returns:
         Logits, float32 `[batch, classes]`.
 
+    Raises:
+        UserError: If `num_samples` is below 1, the initializer is unknown, a
+            loss was passed to `compile`, or labels are not one class an image;
+            in a call if the mode is unknown or a seed is missing.
+
     Example:
         >>> from ib_keras.bottlenecks.vib import VIB
         >>> from ib_keras.encoders import mlp

@@ -100,12 +100,20 @@ class GradientAttack:
 
 
 def is_finite(logits: tf.Tensor) -> tf.Tensor:
-    """Which rows of `[batch, classes]` hold finite numbers only, `[batch]`."""
+    """Which rows of logits `[batch, classes]` are finite, bool `[batch]`."""
     return tf.reduce_all(tf.math.is_finite(logits), axis=1)
 
 
 def is_wrong(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """Where finite logits predict another class than the label, `[batch]`."""
+    """Where the prediction is not the label.
+
+    Args:
+        logits: `[batch, classes]`.
+        labels: int32 `[batch]`.
+
+    Returns:
+        bool `[batch]`; false where a logit is not finite.
+    """
     predictions = tf.argmax(logits, axis=1, output_type=tf.int32)
     return (predictions != labels) & is_finite(logits)
 
@@ -129,7 +137,18 @@ def evaluated(
     loss: tf.Tensor,
     gradient: tf.Tensor | None = None,
 ) -> Evaluation:
-    """Puts what a model said about `images` in the form the runner reads."""
+    """Puts what a model said about `images` in the form the runner reads.
+
+    Args:
+        images: float32 `[batch, height, width, channels]`.
+        logits: float32 `[batch, classes]`.
+        labels: int32 `[batch]`.
+        loss: float32 `[batch]`, larger for a better attack.
+        gradient: In the shape of images; None where none was taken.
+
+    Returns:
+        An `Evaluation`.
+    """
     margin = losses.margin(logits, labels)
     nan = tf.constant(float("nan"), margin.dtype)
     norm = -tf.ones_like(margin)
@@ -172,6 +191,9 @@ def evaluate_gradient(
 
     Returns:
         The `Evaluation`, and the gradient in the shape of `images`.
+
+    Raises:
+        UserError: If the model has no gradient with respect to images.
     """
 
     def once(seed):
@@ -208,12 +230,15 @@ def evaluate_gradient(
 
 
 def log_add_exp(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-    """log(exp(a) + exp(b)), elementwise."""
+    """log(exp(a) + exp(b)), elementwise on tensors of one shape."""
     return tf.reduce_logsumexp(tf.stack([a, b]), axis=0)
 
 
 def where(rows: tf.Tensor, images: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
-    """Takes the images of the rows that are true, the others elsewhere."""
+    """Takes images where `rows`, bool `[batch]`, is true, else the others.
+
+    Both are `[batch, height, width, channels]`.
+    """
     return tf.where(rows[:, None, None, None], images, others)
 
 

@@ -287,7 +287,15 @@ def batch_sizes(largest: int, num_replicas: int = 1) -> tuple[int, ...]:
 
 
 def pad_rows(rows: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
-    """Repeats the first row until there are as many as a static size."""
+    """Repeats the first row until there are as many as a static size.
+
+    Args:
+        rows: int `[n]`, n at least 1 and at most the largest size.
+        sizes: The static batch sizes, ascending.
+
+    Returns:
+        int `[size]`, of the smallest size that they fit in.
+    """
     size = next(s for s in sizes if s >= len(rows))
     return np.concatenate([rows, np.full(size - len(rows), rows[0])])
 

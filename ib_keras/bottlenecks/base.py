@@ -106,7 +106,8 @@ class Bottleneck(keras.layers.Layer):
             labels: int32 `[batch]`.
 
         Returns:
-            float32 `[batch]`, in nats.
+            float32 `[batch]`, in nats. The sampled one can be negative: it is
+            an estimate of what cannot.
         """
         marginal = self.marginal(labels)
         if self.rate_estimator == "closed_form":

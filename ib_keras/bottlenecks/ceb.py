@@ -23,6 +23,10 @@ class CEB(base.Bottleneck):
         initial_rho: 100 in the paper, where the rate weighs nothing.
         rate_estimator: "sampled" or "closed_form".
 
+    Raises:
+        UserError: If rho is not finite, the steps are below 0, K is below 1,
+            or the estimator is unknown.
+
     References:
         Korshunova et al. 2021, equation 3; Fischer and Alemi, Entropy 22(10),
         2020.

@@ -21,6 +21,10 @@ class VIB(base.Bottleneck):
         scale_shift: See `layers.DiagonalGaussian`.
         rate_estimator: "sampled" or "closed_form".
 
+    Raises:
+        UserError: If beta is below 0, the steps too, K is below 1, or the
+            estimator is unknown.
+
     References:
         Korshunova et al. 2021, equation 2; Alemi et al., ICLR 2017.
     """

@@ -82,7 +82,17 @@ class Answers:
 def answers(
     ask: AskFn, images: np.ndarray, labels: np.ndarray, tolerance: float
 ) -> Answers:
-    """Asks once about each image."""
+    """Asks once about each image.
+
+    Args:
+        ask: `(images, draw) -> logits [examples, classes]`.
+        images: float32 `[examples, height, width, channels]`.
+        labels: int `[examples]`.
+        tolerance: As in `verification.verify`.
+
+    Returns:
+        The `Answers`.
+    """
     logits = ask(images, 0)
     finite = np.isfinite(logits).all(axis=1)
     safe = np.where(finite[:, None], logits, 0.0)
