@@ -1039,6 +1039,8 @@ def test_fields_that_nothing_checks_are_listed(honest, tmp_path):
     found = tampered(honest, tmp_path, summary=edit)
     assert "new_number" in found.unchecked
     assert "robust_accuracy" not in found.unchecked
+    arrays = {n for n in found.unchecked if n.startswith("examples.npz: ")}
+    assert arrays == {f"examples.npz: {n}" for n in ("gradient_norm", "loss")}
 
 
 def test_the_verifier_is_not_made_of_what_it_verifies():

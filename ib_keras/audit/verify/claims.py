@@ -31,6 +31,13 @@ _FLAT = {
     "broken_at_step": "i",
     "gradient_evaluations": "i",
 }
+# What some check looks at.
+CHECKED_ARRAYS = {
+    *_FLAT,
+    "adversarial_images",
+    "num_nonfinite",
+    "num_zero_gradients",
+}
 _KINDS = {"i": "whole numbers", "b": "booleans", "f": "floating-point numbers"}
 
 

@@ -70,7 +70,8 @@ class Verification:
         fresh: Of a noisy model, for each radius by the name of its folder
             ("" for the audit itself): accuracies on the saved images by noise
             that the audit never saw.
-        unchecked: Fields of the summary that no check looks at.
+        unchecked: Fields of the summary, arrays of the examples and files
+            that no check looks at, or not at all of them.
     """
 
     checks: tuple[Check, ...]
@@ -192,8 +193,14 @@ def verify(
             top,
         ),
     ]
-    unchecked = set(top.summary) - _CHECKED
-    return Verification(tuple(checks), fresh, tuple(sorted(unchecked)))
+    unchecked = sorted(set(top.summary) - _CHECKED)
+    unchecked += [
+        f"{folders.EXAMPLES}: {name}"
+        for name in sorted(set(top.arrays) - claims.CHECKED_ARRAYS)
+    ]
+    if files.exists(files.join(workdir, folders.FINDINGS)):
+        unchecked.append(f"{folders.FINDINGS}: what each check measured")
+    return Verification(tuple(checks), fresh, tuple(unchecked))
 
 
 def _read(workdir) -> claims.Folder:
