@@ -5,8 +5,8 @@ python -m launch.train --config=configs/cifar10_vib.py \
 
 1000 epochs of 48 steps; made for an accelerator, and not yet run to the end
 anywhere. Expect above 90% test accuracy (the paper, section 3.2). `:cpu` is the
-short training of cifar10_ceb: 82.0% test accuracy (82.1% stochastic) in 72 minutes
-on 2 CPU cores that were shared.
+short training of cifar10_ceb: 82.0% test accuracy (82.1% stochastic) in 72
+minutes on 2 CPU cores that were shared.
 """
 
 from configs import common

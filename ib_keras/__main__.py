@@ -22,6 +22,7 @@ COMMANDS = (
     "audit",
     "verify",
     "report",
+    "show",
     "train",
     "sweep",
     "figures",

@@ -174,7 +174,7 @@ def differences(
     Returns:
         Dotted name, value there and value here, in the order of names.
     """
-    there, here = _flatten(there), _flatten(json.loads(json.dumps(here)))
+    there, here = flatten(there), flatten(json.loads(json.dumps(here)))
     return [
         (key, there.get(key), here.get(key))
         for key in sorted(there.keys() | here.keys())
@@ -198,11 +198,20 @@ def claim(
         files.write_json(path, json.loads(json.dumps(config)))
 
 
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Fields by their dotted names, as --config.NAME has them.
+
+    Args:
+        config: JSON values, nested.
+        prefix: What stands before the names.
+
+    Returns:
+        Name -> value; empty lists are left out.
+    """
     flat = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
-            flat.update(_flatten(value, f"{prefix}{key}."))
+            flat.update(flatten(value, f"{prefix}{key}."))
         elif value not in ((), []):
             # An empty list is what a field that came later stands at: a
             # workdir from before goes on.

@@ -19,7 +19,7 @@ absl_flags.DEFINE_bool(
 absl_flags.DEFINE_float(
     "max_hours",
     None,
-    "Refuse before the first step if the attacks may take longer.",
+    "Refuse a new audit before its first step if the attacks may take longer.",
     lower_bound=0.0,
 )
 absl_flags.DEFINE_string(
@@ -101,13 +101,17 @@ def main() -> int:
 
     from ib_keras import files
     from ib_keras import strategy
+    from ib_keras import workdirs
     from ib_keras.audit import examples
     from ib_keras.audit import report
     from ib_keras.audit import runner
     from ib_keras.audit.formats import verdicts
 
-    most = absl_flags.FLAGS.max_hours
-    if absl_flags.FLAGS.plan or most is not None:
+    most, workdir = absl_flags.FLAGS.max_hours, flags.FLAGS.workdir
+    is_begun = files.exists(files.join(workdir, workdirs.CONFIG_FILE))
+    # What has begun may go on, or the same command would not resume it.
+    is_asked = most is not None and not is_begun
+    if absl_flags.FLAGS.plan or is_asked:
         rows = runner.plan(
             config,
             absl_flags.FLAGS.saved_model,
@@ -118,7 +122,6 @@ def main() -> int:
             _print_plan(rows)
             return 0
         _check_hours(rows, most)
-    workdir = flags.FLAGS.workdir
     verdicts.check_gate(absl_flags.FLAGS.fail_on, config, workdir)
     devices = flags.make_strategy()
     is_plain = isinstance(devices, tf.distribute.OneDeviceStrategy)

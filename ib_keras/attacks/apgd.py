@@ -209,6 +209,9 @@ class APGD(base.GradientAttack):
             loss_fn = self._loss_fn(state.labels, state.targets)
             best = self._mean_loss(logits_fn, loss_fn, state.best_images, seed)
             best = _finite_or(best, state.best_loss)
+            # A first point that had no gradient is not to become the best.
+            is_none = tf.math.is_inf(state.best_loss)
+            best = tf.where(is_none, state.best_loss, best)
             loss = self._mean_loss(logits_fn, loss_fn, state.images, seed)
             # What was won since the last checkpoint stays won.
             won = state.best_loss - state.best_at_checkpoint

@@ -4,6 +4,7 @@ An attack is a state machine over a batch. It proposes; it never decides: the
 runner owns the loop, restarts, targets, the ball, the verdict and the books.
 """
 
+import math
 import numbers
 from collections.abc import Callable
 from typing import NamedTuple
@@ -263,11 +264,12 @@ def check_count(name: str, value, smallest: int = 1) -> int:
         UserError: If it is not a whole number, or too small.
     """
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    is_number = is_number and math.isfinite(value)
     if not is_number or int(value) != value or value < smallest:
         raise UserError(
             f"{name} is not a count",
             received=repr(value),
             expected=f"a whole number, {smallest} or more",
-            fix=f"Set {name} to one in the config.",
+            fix=f"Set {name} to a count in the config.",
         )
     return int(value)

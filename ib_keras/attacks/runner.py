@@ -298,7 +298,7 @@ class Runner:
         replicas = strategy.num_replicas_in_sync if strategy else 1
         self._sizes = engine.batch_sizes(self.batch_size, replicas)
         # What a model said when it last refused an image.
-        self._refusal = "an InvalidArgumentError for each"
+        self._refusal: str | None = None
         logits_fn = _with_static_batch(logits_fn)
         self._judge = engine.Judge(
             logits_fn,
@@ -581,12 +581,14 @@ class Runner:
         What then stood would stand because nobody asked. An image that is
         refused among others is booked instead.
         """
-        # Whoever was asked has a loss, or more than one evaluation that was
-        # not finite; a refusal counts as one.
-        is_refused = (ledger.num_nonfinite[pool] == 1) & np.isneginf(
-            ledger.loss[pool]
+        # A refusal counts as one evaluation that was not finite, and books
+        # nothing else.
+        is_refused = (
+            (ledger.num_nonfinite[pool] == 1)
+            & (ledger.gradient_evaluations[pool] == 0)
+            & np.isneginf(ledger.loss[pool])
         )
-        if len(pool) and is_refused.all():
+        if self._refusal and is_refused.all():
             raise UserError(
                 "The model refused every image that was attacked",
                 received=self._refusal,

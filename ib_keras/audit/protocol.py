@@ -61,7 +61,12 @@ def check(config: Mapping[str, Any]) -> None:
     twin = config["diagnostics"]["twin"]
     is_curve = isinstance(curve, list | tuple) and all(map(_is_number, curve))
     for name, value, is_right, expected in (
-        ("seed", config["seed"], _is_whole(config["seed"]), "a whole number"),
+        (
+            "seed",
+            config["seed"],
+            _is_seed(config["seed"]),
+            "a whole number, 0 or more",
+        ),
         (
             "compact",
             config["compact"],
@@ -97,8 +102,9 @@ def _is_number(value) -> bool:
     return is_number and math.isfinite(value)
 
 
-def _is_whole(value) -> bool:
-    return _is_number(value) and int(value) == value
+def _is_seed(value) -> bool:
+    is_whole = isinstance(value, numbers.Integral)
+    return is_whole and not isinstance(value, bool) and value >= 0
 
 
 def build_stages(config: Mapping[str, Any]) -> list[runner.Stage]:

@@ -14,6 +14,7 @@ from ib_keras import files
 from ib_keras import strategy as strategies
 from ib_keras import workdirs
 from ib_keras.attacks import base
+from ib_keras.attacks import devices
 from ib_keras.attacks import losses
 from ib_keras.audit import examination
 from ib_keras.audit import folder as folders
@@ -53,10 +54,12 @@ def plan(
     subject = subjects.load(config, saved_model, None, allow_ops, probe)
     stages = protocol.build_stages(config)
     first = protocol.build_runner(config, subject, stages)
+    most = {"gradients": first.most_gradients, "queries": first.most_queries}
+    num_classes = subject.target.num_classes
     pace = {
         name: _seconds_per_call(subject, first.batch_size, name == "gradients")
-        for name in ("gradients", "queries")
-        if name == "queries" or protocol.take_gradients(stages)
+        for name, each in most.items()
+        if any(each(stage, num_classes) for stage in stages)
     }
     main = float(config["threat_model"]["epsilon"])
     radii = sorted({float(e) for e in config["epsilon_curve"]} | {main})
@@ -64,12 +67,8 @@ def plan(
     for epsilon in radii:
         for stage in stages:
             counts = {
-                name: each(stage, subject.target.num_classes)
-                * len(subject.labels)
-                for name, each in (
-                    ("gradients", first.most_gradients),
-                    ("queries", first.most_queries),
-                )
+                name: each(stage, num_classes) * len(subject.labels)
+                for name, each in most.items()
             }
             seconds = sum(n * pace.get(name, 0.0) for name, n in counts.items())
             rows.append(
@@ -88,8 +87,7 @@ def _seconds_per_call(subject, batch_size, is_gradient, repeats=5) -> float:
     images = tf.constant(subject.images[:batch_size])
     labels = tf.constant(subject.labels[:batch_size])
 
-    @tf.function(jit_compile=strategies.jit_compile())
-    def call(images, seed):
+    def ask(images, labels, seed):
         if not is_gradient:
             return subject.logits_fn(images, seed)
         return base.evaluate_gradient(
@@ -100,10 +98,12 @@ def _seconds_per_call(subject, batch_size, is_gradient, repeats=5) -> float:
             seed,
         )[1]
 
+    call = devices.BySize(ask, jit_compile=strategies.jit_compile())
     times = []
     for repeat in range(repeats + 1):
         began = time.monotonic()
-        call(images, tf.constant([0, repeat])).numpy()
+        seed = tf.constant([0, repeat])
+        call(len(images), (images, labels), (seed,)).numpy()
         times.append(time.monotonic() - began)
     return float(np.median(times[1:])) / len(images)
 
@@ -239,6 +239,8 @@ def audit_subject(
         team.wait()
         team.check_same_folder(workdir, workdirs.CONFIG_FILE)
         held = stack.enter_context(team.lock(workdir, say))
+        if team.is_chief:
+            _restate_diagnostics(workdir, config)
         if not is_done:
             _say_other_mode(config, subject, say)
             if subject.target.safety is not None and team.is_chief:
@@ -296,6 +298,16 @@ def _build_radii(config, subject, stages, workdir, team, quiet) -> list[Audit]:
         Audit(config, subject, stages, attack_runner, folder, quiet)
         for attack_runner, folder in (*places, (runner, workdir))
     ]
+
+
+def _restate_diagnostics(workdir, config):
+    """Writes which diagnostics are asked for now into the folder's config."""
+    path = files.join(workdir, workdirs.CONFIG_FILE)
+    stored = files.read_json(path)
+    now = dict(config["diagnostics"])
+    if stored["audit"].get("diagnostics") != now:
+        stored["audit"]["diagnostics"] = now
+        files.write_json(path, stored)
 
 
 def _say_other_mode(config, subject, say):

@@ -218,7 +218,6 @@ _NOTED = (
     "num_samples",
     "num_judge_samples",
     "seed",
-    "git_commit",
 )
 
 
@@ -259,6 +258,9 @@ def compare(folder_a: str, folder_b: str) -> Comparison:
         a, b = (summary.get(name) for summary in summaries)
         if a != b:
             notes.append(f"{name} is {a} and {b}")
+    a, b = ((s.get("versions") or {}).get("git_commit") for s in summaries)
+    if a != b:
+        notes.append(f"the commit is {a} and {b}")
     if costs[0] != costs[1]:
         notes.append("the stages or their restarts differ")
     return Comparison(mcnemar(*robust), mcnemar(*clean), tuple(notes))

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from ib_keras import seeds
 from ib_keras import types
+from ib_keras.attacks import base
 from ib_keras.classifier import IBClassifier
 from ib_keras.errors import UserError
 
@@ -48,14 +49,7 @@ class RateCallback(keras.callbacks.Callback):
         super().__init__()
         self.images = types.check_images(images)
         self.labels = np.asarray(labels)
-        if type(every_epochs) is not int or every_epochs < 1:
-            raise UserError(
-                "every_epochs is not a count",
-                received=repr(every_epochs),
-                expected="a whole number, 1 or more",
-                fix="Give the number of epochs between two measurements.",
-            )
-        self.every_epochs = every_epochs
+        self.every_epochs = base.check_count("every_epochs", every_epochs)
         self.seed = seeds.from_int(seed)
 
     def on_train_begin(self, logs=None):

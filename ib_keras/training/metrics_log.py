@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from ib_keras import files
+from ib_keras import workdirs
 from ib_keras.errors import UserError
 
 _FILE = "metrics.jsonl"
@@ -30,7 +31,12 @@ class MetricsLog:
         self._rows = []
         self._folder = files.join(workdir, "tensorboard")
         self._writer = None
-        self._hparams = _flatten(config or {})
+        self._hparams = {
+            name: v
+            if isinstance(v, bool | int | float | str)
+            else json.dumps(v)
+            for name, v in workdirs.flatten(config or {}).items()
+        }
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -118,16 +124,3 @@ class MetricsLog:
     def flush(self) -> None:
         """Writes all rows, atomically."""
         self.prepare()()
-
-
-def _flatten(values, prefix="") -> dict[str, bool | int | float | str]:
-    """Fields by their dotted names, as --config.NAME has them."""
-    flat = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{name}.")
-        elif isinstance(value, bool | int | float | str):
-            flat[prefix + name] = value
-        else:
-            flat[prefix + name] = json.dumps(value)
-    return flat

@@ -12,7 +12,7 @@ from ib_keras.audit import runner
 from tests.support import runs
 
 WRONG = {
-    "seed": (None, "a", 1.5, True),
+    "seed": (None, "a", 1.5, 1.0, -1, True),
     "compact": ("no", 1, None),
     "protocol": (None, 3),
     "threat_model.epsilon": ("0.1", None, float("nan"), (0.1,)),
@@ -50,7 +50,7 @@ def test_a_value_of_another_kind_is_named(name, value):
         "diagnostics.num_examples",
     ],
 )
-@pytest.mark.parametrize("value", ["x", True, 0])
+@pytest.mark.parametrize("value", ["x", True, 0, float("nan"), 1e400])
 def test_a_count_of_another_kind_is_named(tmp_path, name, value):
     config = with_value(name, value)
     model = runs.digits_model("deterministic")

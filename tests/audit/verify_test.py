@@ -439,16 +439,12 @@ def a_class_more(summary):
     summary["model"]["num_classes"] += 1
 
 
-def a_broken_row(arrays):
-    return np.flatnonzero(arrays["broken_by_stage"] >= 0)[0]
-
-
 def a_target_of_an_untargeted_attack(arrays):
-    arrays["broken_by_target"][a_broken_row(arrays)] = 99
+    arrays["broken_by_target"][broken_row(arrays)] = 99
 
 
 def a_step_beyond_the_last(arrays):
-    arrays["broken_at_step"][a_broken_row(arrays)] = 10**6
+    arrays["broken_at_step"][broken_row(arrays)] = 10**6
 
 
 def more_final_draws(summary):

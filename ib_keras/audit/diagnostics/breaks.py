@@ -44,8 +44,8 @@ def ask(
 
     Returns:
         "fail" where the estimated excess of the number is over the threshold
-        and over two standard errors; "warn" where any example falls; "not
-        applicable" where none stands.
+        and over two standard errors (or, with `is_exact`, one example);
+        "warn" where any example falls; "not applicable" where none stands.
     """
     rows = case.standing
     known = dict(id=id, question=question, source=source)

@@ -391,10 +391,8 @@ def _rescore(folder, case, add):
 def _rescore_noisy(folder, case, add):
     found, subject = folder.arrays, case.subject
     # Clean and final verdicts take more draws than those between them.
-    labels, group = (
-        subject.labels,
-        _num_final_draws(subject.num_judge_samples),
-    )
+    labels = subject.labels
+    group = _num_final_draws(subject.num_judge_samples)
     draws = (labels, case.num_draws, group)
     clean = rescoring.Draws(case.ask, subject.images, *draws)
     fresh = rescoring.Draws(case.ask, found["adversarial_images"], *draws)
@@ -452,15 +450,12 @@ def _num_final_draws(draws: int) -> int:
 
 
 def _draws(folder, subject):
-    """Verdicts took the draws that the config asks for."""
-    draws = subject.num_judge_samples
-    expected = {"num_judge_samples": draws}
-    expected["num_final_draws"] = _num_final_draws(draws)
-    problems = []
-    for name, value in expected.items():
-        said = folder.summary[name]
-        problems += claims.differences(name, said, value)
-    return problems
+    """The last verdicts took the draws that follow from the config."""
+    return claims.differences(
+        "num_final_draws",
+        folder.summary["num_final_draws"],
+        _num_final_draws(subject.num_judge_samples),
+    )
 
 
 def _says_draws(case):
