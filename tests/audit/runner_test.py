@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pathlib
+import shutil
 import signal
 import socket
 
@@ -21,6 +22,7 @@ from ib_keras.audit import report
 from ib_keras.audit import runner
 from ib_keras.audit import statistics
 from ib_keras.audit import subject as subjects
+from ib_keras.audit import verify
 from ib_keras.errors import Interrupted
 from ib_keras.errors import UserError
 from tests.support import runs
@@ -306,6 +308,22 @@ def test_a_finished_audit_has_nothing_left_to_do(finished, capsys):
     assert "Nothing left to do" in capsys.readouterr().out
     assert summary == read(finished)[0]
     assert runs.snapshot(finished) == before
+
+
+def test_the_folder_says_which_diagnostics_were_asked_for_last(
+    finished, tmp_path
+):
+    """As where an audit was stopped in its diagnostics, and ended without."""
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    path = copy / "config.json"
+    stored = json.loads(path.read_text())
+    stored["audit"]["diagnostics"]["set"] = "quick"
+    path.write_text(json.dumps(stored))
+    audit(two_stages(), copy)
+    stored = json.loads(path.read_text())
+    assert stored["audit"]["diagnostics"]["set"] == "none"
+    assert verify.verify(str(copy)).ok
 
 
 def test_the_plan_is_the_most_that_it_can_cost(finished):
