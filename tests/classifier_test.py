@@ -539,6 +539,41 @@ def test_evaluate_measures_what_numpy_measures(learnt):
     assert abs(values["rate"] - exact.mean()) < 5 * error
 
 
+def test_evaluate_scores_stochastic_mode_by_its_own_answers():
+    model = models.randomise(models.build(), seed=4, scale=2.0)
+    model.compile("sgd", run_eagerly=True)
+    images, labels = models.data(64)
+    values = model.evaluate(
+        images, labels, batch_size=64, verbose=0, return_dict=True
+    )
+    noise_seed = seeds.fold(seeds.from_int(model.seed), 2)
+    step = tf.constant(2**31 - 1, tf.int32)
+    terms, mean_logits = model.evaluate_terms(images, labels, noise_seed, step)
+    by_mode = [
+        np.mean(logits.numpy().argmax(-1) == labels)
+        for logits in (terms.logits, mean_logits)
+    ]
+    assert by_mode[0] != by_mode[1]
+    assert values["accuracy_stochastic"] == pytest.approx(by_mode[0])
+    assert values["accuracy"] == pytest.approx(by_mode[1])
+
+
+def test_a_scaled_loss_makes_the_step_of_the_loss():
+    weights = []
+    for scale in (None, 1024.0):
+        model = models.build()
+        optimizer = keras.optimizers.SGD(0.1)
+        if scale:
+            optimizer = keras.optimizers.LossScaleOptimizer(
+                optimizer, initial_scale=scale
+            )
+        model.compile(optimizer, run_eagerly=True)
+        model.fit(*models.data(16), batch_size=16, verbose=0)
+        weights.append([w.numpy() for w in model.trainable_weights])
+    for plain, scaled in zip(*weights, strict=True):
+        np.testing.assert_allclose(plain, scaled, rtol=1e-4, atol=1e-6)
+
+
 def test_evaluate_weighs_the_rate_as_at_the_end_of_annealing():
     section = models.BOTTLENECKS["ceb"] | {"rho": -1.0, "anneal_epochs": 5}
     model = models.build(section)

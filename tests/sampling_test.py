@@ -1,5 +1,7 @@
 """Sampled logits have the law of logits of sampled latents."""
 
+import types
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -94,3 +96,37 @@ def test_a_decoder_of_zeros_is_sampled_without_a_fault():
         sampling="logits",
     )
     np.testing.assert_allclose(logits, np.log(1 / 3), rtol=1e-5)
+
+
+class OnePosterior:
+    """Latents of which three alone have a deviation that matters."""
+
+    def __init__(self, latent_dim):
+        variance = np.full([4, latent_dim], 1e-12, np.float32)
+        variance[:, :3] = 1.0
+        self._mean, self._variance = np.zeros_like(variance), variance
+
+    def mean(self):
+        return tf.constant(self._mean)
+
+    def variance(self):
+        return tf.constant(self._variance)
+
+
+@pytest.mark.parametrize("num_classes", [10, 200])
+def test_a_covariance_of_low_rank_is_factored_and_hardly_widened(num_classes):
+    model = models.build("vib")
+    rng = np.random.default_rng(0)
+    kernel = rng.normal(size=(16, num_classes)).astype(np.float32)
+    model.num_classes = num_classes
+    model.decoder = types.SimpleNamespace(
+        kernel=tf.constant(kernel), bias=tf.zeros(num_classes)
+    )
+    drawn = model._sample_logits(OnePosterior(16), 2000, seeds.from_int(1))
+    assert np.isfinite(drawn).all()
+    # Of these differences of logits nothing moves but by the ridge.
+    differences = kernel[:3, :-1] - kernel[:3, -1:]
+    _, _, basis = np.linalg.svd(differences)
+    still = drawn.numpy()[:, 0, :-1] @ basis[3:].T
+    trace = np.sum(differences**2)
+    assert still.var() < 3e-6 * trace

@@ -79,7 +79,12 @@ def check(config: Mapping[str, Any]) -> None:
             isinstance(config["protocol"], str),
             "a name",
         ),
-        ("threat_model.epsilon", epsilon, _is_number(epsilon), "a number"),
+        (
+            "threat_model.epsilon",
+            epsilon,
+            _is_number(epsilon),
+            "a finite number, 0 or more",
+        ),
         ("epsilon_curve", curve, is_curve, "numbers, such as (0.1, 0.2)"),
         (
             "diagnostics.twin",
