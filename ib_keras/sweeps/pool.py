@@ -13,6 +13,7 @@ import signal
 from collections.abc import Callable
 from collections.abc import Sequence
 from multiprocessing import connection as connections
+from multiprocessing import resource_tracker
 
 from ib_keras.sweeps import worker
 from ib_keras.sweeps.plan import Run
@@ -78,6 +79,8 @@ class _Worker:
 @contextlib.contextmanager
 def _held_back():
     """A new process gets signals once it has said what to do with them."""
+    # The first process also starts the tracker, which would let them through.
+    resource_tracker.ensure_running()
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:

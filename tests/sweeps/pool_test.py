@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -108,6 +110,25 @@ def test_stopping_asks_those_at_work_and_drops_the_rest(do, tmp_path):
     assert ends == {"long_a": "interrupted", "long_b": "interrupted"}
     assert not deaths
     assert pids(tmp_path, "c") == [[]]
+
+
+def test_signals_are_held_back_from_the_very_first_process():
+    """Which also starts Python's tracker of resources: that lets them in."""
+    lines = (
+        "import signal",
+        "from multiprocessing import resource_tracker",
+        "from ib_keras.sweeps import pool",
+        "with pool._held_back():",
+        "    resource_tracker.getfd()",
+        "    print(signal.pthread_sigmask(signal.SIG_BLOCK, ()))",
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "SIGINT" in found.stdout and "SIGTERM" in found.stdout
 
 
 def test_a_signal_to_all_reaches_a_worker_only_through_the_pool(do, tmp_path):
