@@ -11,6 +11,7 @@
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -70,6 +71,12 @@ class ThreatModel:
                 expected="at most 1 for linf, in pixel units of [0, 1]",
                 fix=f"Did you mean {epsilon:g}/255 = {epsilon / 255:.6g}?",
             )
+
+
+def is_number(value) -> bool:
+    """Whether a value of a config is a finite number, and no truth value."""
+    is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return is_real and math.isfinite(value)
 
 
 def check_images(images) -> np.ndarray:

@@ -4,8 +4,6 @@ An attack is a state machine over a batch. It proposes; it never decides: the
 runner owns the loop, restarts, targets, the ball, the verdict and the books.
 """
 
-import math
-import numbers
 from collections.abc import Callable
 from typing import NamedTuple
 from typing import Protocol
@@ -18,6 +16,7 @@ from ib_keras.attacks import losses
 from ib_keras.errors import UserError
 from ib_keras.types import LogitsFn
 from ib_keras.types import ThreatModel
+from ib_keras.types import is_number
 
 
 class Evaluation(NamedTuple):
@@ -263,9 +262,7 @@ def check_count(name: str, value, smallest: int = 1) -> int:
     Raises:
         UserError: If it is not a whole number, or too small.
     """
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    is_number = is_number and math.isfinite(value)
-    if not is_number or int(value) != value or value < smallest:
+    if not is_number(value) or int(value) != value or value < smallest:
         raise UserError(
             f"{name} is not a count",
             received=repr(value),

@@ -337,7 +337,7 @@ class Runner:
     def most_gradients(stage: Stage, num_classes: int) -> int:
         """Most gradient evaluations that a stage can spend on one example."""
         once = _gradients_once(stage.attack)
-        return stage.num_restarts * _num_targets(stage, num_classes) * once
+        return stage.num_restarts * num_targets(stage, num_classes) * once
 
     @staticmethod
     def most_queries(stage: Stage, num_classes: int) -> int:
@@ -345,7 +345,7 @@ class Runner:
         if _gradients_once(stage.attack):
             return 0
         once = stage.attack.num_steps
-        return stage.num_restarts * _num_targets(stage, num_classes) * once
+        return stage.num_restarts * num_targets(stage, num_classes) * once
 
     def work(self, progress: Progress, num_classes: int) -> tuple[int, int]:
         """How far a run is, in gradients, or queries where there are none.
@@ -367,13 +367,13 @@ class Runner:
         ):
             once = _gradients_once(stage.attack)
             each = once or stage.attack.num_steps
-            num_targets = _num_targets(stage, num_classes)
-            passes = stage.num_restarts * num_targets
+            per_restart = num_targets(stage, num_classes)
+            passes = stage.num_restarts * per_restart
             if not once:
                 stood = [books.num_attacked, *(row[2] for row in books.curve)]
                 spent += each * sum(stood[: len(books.curve)])
             if index == position.stage:
-                passes -= position.restart * num_targets + position.target
+                passes -= position.restart * per_restart + position.target
                 # Those of this pass that were attacked and stand.
                 fell = int(self._fell_in(position, ledger).sum())
                 left -= each * max(min(done, standing + fell) - fell, 0)
@@ -616,8 +616,8 @@ class Runner:
         _book(ledger, rows, result, position, target)
 
 
-def _num_targets(stage, num_classes):
-    """Runs that one restart takes."""
+def num_targets(stage: Stage, num_classes: int) -> int:
+    """Runs that one restart of a stage takes: one, or one for each target."""
     if stage.attack.num_targets is None:
         return 1
     return stage.attack.num_targets or num_classes - 1

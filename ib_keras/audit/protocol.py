@@ -1,7 +1,8 @@
 """What the config of an audit says: its fields, its stages, its runner."""
 
-import math
+import functools
 import numbers
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from ib_keras.attacks import base
 from ib_keras.attacks import runner
 from ib_keras.errors import UserError
 from ib_keras.types import ThreatModel
+from ib_keras.types import is_number
 
 # Fields that change no result: an audit may be continued with others.
 MAY_DIFFER = (
@@ -57,43 +59,9 @@ def check(config: Mapping[str, Any]) -> None:
         UserError: If there is one.
     """
     workdirs.check_fields(config, FIELDS)
-    epsilon, curve = config["threat_model"]["epsilon"], config["epsilon_curve"]
-    twin = config["diagnostics"]["twin"]
-    is_curve = isinstance(curve, list | tuple) and all(map(_is_number, curve))
-    for name, value, is_right, expected in (
-        (
-            "seed",
-            config["seed"],
-            _is_seed(config["seed"]),
-            "a whole number, 0 or more",
-        ),
-        (
-            "compact",
-            config["compact"],
-            isinstance(config["compact"], bool),
-            "True or False",
-        ),
-        (
-            "protocol",
-            config["protocol"],
-            isinstance(config["protocol"], str),
-            "a name",
-        ),
-        (
-            "threat_model.epsilon",
-            epsilon,
-            _is_number(epsilon),
-            "a finite number, 0 or more",
-        ),
-        ("epsilon_curve", curve, is_curve, "numbers, such as (0.1, 0.2)"),
-        (
-            "diagnostics.twin",
-            twin,
-            twin is None or isinstance(twin, str),
-            "the path of a SavedModel",
-        ),
-    ):
-        if not is_right:
+    for name, (is_right, expected) in _KINDS.items():
+        value = functools.reduce(operator.getitem, name.split("."), config)
+        if not is_right(value):
             raise UserError(
                 f"{name} is not of its kind",
                 received=repr(value),
@@ -102,14 +70,27 @@ def check(config: Mapping[str, Any]) -> None:
             )
 
 
-def _is_number(value) -> bool:
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)
-
-
 def _is_seed(value) -> bool:
     is_whole = isinstance(value, numbers.Integral)
     return is_whole and not isinstance(value, bool) and value >= 0
+
+
+def _are_numbers(values) -> bool:
+    return isinstance(values, list | tuple) and all(map(is_number, values))
+
+
+# What a field must be and how to say it; `check` says where others are checked.
+_KINDS = {
+    "seed": (_is_seed, "a whole number, 0 or more"),
+    "compact": (lambda v: isinstance(v, bool), "True or False"),
+    "protocol": (lambda v: isinstance(v, str), "a name"),
+    "threat_model.epsilon": (is_number, "a finite number, 0 or more"),
+    "epsilon_curve": (_are_numbers, "numbers, such as (0.1, 0.2)"),
+    "diagnostics.twin": (
+        lambda v: v is None or isinstance(v, str),
+        "the path of a SavedModel",
+    ),
+}
 
 
 def build_stages(config: Mapping[str, Any]) -> list[runner.Stage]:

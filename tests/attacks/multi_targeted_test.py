@@ -11,6 +11,7 @@ from ib_keras.attacks import multi_targeted
 from ib_keras.errors import UserError
 from ib_keras.types import NORMS
 from ib_keras.types import ThreatModel
+from tests.support import models
 
 
 def test_the_default_schedule_falls_by_ten_at_half_and_three_quarters():
@@ -193,12 +194,7 @@ def test_its_starts_are_uniform_in_the_ball(norm):
         seeds.fold(seeds.from_int(0), tf.range(1000)),
         tf.ones([1000], tf.int32),
     )
-    away = (state.images - images).numpy().reshape(1000, 4) / 0.1
-    unit = np.abs(away)
-    if norm == "l2":  # Shares of volume.
-        unit = np.linalg.norm(away, axis=1) ** 4
-    assert abs(unit.mean() - 0.5) < 4 / np.sqrt(12 * unit.size)
-    assert np.abs(away.mean(axis=0)).max() < 0.1
+    models.assert_uniform((state.images - images) / 0.1, norm)
 
 
 def test_bad_arguments_are_named():

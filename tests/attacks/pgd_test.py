@@ -10,6 +10,7 @@ from ib_keras.attacks import pgd
 from ib_keras.errors import UserError
 from ib_keras.types import NORMS
 from ib_keras.types import ThreatModel
+from tests.support import models
 
 SEED = seeds.from_int(17)
 
@@ -201,12 +202,7 @@ def test_only_a_random_start_leaves_the_image():
 def test_its_starts_are_uniform_in_the_ball(norm):
     clean = np.full((1000, 2, 2, 1), 0.5, np.float32)
     state = start(pgd.build(), None, clean, [0] * 1000, norm, 0.1)
-    away = (state.images - clean).numpy().reshape(1000, 4) / 0.1
-    unit = np.abs(away)
-    if norm == "l2":  # Shares of volume.
-        unit = np.linalg.norm(away, axis=1) ** 4
-    assert abs(unit.mean() - 0.5) < 4 / np.sqrt(12 * unit.size)
-    assert np.abs(away.mean(axis=0)).max() < 0.1
+    models.assert_uniform((state.images - clean) / 0.1, norm)
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])

@@ -1,5 +1,7 @@
 """`launch.show`, as it is typed: one example in words and as a picture."""
 
+import functools
+
 import matplotlib.image
 import numpy as np
 import pytest
@@ -24,13 +26,7 @@ def arrays(audit):
         return dict(found)
 
 
-def command(*arguments):
-    """Exit status, output and errors of the command."""
-    process = runs.Process(*arguments, module="launch.show")
-    status = process.wait()
-    errors = process.read("errors")
-    assert "Traceback" not in errors
-    return status, process.read("output"), errors
+command = functools.partial(runs.command, "launch.show")
 
 
 def test_a_broken_example_is_told_and_drawn(audit, arrays, tmp_path):

@@ -1,5 +1,6 @@
 """`launch.verify`, as it is typed."""
 
+import functools
 import json
 import pathlib
 import shutil
@@ -19,13 +20,7 @@ def audit(tmp_path_factory):
     return folder
 
 
-def command(*arguments):
-    """Exit status, output and errors of the command."""
-    process = runs.Process(*arguments, module="launch.verify")
-    status = process.wait()
-    errors = process.read("errors")
-    assert "Traceback" not in errors
-    return status, process.read("output"), errors
+command = functools.partial(runs.command, "launch.verify")
 
 
 def test_an_honest_audit_is_told_line_by_line(audit, tmp_path):

@@ -137,3 +137,13 @@ def gaussian_kl(loc, scale, other_loc) -> np.ndarray:
     """KL from N(loc, diag(scale^2)) to N(other_loc, I), in nats."""
     terms = scale**2 + (loc - other_loc) ** 2 - 1 - 2 * np.log(scale)
     return 0.5 * terms.sum(-1)
+
+
+def assert_uniform(moved, norm) -> None:
+    """That moves `[examples, ...]` are uniform in the ball of radius 1."""
+    away = np.reshape(moved, [len(moved), -1])
+    unit = np.abs(away)
+    if norm == "l2":  # Shares of volume.
+        unit = np.linalg.norm(away, axis=1) ** away.shape[1]
+    assert abs(unit.mean() - 0.5) < 4 / np.sqrt(12 * unit.size)
+    assert np.abs(away.mean(axis=0)).max() < 0.1

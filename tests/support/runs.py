@@ -404,3 +404,12 @@ class Process:
         while not condition():
             assert time.monotonic() < deadline, self.read("errors")
             time.sleep(0.005)
+
+
+def command(module, *arguments):
+    """Exit status, output and errors of a command, which shows no trace."""
+    process = Process(*arguments, module=module)
+    status = process.wait()
+    errors = process.read("errors")
+    assert "Traceback" not in errors
+    return status, process.read("output"), errors

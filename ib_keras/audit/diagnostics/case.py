@@ -194,9 +194,7 @@ class Case:
         attack = stage.attack
         # Foreign code makes all its steps in one of ours.
         calls = attack.num_steps * max(attack.gradients_per_step, 1)
-        if attack.num_targets is None:
-            return calls
-        return calls * (attack.num_targets or self.num_classes - 1)
+        return calls * runner.num_targets(stage, self.num_classes)
 
     def with_subject(self, subject) -> "Case":
         """The same case about another model; its ledger is not that one's."""

@@ -1,12 +1,13 @@
 """M4: does the model say the same of the audited images once more?"""
 
 import numpy as np
-import tensorflow as tf
 
 from ib_keras import seeds
+from ib_keras.attacks import losses
 from ib_keras.audit.diagnostics import base
 from ib_keras.audit.diagnostics import batch_invariance
 from ib_keras.audit.diagnostics.case import Case
+from ib_keras.audit.target import behaviour
 
 _BATCH = 48
 # Times the rounding that was seen; and the largest that is taken for it, a few
@@ -42,7 +43,9 @@ class Repetition:
             ]
         size = max(min(_BATCH, len(ledger.label) // 2), 1)
         clean, attacked = (
-            _backwards(case.subject.logits_fn, images, size)
+            behaviour.batched(
+                case.subject.logits_fn, images[::-1], seeds.from_int(0), size
+            )[::-1]
             for images in (case.subject.images, ledger.adversarial_images)
         )
         relative = max(
@@ -75,18 +78,6 @@ class Repetition:
         ]
 
 
-def _backwards(logits_fn, images, size):
-    """Logits `[examples, classes]` in the order of the images."""
-    turned = images[::-1]
-    parts = [
-        logits_fn(
-            tf.constant(turned[first : first + size]), seeds.from_int(0)
-        ).numpy()
-        for first in range(0, len(turned), size)
-    ]
-    return np.concatenate(parts)[::-1]
-
-
 def _rounding(logits, ledger):
     """By how much margins differ from the audit's, over 1 + the largest logit.
 
@@ -96,11 +87,8 @@ def _rounding(logits, ledger):
     finite = np.isfinite(logits).all(axis=1) & np.isfinite(ledger.margin)
     if not finite.any():
         return 0.0
-    logits, labels = logits[finite], ledger.label[finite]
-    rows = np.arange(len(labels))
-    others = logits.copy()
-    others[rows, labels] = -np.inf
-    margin = others.max(axis=1) - logits[rows, labels]
+    logits = logits[finite]
+    margin = losses.margin(logits, ledger.label[finite]).numpy()
     gap = np.abs(margin - ledger.margin[finite])
     relative = gap / (1 + np.abs(logits).max(axis=1))
     return min(float(np.median(relative)), _LARGEST_ROUNDING)

@@ -145,7 +145,7 @@ def observe(
     gradient = _gradient(logits_fn, images[:_GRADIENT_IMAGES], seed)
     trial = choosing.Trial(
         target.reading,
-        choosing.log_softmax(_batched(logits_fn, images[:500], seed)),
+        choosing.log_softmax(batched(logits_fn, images[:500], seed)),
         np.asarray(labels[:500]),
     )
     found = choosing.permutation(trial)
@@ -188,11 +188,12 @@ def _call(logits_fn, images, seed):
     return logits_fn(tf.constant(images), seed).numpy()
 
 
-def _batched(logits_fn, images, seed):
+def batched(logits_fn, images, seed, size=_MOST) -> np.ndarray:
+    """Logits `[examples, classes]`, asked in batches of `size`."""
     return np.concatenate(
         [
-            _call(logits_fn, images[first : first + _MOST], seed)
-            for first in range(0, len(images), _MOST)
+            _call(logits_fn, images[first : first + size], seed)
+            for first in range(0, len(images), size)
         ]
     )
 
@@ -220,12 +221,7 @@ def _batch_difference(logits_fn, images, seed):
     answers = {"another order": permuted}
     for size in (7, 1):
         rows = images[:_MOST_SINGLE] if size == 1 else images
-        answers[f"batches of {size}"] = np.concatenate(
-            [
-                _call(logits_fn, rows[first : first + size], seed)
-                for first in range(0, len(rows), size)
-            ]
-        )
+        answers[f"batches of {size}"] = batched(logits_fn, rows, seed, size)
     finite = np.isfinite(whole).all(axis=1)
     scale = max(1.0, float(np.abs(whole[finite]).max(initial=0.0)))
     largest, where = 0.0, ""
