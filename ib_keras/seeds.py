@@ -24,6 +24,24 @@ def _rotate(x: tf.Tensor, bits: int) -> tf.Tensor:
     return tf.bitwise.bitwise_or(left, right)
 
 
+# Its 150 operations are traced once, for every shape and every caller.
+@tf.function(
+    autograph=False, input_signature=[tf.TensorSpec(None, tf.uint32)] * 4
+)
+def _rounds(key_x, key_y, x, y):
+    parity = tf.constant(_PARITY, tf.uint32)
+    both = tf.bitwise.bitwise_xor(key_x, key_y)
+    keys = (key_x, key_y, tf.bitwise.bitwise_xor(both, parity))
+    x, y = x + keys[0], y + keys[1]
+    for group in range(5):
+        for bits in _ROTATIONS[group % 2]:
+            x = x + y
+            y = tf.bitwise.bitwise_xor(_rotate(y, bits), x)
+        x = x + keys[(group + 1) % 3]
+        y = y + keys[(group + 2) % 3] + tf.constant(group + 1, tf.uint32)
+    return x, y
+
+
 def threefry(
     key: tuple[tf.Tensor, tf.Tensor], counter: tuple[tf.Tensor, tf.Tensor]
 ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -36,19 +54,11 @@ def threefry(
     Returns:
         Two uint32 tensors of uniformly distributed bits.
     """
-    parity = tf.constant(_PARITY, tf.uint32)
-    keys = (
-        key[0],
-        key[1],
-        tf.bitwise.bitwise_xor(tf.bitwise.bitwise_xor(key[0], key[1]), parity),
-    )
-    x, y = counter[0] + keys[0], counter[1] + keys[1]
-    for group in range(5):
-        for bits in _ROTATIONS[group % 2]:
-            x = x + y
-            y = tf.bitwise.bitwise_xor(_rotate(y, bits), x)
-        x = x + keys[(group + 1) % 3]
-        y = y + keys[(group + 2) % 3] + tf.constant(group + 1, tf.uint32)
+    x, y = _rounds(*key, *counter)
+    if not tf.executing_eagerly():
+        shape = tf.broadcast_static_shape(key[0].shape, counter[0].shape)
+        x.set_shape(shape)
+        y.set_shape(shape)
     return x, y
 
 

@@ -7,7 +7,6 @@ whether to compile with XLA, who writes, and what all workers agree on.
 import contextlib
 import functools
 import signal
-from collections.abc import Callable
 from collections.abc import Iterator
 
 import tensorflow as tf
@@ -21,8 +20,6 @@ NAMES = ("one_device", "mirrored", "multi_worker", "tpu")
 
 # Seconds that all workers of a cluster have to appear.
 TIMEOUT = 120.0
-
-_is_fusing = True
 
 # What collective operations raise once a worker is gone.
 _LOST = (
@@ -245,52 +242,6 @@ def watched(strategy: tf.distribute.Strategy | None) -> Iterator[None]:
             f"A worker was lost ({_first_line(error)}). Start all workers "
             "again; the same commands resume from the last checkpoint."
         ) from error
-
-
-def fused(function: Callable) -> Callable:
-    """Makes one pass over memory of a chain of elementwise operations.
-
-    Where whole programs are compiled anyway the function is left as it is. In
-    a plain graph on a CPU it becomes an island compiled by XLA: a chain that
-    TensorFlow's kernels run in ten passes over a batch of images takes one (a
-    third of the time, measured), while the model's matrix products and
-    convolutions stay with TensorFlow's kernels, which are the faster ones.
-
-    Args:
-        function: Of tensors or structures of them, without side effects.
-
-    Returns:
-        The function, to be called in the same way.
-    """
-
-    @functools.wraps(function)
-    def call(*arguments):
-        if tf.executing_eagerly() or not _is_fusing:
-            return function(*arguments)
-        if jit_compile() or is_compiling():
-            return function(*arguments)
-        # Made at each trace, which happens once for each batch size: one
-        # function for all of them would set off warnings of retracing.
-        island = tf.function(functools.partial(function), jit_compile=True)
-        return island(*arguments)
-
-    return call
-
-
-@contextlib.contextmanager
-def unfused() -> Iterator[None]:
-    """Leaves what is traced inside as plain graphs, for runs that are short.
-
-    An island takes about a second to compile, which many steps win back and a
-    few do not. It holds for the whole process, since replicas are traced in
-    threads of their own.
-    """
-    global _is_fusing
-    before, _is_fusing = _is_fusing, False
-    try:
-        yield
-    finally:
-        _is_fusing = before
 
 
 def check_global_batch(strategy, batch_size: int) -> None:

@@ -20,9 +20,9 @@ References:
 
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
-from ib_keras import strategy
 from ib_keras.attacks import base
 from ib_keras.attacks import geometry
 from ib_keras.attacks import losses
@@ -94,6 +94,7 @@ class APGD(base.GradientAttack):
     """
 
     evaluates_proposal = True
+    varying = ("num_steps", "lengths", "intervals")
 
     def __init__(self, num_steps, loss, num_targets, num_eot):
         self.num_steps = num_steps
@@ -109,8 +110,10 @@ class APGD(base.GradientAttack):
             lengths[end - 1] = end - start
         # For each step: the length of the interval that it ends, or 0; and
         # the number of the interval that it is in.
-        self._lengths = lengths
-        self._intervals = [sum(e <= i for e in ends) for i in range(num_steps)]
+        self.lengths = np.int32(lengths)
+        self.intervals = np.int32(
+            [sum(e <= i for e in ends) for i in range(num_steps)]
+        )
 
     def _loss_fn(self, labels, targets):
         if self.num_targets is None:
@@ -174,7 +177,7 @@ class APGD(base.GradientAttack):
 
     def step(self, logits_fn, state, iteration):
         """Moves, evaluates, and at checkpoints looks at the step size."""
-        interval = tf.constant(self._intervals)[iteration]
+        interval = tf.convert_to_tensor(self.intervals)[iteration]
         seed = base.model_seed(state.seeds, interval)
         state = self._pair_losses(logits_fn, state, iteration, seed)
         momentum = tf.where(iteration == 0, 1.0, _MOMENTUM)
@@ -190,7 +193,7 @@ class APGD(base.GradientAttack):
             logits_fn, moved, state.labels, state.targets, seed
         )
         state = _accept(state, evaluation, gradient)
-        length = tf.constant(self._lengths)[iteration]
+        length = tf.convert_to_tensor(self.lengths)[iteration]
         return tf.cond(
             length > 0, lambda: _look_at_step_size(state, length), lambda: state
         )
@@ -200,7 +203,7 @@ class APGD(base.GradientAttack):
 
         Noise is drawn for a whole batch, so a smaller batch has another draw.
         """
-        intervals = tf.constant(self._intervals)
+        intervals = tf.convert_to_tensor(self.intervals)
         last = intervals[tf.maximum(iteration - 1, 0)]
         size = tf.shape(state.labels)[0]
         is_new = (intervals[iteration] != last) | (state.batch_size[0] != size)
@@ -246,7 +249,6 @@ def _finite_or(values, others):
     return tf.where(tf.math.is_finite(values), values, others)
 
 
-@strategy.fused
 def _move(ball, images, previous, gradient, step_size, momentum):
     step = geometry.per_image(step_size, images) * ball.steepest(gradient)
     target = ball.project(images + step)
@@ -262,20 +264,16 @@ def _accept(state, evaluation, gradient):
     finite = tf.math.is_finite(evaluation.loss) & tf.math.is_finite(
         evaluation.gradient_norm
     )
-    images, gradient = tf.cond(
-        tf.reduce_all(finite),
-        lambda: (evaluation.images, gradient),
-        lambda: (
-            base.where(finite, evaluation.images, state.images),
-            base.where(finite, gradient, state.gradient),
-        ),
+    images, gradient = base.where_finite(
+        finite,
+        (evaluation.images, gradient),
+        (state.images, state.gradient),
     )
     loss = tf.where(finite, evaluation.loss, state.loss)
     rises = finite & (loss > state.loss)
     is_best = finite & (loss > state.best_loss)
-    best_images, best_gradient = _keep_best(
-        is_best, images, gradient, state.best_images, state.best_gradient
-    )
+    best_images = base.where(is_best, images, state.best_images)
+    best_gradient = base.where(is_best, gradient, state.best_gradient)
     return state._replace(
         images=images,
         evaluated=evaluation,
@@ -286,14 +284,6 @@ def _accept(state, evaluation, gradient):
         best_gradient=best_gradient,
         best_loss=tf.where(is_best, loss, state.best_loss),
         increases=state.increases + tf.cast(rises, tf.int32),
-    )
-
-
-@strategy.fused
-def _keep_best(is_best, images, gradient, best_images, best_gradient):
-    return (
-        base.where(is_best, images, best_images),
-        base.where(is_best, gradient, best_gradient),
     )
 
 

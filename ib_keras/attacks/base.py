@@ -4,7 +4,10 @@ An attack is a state machine over a batch. It proposes; it never decides: the
 runner owns the loop, restarts, targets, the ball, the verdict and the books.
 """
 
+import copy
 from collections.abc import Callable
+from collections.abc import Hashable
+from typing import Any
 from typing import NamedTuple
 from typing import Protocol
 from typing import runtime_checkable
@@ -64,6 +67,10 @@ class Attack(Protocol):
         num_targets: None for an untargeted attack. Else `init` takes
             `targets`, int32 `[batch]`, and the runner makes a run for each of
             so many classes, by falling clean logit; 0 stands for all others.
+        varying: Names of attributes that are numbers or arrays of numbers,
+            which `init` and `step` take as tensors. Attacks that differ in
+            them alone share compiled functions; without the attribute none
+            do.
     """
 
     num_steps: int
@@ -97,6 +104,69 @@ class GradientAttack:
     evaluates_proposal = False
     runs_eagerly = False
     num_targets = None
+    varying: tuple[str, ...] = ()
+
+
+def kind(attack: Attack) -> Hashable:
+    """What attacks have in common that share compiled functions."""
+    rest = {
+        name: value
+        for name, value in vars(attack).items()
+        if name not in attack.varying
+    }
+    # Compiled code asks whether there are targets, not how many.
+    if rest.get("num_targets") is not None:
+        rest["num_targets"] = True
+    found = (type(attack), tuple(sorted(rest.items())))
+    try:
+        hash(found)
+    except TypeError:
+        return id(attack)
+    return found
+
+
+def numbers(attack: Attack) -> dict[str, Any]:
+    """The attributes that compiled functions take as tensors, by name."""
+    varying = getattr(attack, "varying", ())
+    return {name: tf.constant(getattr(attack, name)) for name in varying}
+
+
+def with_numbers(attack: Attack, tensors: dict[str, tf.Tensor]) -> Attack:
+    """The attack with tensors in place of its numbers."""
+    other = copy.copy(attack)
+    for name, tensor in tensors.items():
+        setattr(other, name, tensor)
+    return other
+
+
+def repeat(first, last, body: Callable, values: tuple) -> tuple:
+    """Runs `values = body(index, *values)` for each index, as a graph's loop.
+
+    Args:
+        first: int32 scalar, the first index.
+        last: int32 scalar, behind the last one.
+        body: Takes an int32 scalar and the values; returns new ones, of the
+            same shapes and dtypes.
+        values: Structures of tensors.
+
+    Returns:
+        The values after the last.
+    """
+
+    def once(index, *values):
+        found = body(index, *values)
+        if not tf.executing_eagerly():
+            # Foreign code may have forgotten a shape.
+            tf.nest.map_structure(
+                lambda new, old: new.set_shape(old.shape), found, values
+            )
+        return index + 1, *found
+
+    return tf.while_loop(
+        lambda index, *values: index < last,
+        once,
+        (tf.convert_to_tensor(first), *values),
+    )[1:]
 
 
 def is_finite(logits: tf.Tensor) -> tf.Tensor:
@@ -218,12 +288,15 @@ def evaluate_gradient(
         logits, loss, gradient = once(seed)
         return evaluated(images, logits, labels, loss, gradient), gradient
     logits, loss, gradient = once(draw_seed(seed, 0))
-    logits = tf.nn.log_softmax(logits)
-    for draw in tf.range(1, num_eot):
+
+    def another(draw, logits, loss, gradient):
         more_logits, more_loss, more_gradient = once(draw_seed(seed, draw))
         logits = log_add_exp(logits, tf.nn.log_softmax(more_logits))
-        loss += more_loss
-        gradient += more_gradient
+        return logits, loss + more_loss, gradient + more_gradient
+
+    logits, loss, gradient = repeat(
+        1, num_eot, another, (tf.nn.log_softmax(logits), loss, gradient)
+    )
     loss, gradient = loss / num_eot, gradient / num_eot
     logits -= tf.math.log(float(num_eot))
     return evaluated(images, logits, labels, loss, gradient), gradient
@@ -239,7 +312,24 @@ def where(rows: tf.Tensor, images: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
 
     Both are `[batch, height, width, channels]`.
     """
-    return tf.where(rows[:, None, None, None], images, others)
+    # This kernel copies rows; that of `tf.where` broadcasts every pixel.
+    return tf.raw_ops.Select(condition=rows, x=images, y=others)
+
+
+def where_finite(
+    finite: tf.Tensor, new: tuple[tf.Tensor, ...], old: tuple[tf.Tensor, ...]
+) -> tuple[tf.Tensor, ...]:
+    """Takes the new images where `finite`, bool `[batch]`, else the old ones.
+
+    Where all are finite, which is the usual case, nothing is copied.
+    """
+    return tf.cond(
+        tf.reduce_all(finite),
+        lambda: new,
+        lambda: tuple(
+            where(finite, *both) for both in zip(new, old, strict=True)
+        ),
+    )
 
 
 def model_seed(example_seeds: tf.Tensor, *purpose) -> tf.Tensor:

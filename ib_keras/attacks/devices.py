@@ -1,16 +1,24 @@
-"""Compiled functions of static batch sizes, on one device or several."""
+"""Compiled functions, on one device or several."""
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
 from ib_keras import strategy as strategies
 from ib_keras import watchdog
 
+# Where sizes are static the batch is halved down to this.
+_SMALLEST_BATCH = 8
 
-class BySize:
-    """One compiled function for each batch size, with one trace each.
+
+class Compiled:
+    """A compiled function: one trace, or one for each batch size.
+
+    The batch axis is left open where nothing needs to know its size. XLA does,
+    and so do strategies of several replicas and models that cannot be traced
+    otherwise.
 
     Under a strategy of several replicas the batch axis is cut into as many
     parts, each replica runs the function on its own, and the results are put
@@ -23,58 +31,63 @@ class BySize:
     Args:
         function: Takes structures of tensors that begin with the batch axis,
             then shared tensors; returns structures that begin with it.
-        strategy: Where to run; None for TensorFlow's default device.
-        jit_compile: Whether to compile with XLA. A model with operations that
-            XLA does not have is run without it.
+        logits: The `compiled.CompiledLogits` that the function calls, which
+            says where to run and how. A model with operations that XLA does
+            not have is run without it.
     """
 
-    def __init__(
-        self,
-        function: Callable,
-        strategy: tf.distribute.Strategy | None = None,
-        jit_compile: bool | None = None,
-    ):
+    def __init__(self, function: Callable, logits: Any):
         self._function = function
-        self._strategy = strategy
-        self._jit_compile = jit_compile
+        self._logits = logits
+        self._jit_compile = logits.jit_compile
         self._compiled = {}
 
     def __call__(self, size: int, batched: tuple, shared: tuple = ()):
-        """Runs the function on a batch of `size`, a static size."""
+        """Runs the function on a batch of `size`."""
         watchdog.beat()
-        if size in self._compiled:
-            return self._call(size, batched, shared)
-        self._compiled[size] = self._compile()
+        key = None if self._logits.has_open_batch else size
+        if key in self._compiled:
+            return self._call(key, batched, shared)
+        self._compiled[key] = self._compile(key, batched, shared)
         try:
-            return self._call(size, batched, shared)
+            return self._call(key, batched, shared)
         except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError):
             if not self._jit_compile:
                 raise
         # XLA's "cannot compile" and a model's own assertion are errors of one
         # class; what fails without XLA too is the model's.
         self._jit_compile = False
-        self._compiled[size] = self._compile()
-        return self._call(size, batched, shared)
+        self._compiled[key] = self._compile(key, batched, shared)
+        return self._call(key, batched, shared)
 
-    def _call(self, size, batched, shared):
-        run = self._compiled[size]
-        if _is_direct(self._strategy):
+    def _call(self, key, batched, shared):
+        run, strategy = self._compiled[key], self._logits.strategy
+        if is_direct(strategy):
             return run(*batched, *shared)
-        parts = _split(batched, self._strategy.num_replicas_in_sync)
-        batched = self._strategy.experimental_distribute_values_from_function(
+        parts = _split(batched, strategy.num_replicas_in_sync)
+        batched = strategy.experimental_distribute_values_from_function(
             lambda context: parts[context.replica_id_in_sync_group]
         )
-        return _join(self._strategy, run(batched, shared))
+        return _join(strategy, run(batched, shared))
 
-    def _compile(self):
+    def _compile(self, key, batched, shared):
+        strategy = self._logits.strategy
+        signature = None
+        if key is None:
+            signature = (
+                *tf.nest.map_structure(_open, batched),
+                *tf.nest.map_structure(_open_table, shared),
+            )
         # A partial of its own: TensorFlow's warning of too many traces counts
         # by the underlying function, and these are meant.
         once = tf.function(
-            functools.partial(self._function), jit_compile=self._jit_compile
+            functools.partial(self._function),
+            input_signature=signature,
+            jit_compile=self._jit_compile,
+            autograph=False,
         )
-        if _is_direct(self._strategy):
+        if is_direct(strategy):
             return once
-        strategy = self._strategy
 
         def on_all(batched, shared):
             def on_one(batched, shared):
@@ -82,22 +95,45 @@ class BySize:
 
             return strategy.run(on_one, args=(batched, shared))
 
-        return tf.function(on_all)
+        return tf.function(on_all, autograph=False)
 
-    def num_traces(self) -> dict[int, int]:
-        """Batch size -> number of traces so far."""
+    def num_traces(self) -> dict[int | None, int]:
+        """Batch size (None: every one) -> number of traces so far."""
         return {
             size: function.experimental_get_tracing_count()
             for size, function in self._compiled.items()
         }
 
 
-def _is_direct(strategy) -> bool:
+def _open(tensor) -> tf.TensorSpec:
+    """The spec of a tensor whose first axis may have any length."""
+    return tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype)
+
+
+def _open_table(tensor) -> tf.TensorSpec:
+    """That of a shared one; tables of numbers may have any length."""
+    is_table = tensor.shape.rank == 1
+    return _open(tensor) if is_table else tf.TensorSpec.from_tensor(tensor)
+
+
+def is_direct(strategy: tf.distribute.Strategy | None) -> bool:
     """Whether functions are called as they are, on one device."""
     if strategy is None:
         return True
     is_one = strategy.num_replicas_in_sync == 1
     return is_one and not strategies.is_compiling(strategy)
+
+
+def batch_sizes(largest: int, num_replicas: int = 1) -> tuple[int, ...]:
+    """The static batch sizes, ascending: `largest` and its halves.
+
+    Each is rounded up to a multiple of `num_replicas`.
+    """
+    sizes = [-(-int(largest) // num_replicas) * num_replicas]
+    while sizes[-1] >= 2 * max(_SMALLEST_BATCH, num_replicas):
+        half = (sizes[-1] + 1) // 2
+        sizes.append(-(-half // num_replicas) * num_replicas)
+    return tuple(reversed(sizes))
 
 
 def _split(structure, count: int) -> list:

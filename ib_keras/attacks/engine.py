@@ -3,29 +3,24 @@
 The engine drives an attack's state machine in chunks of steps. Within a chunk
 everything stays on the device; between chunks the examples that the attack
 claims to have broken are judged, and the batch shrinks to those still
-standing. Static batch sizes (halves of the largest) keep the traces few.
+standing. Attacks that differ in numbers alone share their compiled functions.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from ib_keras import seeds
-from ib_keras import strategy as strategies
 from ib_keras.attacks import base
-from ib_keras.attacks import devices
+from ib_keras.attacks import compiled
 from ib_keras.attacks import geometry
+from ib_keras.attacks import judging
 from ib_keras.types import LogitsFn
 from ib_keras.types import ThreatModel
 
 # Lengths of the first chunks: many examples fall in the first steps.
 _FIRST_CHUNKS = (1, 1, 2, 4, 8)
-_SMALLEST_BATCH = 8
-
-# A thorough verdict takes this many times the draws of an ordinary one.
-_THOROUGH = 5
 
 
 class Record(NamedTuple):
@@ -78,7 +73,6 @@ def _new_record(images: tf.Tensor, is_random: bool) -> Record:
     )
 
 
-@strategies.fused
 def _update(
     record: Record, evaluation: base.Evaluation, step: tf.Tensor
 ) -> Record:
@@ -113,191 +107,6 @@ def _update(
         num_nonfinite=record.num_nonfinite + tf.cast(~finite, tf.int32),
         latest=latest,
     )
-
-
-class Judgement(NamedTuple):
-    """The verdict on candidates by noise that no attack has seen.
-
-    Attributes:
-        images: float32 `[batch, ...]`, the candidates projected once more.
-        wrong_share: float32 `[batch]`, share of draws with another prediction
-            than the label; a draw with numbers that are not finite counts as
-            right.
-        prediction: int32 `[batch]`: the label where at most half of the draws
-            are wrong, else the most frequent wrong class; -1 where a draw has
-            numbers that are not finite.
-        margin: float32 `[batch]`, of the mean probabilities of all draws; NaN
-            where not finite.
-        logits: float32 `[batch, classes]`, of the same.
-    """
-
-    images: tf.Tensor
-    wrong_share: tf.Tensor
-    prediction: tf.Tensor
-    margin: tf.Tensor
-    logits: tf.Tensor
-
-    @property
-    def is_wrong(self):
-        """The one rule, for clean and attacked images: most draws are wrong."""
-        return self.wrong_share > 0.5
-
-
-class Judge:
-    """Re-projects candidates and decides over fresh draws.
-
-    Args:
-        logits_fn: The model.
-        norm: "linf" or "l2".
-        num_judge_samples: Draws of the scored classifier per verdict. Exactly
-            one is needed where the model has no noise.
-        strategy: Where to run; None for TensorFlow's default device.
-        jit_compile: Whether to compile with XLA.
-    """
-
-    def __init__(
-        self,
-        logits_fn,
-        norm,
-        num_judge_samples=1,
-        strategy=None,
-        jit_compile=None,
-    ):
-        self._logits_fn = logits_fn
-        self._norm = norm
-        self._num_samples = num_judge_samples
-        self._call = devices.BySize(self._judge, strategy, jit_compile)
-
-    def _judge(
-        self, clean, candidates, labels, epsilon, seed, num_draws
-    ) -> Judgement:
-        # Asked before projecting: XLA's clipping turns NaN into a bound.
-        candidates = tf.where(tf.math.is_finite(candidates), candidates, clean)
-        ball = geometry.ball(clean, ThreatModel(self._norm, epsilon))
-        images = ball.project(candidates)
-        total = self._logits_fn(images, seeds.fold(seed, 0))
-        wrong, votes = _vote(total, labels)
-        if self._num_samples > 1:
-            total = tf.nn.log_softmax(total)
-            for draw in tf.range(1, num_draws):
-                logits = self._logits_fn(images, seeds.fold(seed, draw))
-                more_wrong, more_votes = _vote(logits, labels)
-                wrong += more_wrong
-                votes += more_votes
-                total = base.log_add_exp(total, tf.nn.log_softmax(logits))
-            total -= tf.math.log(tf.cast(num_draws, tf.float32))
-            wrong /= tf.cast(num_draws, tf.float32)
-        said = base.evaluated(images, total, labels, loss=wrong)
-        prediction = tf.where(
-            wrong > 0.5,
-            tf.argmax(votes, axis=1, output_type=tf.int32),
-            labels,
-        )
-        return Judgement(
-            images=images,
-            wrong_share=wrong,
-            prediction=tf.where(base.is_finite(total), prediction, -1),
-            margin=said.margin,
-            logits=total,
-        )
-
-    def __call__(
-        self,
-        clean,
-        candidates,
-        labels,
-        epsilon,
-        seed,
-        sizes,
-        is_thorough=False,
-    ) -> Judgement:
-        """Judges any number of candidates in padded batches.
-
-        Args:
-            clean: float32 array `[n, ...]`, the centres of the balls.
-            candidates: float32 array `[n, ...]`.
-            labels: int32 array `[n]`.
-            epsilon: Radius.
-            seed: int32 `[2]`, of this verdict.
-            sizes: The static batch sizes, ascending.
-            is_thorough: Whether to take five times as many draws.
-
-        Returns:
-            A `Judgement` of NumPy arrays, in the order given.
-        """
-        num_draws = self.num_thorough if is_thorough else self._num_samples
-        parts = []
-        for index, start in enumerate(range(0, len(labels), sizes[-1])):
-            rows = np.arange(start, min(start + sizes[-1], len(labels)))
-            padded = pad_rows(rows, sizes)
-            result = self._call(
-                len(padded),
-                (
-                    tf.constant(clean[padded]),
-                    tf.constant(candidates[padded]),
-                    tf.constant(labels[padded]),
-                ),
-                (
-                    tf.constant(epsilon, tf.float32),
-                    seeds.fold(seed, index),
-                    tf.constant(num_draws),
-                ),
-            )
-            parts.append([part.numpy()[: len(rows)] for part in result])
-        return Judgement(*(np.concatenate(c) for c in zip(*parts, strict=True)))
-
-    @property
-    def num_thorough(self) -> int:
-        """Draws of a thorough verdict."""
-        return self._num_samples * (_THOROUGH if self.is_random else 1)
-
-    @property
-    def is_random(self) -> bool:
-        """Whether a verdict takes more than one draw."""
-        return self._num_samples > 1
-
-
-def _vote(logits, labels):
-    """Whether each is wrong, float32 `[batch]`, and for which wrong class.
-
-    The second is float32 `[batch, classes]`, zero where it is right.
-    """
-    wrong = tf.cast(base.is_wrong(logits, labels), tf.float32)
-    classes = tf.shape(logits)[1]
-    others = tf.where(
-        tf.one_hot(labels, classes, on_value=True, off_value=False),
-        -float("inf"),
-        logits,
-    )
-    return wrong, wrong[:, None] * tf.one_hot(
-        tf.argmax(others, axis=1), classes
-    )
-
-
-def batch_sizes(largest: int, num_replicas: int = 1) -> tuple[int, ...]:
-    """The static batch sizes, ascending: `largest` and its halves.
-
-    Each is rounded up to a multiple of `num_replicas`.
-    """
-    sizes = [-(-int(largest) // num_replicas) * num_replicas]
-    while sizes[-1] >= 2 * max(_SMALLEST_BATCH, num_replicas):
-        half = (sizes[-1] + 1) // 2
-        sizes.append(-(-half // num_replicas) * num_replicas)
-    return tuple(reversed(sizes))
-
-
-def pad_rows(rows: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
-    """Repeats the first row until there are as many as a static size.
-
-    Args:
-        rows: int `[n]`, n at least 1 and at most the largest size.
-        sizes: The static batch sizes, ascending.
-
-    Returns:
-        int `[size]`, of the smallest size that they fit in.
-    """
-    size = next(s for s in sizes if s >= len(rows))
-    return np.concatenate([rows, np.full(size - len(rows), rows[0])])
 
 
 class Result(NamedTuple):
@@ -335,10 +144,8 @@ class Result(NamedTuple):
 class Engine:
     """Runs one attack against one model, batch by batch.
 
-    Build it once per (model, attack): each has its own compiled functions.
-
     Args:
-        logits_fn: The model.
+        logits_fn: The model; `compiled.CompiledLogits` of it are shared.
         attack: A `base.Attack`.
         judge: Decides what is broken.
         norm: "linf" or "l2".
@@ -348,86 +155,126 @@ class Engine:
             shorter ones find more.
         compact: Whether the batch shrinks between chunks. False runs every
             example to the end, as the reference implementations do.
-        strategy: Where to run; None for TensorFlow's default device.
-        jit_compile: Whether to compile with XLA.
     """
 
     def __init__(
         self,
         logits_fn: LogitsFn,
         attack: base.Attack,
-        judge: Judge,
+        judge: judging.Judge,
         norm: str,
         batch_size: int,
         chunk_steps: int = 16,
         compact: bool = True,
-        strategy: tf.distribute.Strategy | None = None,
-        jit_compile: bool | None = None,
     ):
-        self._logits_fn = logits_fn
+        self._logits = compiled.of(logits_fn)
         self._attack = attack
         self._judge = judge
         self._norm = norm
+        self._batch_size = batch_size
         self._chunk_steps = chunk_steps
         self._compact = compact
-        replicas = strategy.num_replicas_in_sync if strategy else 1
-        self.sizes = batch_sizes(batch_size, replicas)
+        self._numbers = base.numbers(attack)
 
-        def compiled(function: Callable) -> Callable:
-            if attack.runs_eagerly:
-                return lambda size, batched, shared=(): function(
-                    *batched, *shared
-                )
-            return devices.BySize(function, strategy, jit_compile)
-
-        self._start = compiled(self._start_traced)
-        self._advance = compiled(self._advance_traced)
-        self._finish = compiled(self._finish_traced)
-
-    def num_traces(self) -> dict[int, int]:
-        """Batch size -> traces of the loop; each must stay at 1."""
+    def num_traces(self) -> dict[int | None, int]:
+        """Batch size (None: every one) -> traces of the loop; each is 1."""
         if self._attack.runs_eagerly:
             return {}
-        return self._advance.num_traces()
+        return self._compiled("advance").num_traces()
 
-    def _start_traced(self, images, labels, example_seeds, targets, epsilon):
+    def _compiled(self, name):
+        """The compiled `start` or `advance` of this kind of attack."""
+        kind = base.kind(self._attack)
+        key = (name, kind, self._norm, self._judge.is_random)
+        function = getattr(self, f"_{name}_traced")
+        return self._logits.compiled(key, lambda: function, self._attack)
+
+    def resolve(self, images) -> None:
+        """See `compiled.CompiledLogits.resolve`; before the first start."""
+        self._logits.resolve(tf.TensorShape(images.shape))
+
+    def start(self, images, labels, example_seeds, targets, epsilon):
+        """The state and the record of a batch before the first step."""
+        batched = (images, labels, example_seeds, targets)
+        if self._attack.runs_eagerly:
+            return self._start_traced(*batched, epsilon, self._numbers)
+        return self._compiled("start")(
+            int(labels.shape[0]), batched, (epsilon, self._numbers)
+        )
+
+    def advance(self, state, record, first, last):
+        """The state and the record after the steps from `first` to `last`."""
+        span = tf.constant(first), tf.constant(last)
+        if self._attack.runs_eagerly:
+            return self._advance_traced(state, record, *span, self._numbers)
+        return self._compiled("advance")(
+            int(record.margin.shape[0]), (state, record), (*span, self._numbers)
+        )
+
+    def finish(self, state, record, clean, labels, example_seeds, epsilon):
+        """The record with the last iterate, which nobody has looked at."""
+        images, loss = state.images, state.evaluated.loss
+        batched = (images, loss, record, clean, labels, example_seeds)
+        shared = (epsilon, tf.constant(self._attack.num_steps))
+        if self._attack.runs_eagerly:
+            return self._finish_traced(*batched, *shared)
+        return self._logits.compiled(
+            ("finish", self._norm, self._judge.is_random),
+            lambda: self._finish_traced,
+        )(int(labels.shape[0]), batched, shared)
+
+    def _start_traced(
+        self, images, labels, example_seeds, targets, epsilon, numbers
+    ):
+        attack = base.with_numbers(self._attack, numbers)
         threat_model = ThreatModel(self._norm, epsilon)
         more = {}
-        if self._attack.num_targets is not None:
+        if attack.num_targets is not None:
             more["targets"] = targets
-        state = self._attack.init(
-            self._logits_fn, images, labels, threat_model, example_seeds, **more
+        state = attack.init(
+            self._logits, images, labels, threat_model, example_seeds, **more
         )
         record = _new_record(images, self._judge.is_random)
-        if self._attack.evaluates_proposal:
+        if attack.evaluates_proposal:
             record = _update(record, state.evaluated, tf.constant(0))
         return state, record
 
-    def _advance_traced(self, state, record, first, last):
+    def _advance_traced(self, state, record, first, last, numbers):
+        attack = base.with_numbers(self._attack, numbers)
         # Iterate 0 is the start: attacks that move first evaluate the next.
-        ahead = int(self._attack.evaluates_proposal)
-        for iteration in tf.range(first, last):
-            state = self._attack.step(self._logits_fn, state, iteration)
-            record = _update(record, state.evaluated, iteration + ahead)
-        return state, record
+        ahead = int(attack.evaluates_proposal)
+
+        def advance(iteration, state, record):
+            state = attack.step(self._logits, state, iteration)
+            return state, _update(record, state.evaluated, iteration + ahead)
+
+        return base.repeat(first, last, advance, (state, record))
 
     def _finish_traced(
-        self, state, record, clean, labels, example_seeds, epsilon
+        self,
+        images,
+        loss,
+        record,
+        clean,
+        labels,
+        example_seeds,
+        epsilon,
+        num_steps,
     ):
-        # The last iterate has been proposed but, in evaluate-then-move
-        # attacks, never been looked at; nor has its place in the ball.
+        # Nor has anybody looked at its place in the ball.
         ball = geometry.ball(clean, ThreatModel(self._norm, epsilon))
-        images = ball.project(state.images)
-        seed = base.model_seed(example_seeds, self._attack.num_steps)
-        logits = self._logits_fn(images, seed)
-        evaluation = base.evaluated(
-            images, logits, labels, loss=state.evaluated.loss
-        )
-        num_steps = tf.constant(self._attack.num_steps)
+        images = ball.project(images)
+        seed = base.model_seed(example_seeds, num_steps)
+        logits = self._logits(images, seed)
+        evaluation = base.evaluated(images, logits, labels, loss)
         # No gradient was taken here: what was said of the last one stays.
         return _update(record, evaluation, num_steps)._replace(
             gradient_norm=record.gradient_norm
         )
+
+    def pad(self, rows: np.ndarray) -> np.ndarray:
+        """Fills a batch up to a size that needs no new trace."""
+        return self._logits.pad(rows, self._batch_size)
 
     def _chunks(self):
         if not (self._compact or self._judge.is_random):
@@ -501,20 +348,18 @@ class _Run:
         self.is_doubted = np.zeros(size, bool)
         # Position in the device's batch -> row of this batch.
         self.rows = np.arange(size)
-        padded = pad_rows(self.rows, engine.sizes)
+        engine.resolve(images)
+        padded = engine.pad(self.rows)
         if targets is None:
             targets = np.zeros(size, np.int32)
         self.device_labels = tf.constant(labels[padded])
         self.device_seeds = tf.constant(example_seeds[padded])
-        self.state, self.record = engine._start(
-            len(padded),
-            (
-                tf.constant(images[padded]),
-                self.device_labels,
-                self.device_seeds,
-                tf.constant(targets[padded]),
-            ),
-            (tf.constant(epsilon, tf.float32),),
+        self.state, self.record = engine.start(
+            tf.constant(images[padded]),
+            self.device_labels,
+            self.device_seeds,
+            tf.constant(targets[padded]),
+            tf.constant(epsilon, tf.float32),
         )
         self._count(engine._attack.gradients_at_init)
 
@@ -524,10 +369,8 @@ class _Run:
     def result(self) -> Result:
         attack = self.engine._attack
         for first, last in self.engine._chunks():
-            self.state, self.record = self.engine._advance(
-                self.device_labels.shape[0],
-                (self.state, self.record),
-                (tf.constant(first), tf.constant(last)),
+            self.state, self.record = self.engine.advance(
+                self.state, self.record, first, last
             )
             self._count((last - first) * attack.gradients_per_step)
             self._judge_claims()
@@ -536,18 +379,13 @@ class _Run:
                     break
                 self._drop_broken()
         if not (attack.evaluates_proposal or self.books.is_broken.all()):
-            self.record = self.engine._finish(
-                self.device_labels.shape[0],
-                (
-                    self.state,
-                    self.record,
-                    tf.constant(
-                        self.images[pad_rows(self.rows, self.engine.sizes)]
-                    ),
-                    self.device_labels,
-                    self.device_seeds,
-                ),
-                (tf.constant(self.epsilon, tf.float32),),
+            self.record = self.engine.finish(
+                self.state,
+                self.record,
+                tf.constant(self.images[self.engine.pad(self.rows)]),
+                self.device_labels,
+                self.device_seeds,
+                tf.constant(self.epsilon, tf.float32),
             )
             self._judge_claims()
         self._store(np.ones(len(self.rows), bool))
@@ -594,7 +432,7 @@ class _Run:
         self.books.step[fallen] = first[broken]
         self.is_doubted[rows] = True
 
-    def _verdict(self, rows, candidates) -> Judgement:
+    def _verdict(self, rows, candidates) -> judging.Judgement:
         """Judges claims; where draws can have luck, those upheld once more.
 
         An attack makes many claims about an example, and luck in one of a few
@@ -610,7 +448,7 @@ class _Run:
                 first[upheld] = second
         return verdict
 
-    def _judge(self, rows, candidates, is_thorough=False) -> Judgement:
+    def _judge(self, rows, candidates, is_thorough=False):
         self.num_verdicts += 1
         return self.engine._judge(
             self.images[rows],
@@ -618,7 +456,6 @@ class _Run:
             self.labels[rows],
             self.epsilon,
             seeds.fold(self.judge_seed, self.num_verdicts - 1),
-            self.engine.sizes,
             is_thorough,
         )
 
@@ -661,14 +498,11 @@ class _Run:
     def _drop_broken(self):
         """Shrinks the batch to the examples still standing, if it pays."""
         standing = ~self.books.is_broken[self.rows]
-        count = int(standing.sum())
-        size = next(s for s in self.engine.sizes if s >= count)
-        current = self.device_labels.shape[0]
-        if size >= current:
+        keep = np.flatnonzero(standing)
+        places = self.engine.pad(keep)
+        if len(places) >= self.device_labels.shape[0]:
             return
         self._store(~standing)
-        keep = np.flatnonzero(standing)
-        places = pad_rows(keep, self.engine.sizes)
         self.rows = self.rows[keep]
         taken = (
             self.state,

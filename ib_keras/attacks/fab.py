@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from ib_keras import strategy
 from ib_keras.attacks import base
 from ib_keras.attacks import geometry
 from ib_keras.attacks import losses
@@ -53,6 +52,8 @@ class FAB(base.GradientAttack):
         random_start: Whether a run starts at a random point of the ball of
             half the radius; AutoAttack's first restart starts at the image.
     """
+
+    varying = ("num_steps",)
 
     def __init__(self, num_steps, num_targets, random_start):
         self.num_steps = num_steps
@@ -118,7 +119,6 @@ class FAB(base.GradientAttack):
         )
 
 
-@strategy.fused
 def _advance(ball, images, gradient, loss, is_wrong, best, finite):
     """The next iterate, and the smallest adversarial distance so far."""
     clean = ball.clean

@@ -18,7 +18,7 @@ class FGS(pgd.PGD):
     """
 
     def __init__(self, loss, num_eot):
-        super().__init__(1, None, loss, random_start=False, num_eot=num_eot)
+        super().__init__(1, 0.0, loss, random_start=False, num_eot=num_eot)
 
     def move(self, ball, images, gradient):
         """The one step, to the surface of the ball."""

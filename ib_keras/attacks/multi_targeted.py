@@ -13,9 +13,9 @@ References:
 
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
-from ib_keras import strategy
 from ib_keras.attacks import base
 from ib_keras.attacks import geometry
 from ib_keras.attacks import losses
@@ -59,6 +59,8 @@ class MultiTargeted(base.GradientAttack):
         num_eot: Fresh draws of model noise each gradient is averaged over.
     """
 
+    varying = ("num_steps", "learning_rates")
+
     def __init__(
         self,
         num_steps,
@@ -73,11 +75,14 @@ class MultiTargeted(base.GradientAttack):
         self.num_eot = num_eot
         self.gradients_per_step = num_eot
         self._is_adam = optimizer == "adam"
-        self.learning_rates = [
-            learning_rate
-            * [f for share, f in schedule if step >= share * num_steps][-1]
-            for step in range(num_steps)
-        ]
+        # One a step.
+        self.learning_rates = np.float32(
+            [
+                learning_rate
+                * [f for share, f in schedule if step >= share * num_steps][-1]
+                for step in range(num_steps)
+            ]
+        )
 
     def init(self, logits_fn, images, labels, threat_model, seeds, targets):
         """Starts at a random point of the ball."""
@@ -107,7 +112,7 @@ class MultiTargeted(base.GradientAttack):
             base.model_seed(state.seeds, iteration),
             self.num_eot,
         )
-        rate = tf.constant(self.learning_rates)[iteration]
+        rate = tf.convert_to_tensor(self.learning_rates)[iteration]
         finite = tf.math.is_finite(evaluation.gradient_norm)
         if not self._is_adam:
             images = _sign_step(
@@ -129,13 +134,11 @@ class MultiTargeted(base.GradientAttack):
         )
 
 
-@strategy.fused
 def _sign_step(ball, images, gradient, finite, rate):
     moved = ball.project(images + rate * ball.steepest(gradient))
     return base.where(finite, moved, images)
 
 
-@strategy.fused
 def _adam_step(ball, images, first, second, gradient, finite, rate, count):
     gradient = base.where(finite, gradient, tf.zeros_like(gradient))
     first = _BETA_1 * first + (1.0 - _BETA_1) * gradient

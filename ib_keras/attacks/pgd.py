@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from ib_keras import strategy
 from ib_keras.attacks import base
 from ib_keras.attacks import geometry
 from ib_keras.attacks import losses
@@ -37,6 +36,8 @@ class PGD(base.GradientAttack):
         num_eot: Fresh draws of model noise each gradient is averaged over.
     """
 
+    varying = ("num_steps", "step_size")
+
     def __init__(self, num_steps, step_size, loss, random_start, num_eot):
         self.num_steps = num_steps
         self.step_size = step_size
@@ -44,7 +45,6 @@ class PGD(base.GradientAttack):
         self.random_start = random_start
         self.num_eot = num_eot
         self.gradients_per_step = num_eot
-        self._advance = strategy.fused(self._move_where_finite)
 
     def init(self, logits_fn, images, labels, threat_model, seeds):
         """Starts at a random point of the ball, or at the image."""
@@ -63,18 +63,14 @@ class PGD(base.GradientAttack):
             base.model_seed(state.seeds, iteration),
             self.num_eot,
         )
-        images = self._advance(
-            state.ball, state.images, gradient, evaluation.gradient_norm
-        )
+        moved = self.move(state.ball, state.images, gradient)
+        finite = tf.math.is_finite(evaluation.gradient_norm)
+        (images,) = base.where_finite(finite, (moved,), (state.images,))
         return state._replace(images=images, evaluated=evaluation)
 
     def move(self, ball, images, gradient):
         """The next iterate, in the ball and the box."""
         return ball.project(images + self.step_size * ball.steepest(gradient))
-
-    def _move_where_finite(self, ball, images, gradient, gradient_norm):
-        moved = self.move(ball, images, gradient)
-        return base.where(tf.math.is_finite(gradient_norm), moved, images)
 
 
 def build(

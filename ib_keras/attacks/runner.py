@@ -20,7 +20,9 @@ import tensorflow as tf
 from ib_keras import plugins
 from ib_keras import seeds
 from ib_keras.attacks import base
+from ib_keras.attacks import compiled
 from ib_keras.attacks import engine
+from ib_keras.attacks import judging
 from ib_keras.errors import UserError
 from ib_keras.types import LogitsFn
 from ib_keras.types import ThreatModel
@@ -254,7 +256,8 @@ class Runner:
     """Runs stages over a pool of examples.
 
     Args:
-        logits_fn: The model, `(images, seed) -> logits`.
+        logits_fn: The model, `(images, seed) -> logits`; runners that get the
+            same `compiled.CompiledLogits` share compiled functions.
         stages: In the order they are run.
         threat_model: The ball, the same for all stages.
         batch_size: Largest batch on the device.
@@ -295,29 +298,24 @@ class Runner:
         self._judge_seed = self._seed
         if self._first:
             self._judge_seed = seeds.fold(self._seed, _SHARE, self._first)
-        replicas = strategy.num_replicas_in_sync if strategy else 1
-        self._sizes = engine.batch_sizes(self.batch_size, replicas)
         # What a model said when it last refused an image.
         self._refusal: str | None = None
-        logits_fn = _with_static_batch(logits_fn)
-        self._judge = engine.Judge(
-            logits_fn,
+        logits = compiled.of(logits_fn, strategy, jit_compile)
+        self._judge = judging.Judge(
+            logits,
             threat_model.norm,
             base.check_count("num_judge_samples", num_judge_samples),
-            strategy,
-            jit_compile,
+            self.batch_size,
         )
         self._engines = [
             engine.Engine(
-                logits_fn,
+                logits,
                 stage.attack,
                 self._judge,
                 threat_model.norm,
                 self.batch_size,
                 base.check_count("chunk_steps", chunk_steps),
                 compact,
-                strategy,
-                jit_compile,
             )
             for stage in self.stages
         ]
@@ -440,7 +438,6 @@ class Runner:
             ledger.label,
             self.threat_model.epsilon,
             seeds.fold(self._judge_seed, _FINAL),
-            self._sizes,
             is_thorough=True,
         )
         ledger.wrong_share = np.where(
@@ -454,7 +451,6 @@ class Runner:
             labels,
             self.threat_model.epsilon,
             seeds.fold(self._judge_seed, _CLEAN),
-            self._sizes,
             is_thorough=True,
         )
 
@@ -627,19 +623,6 @@ def _gradients_once(attack):
     return (
         attack.gradients_at_init + attack.num_steps * attack.gradients_per_step
     )
-
-
-def _with_static_batch(logits_fn: LogitsFn) -> LogitsFn:
-    """Tells loops the batch size that a SavedModel's signature leaves free.
-
-    And takes logits of any precision: the books are in float32.
-    """
-
-    def static(images, seed):
-        logits = tf.cast(logits_fn(images, seed), tf.float32)
-        return tf.ensure_shape(logits, [images.shape[0], None])
-
-    return static
 
 
 def _book(ledger, rows, result, position, target):

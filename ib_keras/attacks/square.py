@@ -23,7 +23,7 @@ from ib_keras.attacks import geometry
 from ib_keras.attacks import losses
 from ib_keras.errors import UserError
 
-# Queries out of 10,000 -> by what the share of changed pixels is divided.
+# After so many queries out of 10,000 the share of changed pixels is halved.
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 _GRID = 5
 _TINY = 1e-12
@@ -32,19 +32,18 @@ _TINY = 1e-12
 _START, _ROW, _SIGN = 1, 2, 3
 
 
-def changed_share(query: int, num_queries: int, initial: float) -> float:
-    """The share of pixels in a window at one query.
+def level(query: int, num_queries: int) -> int:
+    """How often the share of pixels in a window has been halved at a query.
 
     Args:
         query: From 0.
         num_queries: The budget.
-        initial: The share of the first queries, 0.8 in AutoAttack.
 
     Returns:
-        `initial` divided by a power of two up to 512.
+        0 to 9.
     """
     scaled = int(query / num_queries * 10000)
-    return initial / 2 ** sum(scaled > limit for limit in _HALVINGS)
+    return sum(scaled > limit for limit in _HALVINGS)
 
 
 class State(NamedTuple):
@@ -70,12 +69,12 @@ class Square(base.GradientAttack):
 
     gradients_per_step = 0
     evaluates_proposal = False
+    varying = ("num_steps", "levels")
 
     def __init__(self, num_steps, initial_share):
         self.num_steps = num_steps
-        self._shares = [
-            changed_share(i, num_steps, initial_share) for i in range(num_steps)
-        ]
+        self.levels = np.int32([level(i, num_steps) for i in range(num_steps)])
+        self._initial_share = initial_share
 
     def init(self, logits_fn, images, labels, threat_model, seeds):
         """Starts from vertical stripes (l_inf) or a grid of signs (l2)."""
@@ -128,17 +127,22 @@ class Square(base.GradientAttack):
         )
 
     def _sizes(self, shape, smallest, odd):
-        """Window sizes by step, as static numbers."""
+        """Window sizes by level, as static numbers."""
         sizes = []
-        for share in self._shares:
+        for halvings in range(len(_HALVINGS) + 1):
+            share = self._initial_share / 2**halvings
             size = max(round(math.sqrt(share * shape[0] * shape[1])), smallest)
             size += odd and size % 2 == 0
             sizes.append(min(size, shape[0], shape[1]))
         return sizes
 
+    def _level(self, iteration):
+        return tf.convert_to_tensor(self.levels)[iteration]
+
     def _propose_linf(self, ball, best, example_seeds, iteration):
         shape = best.shape[1:]
-        size = tf.constant(self._sizes(shape, 1, odd=False))[iteration]
+        sizes = tf.constant(self._sizes(shape, 1, odd=False))
+        size = sizes[self._level(iteration)]
         inside = _inside(
             *_corners(example_seeds, shape, size, 1)[0], size, shape
         )
@@ -152,12 +156,11 @@ class Square(base.GradientAttack):
     def _propose_l2(self, ball, best, example_seeds, iteration):
         shape = best.shape[1:]
         sizes = self._sizes(shape, 3, odd=True)
-        distinct = sorted(set(sizes))
         bumps = tf.constant(
-            np.stack([_bump(size, shape) for size in distinct]), tf.float32
+            np.stack([_bump(size, shape) for size in sizes]), tf.float32
         )
-        bump = bumps[tf.constant([distinct.index(s) for s in sizes])[iteration]]
-        size = tf.constant(sizes)[iteration]
+        bump = bumps[self._level(iteration)]
+        size = tf.constant(sizes)[self._level(iteration)]
         corners = _corners(example_seeds, shape, size, 2)
         first = _inside(*corners[0], size, shape)
         second = _inside(*corners[1], size, shape)

@@ -39,6 +39,7 @@ class UniformNoise(base.GradientAttack):
 
     gradients_per_step = 0
     evaluates_proposal = False
+    varying = ("num_steps",)
 
     def __init__(self, num_steps, corners):
         self.num_steps = num_steps

@@ -14,7 +14,7 @@ from ib_keras import files
 from ib_keras import strategy as strategies
 from ib_keras import workdirs
 from ib_keras.attacks import base
-from ib_keras.attacks import devices
+from ib_keras.attacks import compiled
 from ib_keras.attacks import losses
 from ib_keras.audit import examination
 from ib_keras.audit import folder as folders
@@ -89,16 +89,18 @@ def _seconds_per_call(subject, batch_size, is_gradient, repeats=5) -> float:
 
     def ask(images, labels, seed):
         if not is_gradient:
-            return subject.logits_fn(images, seed)
+            return logits(images, seed)
         return base.evaluate_gradient(
-            subject.logits_fn,
+            logits,
             lambda logits: losses.cross_entropy(logits, labels),
             images,
             labels,
             seed,
         )[1]
 
-    call = devices.BySize(ask, jit_compile=strategies.jit_compile())
+    logits = compiled.of(subject.logits_fn, None, strategies.jit_compile())
+    logits.resolve(images.shape)
+    call = logits.compiled(("pace", is_gradient), lambda: ask)
     times = []
     for repeat in range(repeats + 1):
         began = time.monotonic()

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from ib_keras import strategy as strategies
 from ib_keras.attacks import base
+from ib_keras.attacks import compiled
 from ib_keras.audit import examples
 from ib_keras.audit import protocol
 from ib_keras.audit import target as targets
@@ -129,7 +131,9 @@ def load(
         )
     return Subject(
         target=target.with_notes(*behaviour.notes()),
-        logits_fn=logits_fn,
+        logits_fn=compiled.of(
+            logits_fn, strategy, strategies.jit_compile(strategy)
+        ),
         mode=mode,
         num_samples=num_samples,
         num_judge_samples=judge_samples,

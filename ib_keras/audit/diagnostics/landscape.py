@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from ib_keras import seeds
 from ib_keras.attacks import base
-from ib_keras.attacks import engine
+from ib_keras.attacks import judging
 from ib_keras.audit import landscape
 from ib_keras.audit.diagnostics import base as diagnostics
 from ib_keras.audit.landscape import examples as landscape_examples
@@ -159,11 +159,11 @@ class _Judge:
 
     def __init__(self, case):
         self._threat_model = case.threat_model
-        self._sizes = engine.batch_sizes(64)
-        self._judge = engine.Judge(
-            landscape.with_static_batch(case.subject.logits_fn),
+        self._judge = judging.Judge(
+            case.subject.logits_fn,
             case.threat_model.norm,
             case.subject.num_judge_samples,
+            batch_size=64,
         )
 
     def __call__(self, which, planes, images, seed, is_thorough=False):
@@ -173,7 +173,6 @@ class _Judge:
             np.array([planes[i].label for i in which], np.int32),
             float(self._threat_model.epsilon),
             seed,
-            self._sizes,
             is_thorough=is_thorough,
         )
 

@@ -10,7 +10,6 @@ from ib_keras.audit.landscape.surface import Surveyor
 from ib_keras.audit.landscape.surface import compute
 from ib_keras.audit.landscape.surface import describe
 from ib_keras.audit.landscape.surface import plane
-from ib_keras.audit.landscape.surface import with_static_batch
 
 __all__ = [
     "FLAT",
@@ -19,5 +18,4 @@ __all__ = [
     "compute",
     "describe",
     "plane",
-    "with_static_batch",
 ]

@@ -28,6 +28,7 @@ from ib_keras import seeds
 from ib_keras import strategy as strategies
 from ib_keras import watchdog
 from ib_keras.attacks import base
+from ib_keras.attacks import compiled
 from ib_keras.attacks import geometry
 from ib_keras.attacks import losses
 from ib_keras.errors import UserError
@@ -222,13 +223,6 @@ def _points(threat_model, image, first, second, coefficients):
     return points, ball.distance(points)
 
 
-def with_static_batch(logits_fn: LogitsFn) -> LogitsFn:
-    """Tells loops the batch size that a SavedModel's signature leaves free."""
-    return lambda images, seed: tf.ensure_shape(
-        logits_fn(images, seed), [images.shape[0], None]
-    )
-
-
 class Surveyor:
     """Asks a model about planes, through one compiled function.
 
@@ -272,16 +266,14 @@ class Surveyor:
                 expected="1 or more, in units of epsilon",
                 fix="Set span to 1.25.",
             )
-        self._logits_fn = with_static_batch(logits_fn)
+        # On the one device that this process calls.
+        self._logits = compiled.of(logits_fn, None, strategies.jit_compile())
         self._threat_model = threat_model
         self._axis = np.linspace(-span, span, grid).astype(np.float32)
         self._axis[grid // 2] = 0.0
         self._num_draws = num_draws
         self._batch_size = batch_size
         self._take_gradients = take_gradients
-        self._ask = tf.function(
-            self._ask_traced, jit_compile=strategies.jit_compile()
-        )
 
     @property
     def gradient_evaluations(self) -> int:
@@ -289,17 +281,28 @@ class Surveyor:
         points = len(self._axis) ** 2 + 1
         return 2 * self._num_draws * points * self._take_gradients
 
-    def _ask_traced(self, image, label, first, second, coefficients, seed):
+    def _ask(self, coefficients, image, *shared):
+        self._logits.resolve(tf.TensorShape([self._batch_size, *image.shape]))
+        key = (
+            "survey",
+            self._threat_model,
+            self._num_draws,
+            self._take_gradients,
+        )
+        return self._logits.compiled(key, lambda: self._ask_traced)(
+            self._batch_size, (coefficients,), (image, *shared)
+        )
+
+    def _ask_traced(self, coefficients, image, label, first, second, seed):
         images, distance = _points(
             self._threat_model, image, first, second, coefficients
         )
-        images = tf.ensure_shape(images, [self._batch_size, *image.shape])
-        labels = tf.fill([self._batch_size], label)
+        labels = tf.fill(tf.shape(coefficients)[:1], label)
         if not self._take_gradients:
             return self._without_gradients(images, labels, seed) + (distance,)
         by_loss = [
             base.evaluate_gradient(
-                self._logits_fn,
+                self._logits,
                 lambda logits, loss=loss: loss(logits, labels),
                 images,
                 labels,
@@ -317,12 +320,16 @@ class Surveyor:
         )
 
     def _without_gradients(self, images, labels, seed):
-        logits = self._logits_fn(images, base.draw_seed(seed, 0))
+        logits = self._logits(images, base.draw_seed(seed, 0))
         if self._num_draws > 1:
-            logits = tf.nn.log_softmax(logits)
-            for draw in tf.range(1, self._num_draws):
-                more = self._logits_fn(images, base.draw_seed(seed, draw))
-                logits = base.log_add_exp(logits, tf.nn.log_softmax(more))
+
+            def another(draw, logits):
+                more = self._logits(images, base.draw_seed(seed, draw))
+                return (base.log_add_exp(logits, tf.nn.log_softmax(more)),)
+
+            (logits,) = base.repeat(
+                1, self._num_draws, another, (tf.nn.log_softmax(logits),)
+            )
         said = base.evaluated(
             images, logits, labels, losses.cross_entropy(logits, labels)
         )
@@ -349,11 +356,11 @@ class Surveyor:
             padded = np.zeros((self._batch_size, 2), np.float32)
             padded[: len(some)] = some
             found = self._ask(
+                tf.constant(padded),
                 tf.constant(plane.image),
                 tf.constant(plane.label),
                 tf.constant(plane.first),
                 tf.constant(plane.second),
-                tf.constant(padded),
                 seeds.fold(seed, begin),
             )
             parts.append([part.numpy()[: len(some)] for part in found])

@@ -191,8 +191,18 @@ def _by_fixed_batches(logits_fn, size, reading):
         count = images.shape[0]
         if count is None:
             count = tf.shape(images)[0]
-        elif count == size:
+            return tf.cond(
+                count == size,
+                lambda: logits_fn(tf.ensure_shape(images, shape), seed),
+                lambda: by_batches(images, count, seed),
+            )
+        if count == size:
             return logits_fn(images, seed)
+        return by_batches(images, count, seed)
+
+    shape = [size, *reading.image_shape]
+
+    def by_batches(images, count, seed):
         batches = (count + size - 1) // size
         full = batches * size
         copies = (full + count - 1) // count
@@ -200,7 +210,7 @@ def _by_fixed_batches(logits_fn, size, reading):
         filled = tf.tile(images, [copies, 1, 1, 1])[:full]
         logits = tf.map_fn(
             lambda batch: logits_fn(batch, seed),
-            tf.reshape(filled, [batches, size, *reading.image_shape]),
+            tf.reshape(filled, [batches, *shape]),
             fn_output_signature=tf.TensorSpec(
                 [size, reading.num_classes], tf.float32
             ),

@@ -1,0 +1,161 @@
+"""A model's function to logits, and what is compiled around it, each once.
+
+Tracing costs seconds and a verdict takes few: so whatever attacks one model
+(the stages of a protocol, its radii, the diagnostics) shares its compiled
+functions through one `CompiledLogits`. Where nothing needs static shapes their
+batch axis is open, and one trace serves a batch that shrinks.
+"""
+
+import functools
+from collections.abc import Callable
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from ib_keras.attacks import devices
+from ib_keras.errors import UserError
+from ib_keras.types import LogitsFn
+
+
+class CompiledLogits:
+    """A `LogitsFn` that keeps what was compiled around it.
+
+    Inside of compiled code its graph is traced once and then called, whoever
+    calls it; eagerly it is the function itself.
+
+    A function that does not trace as it is, is traced by AutoGraph, which
+    rewrites Python's `if` and `for` over tensors; one that does not trace with
+    an open batch axis is traced for each batch size.
+
+    Args:
+        logits_fn: `(images, seed) -> logits [batch, classes]`.
+        strategy: Where to run; None for TensorFlow's default device.
+        jit_compile: Whether to compile with XLA; None leaves it to
+            TensorFlow.
+    """
+
+    def __init__(
+        self,
+        logits_fn: LogitsFn,
+        strategy: tf.distribute.Strategy | None = None,
+        jit_compile: bool | None = None,
+    ):
+        self.strategy = strategy
+        self.jit_compile = jit_compile
+        self._logits_fn = logits_fn
+        self._in_graph: Callable | None = None
+        self._has_open_batch = False
+        self._compiled: dict[Hashable, devices.Compiled] = {}
+        # Objects whose id is part of a key: it must not become another's.
+        self._kept: list[Any] = []
+
+    def __call__(self, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """float32 logits `[batch, classes]`, of images and a seed."""
+        if tf.executing_eagerly():
+            logits = self._logits_fn(images, seed)
+        else:
+            self.resolve(images.shape)
+            logits = self._in_graph(images, tf.ensure_shape(seed, [2]))
+        logits = tf.cast(logits, tf.float32)
+        # Loops have to know the batch size that a SavedModel leaves open.
+        return tf.ensure_shape(logits, [images.shape[0], None])
+
+    @property
+    def has_open_batch(self) -> bool:
+        """Whether one trace takes batches of every size; see `resolve`."""
+        return self._has_open_batch
+
+    def resolve(self, shape: tf.TensorShape) -> None:
+        """Finds out, once, how the function can be traced.
+
+        Args:
+            shape: Of a batch of images.
+        """
+        if self._in_graph is not None:
+            return
+        sizes = [shape[0]]
+        if devices.is_direct(self.strategy) and not self.jit_compile:
+            sizes.insert(0, None)
+        ways = [(size, a) for size in sizes for a in (False, True)]
+        for size, autograph in ways:
+            traced = tf.function(
+                functools.partial(self._logits_fn), autograph=autograph
+            )
+            images = tf.TensorSpec([size, *shape[1:]], tf.float32)
+            try:
+                with tf.init_scope():
+                    concrete = traced.get_concrete_function(
+                        images, tf.TensorSpec([2], tf.int32)
+                    )
+            except UserError:
+                raise
+            except Exception:  # A foreign function can raise anything.
+                continue
+            self._has_open_batch = size is None
+            if self._has_open_batch:
+                self._in_graph = concrete
+            else:
+                # Variables of a strategy are read where they are called.
+                self._in_graph = traced if autograph else self._logits_fn
+            return
+        # Its own error then comes from where it is called.
+        self._in_graph = self._logits_fn
+
+    def pad(self, rows: np.ndarray, largest: int) -> np.ndarray:
+        """Repeats the first row until their number needs no new trace.
+
+        Args:
+            rows: int `[n]`, n from 1 to `largest`.
+            largest: The largest batch.
+
+        Returns:
+            int `[size]`; the rows themselves where any number does.
+        """
+        if self._has_open_batch:
+            return rows
+        replicas = 1
+        if self.strategy is not None:
+            replicas = self.strategy.num_replicas_in_sync
+        sizes = devices.batch_sizes(largest, replicas)
+        size = next(s for s in sizes if s >= len(rows))
+        return np.concatenate([rows, np.full(size - len(rows), rows[0])])
+
+    def compiled(
+        self, key: Hashable, make: Callable[[], Callable], keep: Any = None
+    ) -> devices.Compiled:
+        """The compiled function of this key, made where there is none yet.
+
+        Args:
+            key: What tells two functions apart.
+            make: Gives the function; see `devices.Compiled`.
+            keep: An object whose id is in the key.
+        """
+        if key not in self._compiled:
+            self._kept.append(keep)
+            self._compiled[key] = devices.Compiled(make(), self)
+        return self._compiled[key]
+
+    def num_traces(self) -> dict[Hashable, dict[int | None, int]]:
+        """Key -> batch size (None: every one) -> number of traces."""
+        return {k: f.num_traces() for k, f in self._compiled.items()}
+
+
+def of(
+    logits_fn: LogitsFn,
+    strategy: tf.distribute.Strategy | None = None,
+    jit_compile: bool | None = None,
+) -> CompiledLogits:
+    """The function with what is compiled around it, shared if there is any.
+
+    Args:
+        logits_fn: As of `CompiledLogits`, or one already.
+        strategy: As of `CompiledLogits`.
+        jit_compile: As of `CompiledLogits`.
+    """
+    if not isinstance(logits_fn, CompiledLogits):
+        return CompiledLogits(logits_fn, strategy, jit_compile)
+    if logits_fn.strategy is strategy and logits_fn.jit_compile == jit_compile:
+        return logits_fn
+    return CompiledLogits(logits_fn._logits_fn, strategy, jit_compile)
