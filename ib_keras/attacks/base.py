@@ -5,6 +5,7 @@ runner owns the loop, restarts, targets, the ball, the verdict and the books.
 """
 
 import copy
+import math
 from collections.abc import Callable
 from collections.abc import Hashable
 from typing import Any
@@ -223,11 +224,12 @@ def evaluated(
     nan = tf.constant(float("nan"), margin.dtype)
     norm = -tf.ones_like(margin)
     if gradient is not None:
-        axes = list(range(1, gradient.shape.rank))
-        finite = tf.reduce_all(tf.math.is_finite(gradient), axis=axes)
-        # XLA's maximum may pass over NaN.
-        norm = tf.reduce_max(tf.abs(gradient), axis=axes)
-        norm = tf.where(finite, norm, nan)
+        flat = tf.reshape(gradient, [-1, math.prod(gradient.shape[1:])])
+        norm = tf.reduce_max(tf.abs(flat), axis=1)
+        # XLA's maximum may pass over NaN. Times zero all but infinity and NaN
+        # is zero, and this product is one pass over memory.
+        zero = tf.linalg.matvec(flat, tf.zeros([flat.shape[1]]))
+        norm = tf.where(zero == 0.0, norm, nan)
     return Evaluation(
         images=images,
         margin=tf.where(is_finite(logits), margin, nan),

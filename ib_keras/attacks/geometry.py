@@ -47,7 +47,10 @@ class LinfBall(NamedTuple):
 
     def project(self, images):
         """The nearest admissible images."""
-        return tf.clip_by_value(images, self.lower, self.upper)
+        # One pass over memory; `tf.clip_by_value` takes two.
+        return tf.raw_ops.ClipByValue(
+            t=images, clip_value_min=self.lower, clip_value_max=self.upper
+        )
 
     def steepest(self, gradient):
         """The direction of unit norm that raises the loss the most."""

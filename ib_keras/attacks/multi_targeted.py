@@ -136,11 +136,13 @@ class MultiTargeted(base.GradientAttack):
 
 def _sign_step(ball, images, gradient, finite, rate):
     moved = ball.project(images + rate * ball.steepest(gradient))
-    return base.where(finite, moved, images)
+    return base.where_finite(finite, (moved,), (images,))[0]
 
 
 def _adam_step(ball, images, first, second, gradient, finite, rate, count):
-    gradient = base.where(finite, gradient, tf.zeros_like(gradient))
+    (gradient,) = base.where_finite(
+        finite, (gradient,), (tf.zeros_like(gradient),)
+    )
     first = _BETA_1 * first + (1.0 - _BETA_1) * gradient
     second = _BETA_2 * second + (1.0 - _BETA_2) * gradient * gradient
     mean = first / (1.0 - tf.pow(_BETA_1, count))
