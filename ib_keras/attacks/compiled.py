@@ -42,7 +42,7 @@ class CompiledLogits:
         strategy: tf.distribute.Strategy | None = None,
         jit_compile: bool | None = None,
     ):
-        self.strategy = strategy
+        self.strategy = None if devices.is_direct(strategy) else strategy
         self.jit_compile = jit_compile
         self._logits_fn = logits_fn
         self._in_graph: Callable | None = None
@@ -76,7 +76,7 @@ class CompiledLogits:
         if self._in_graph is not None:
             return
         sizes = [shape[0]]
-        if devices.is_direct(self.strategy) and not self.jit_compile:
+        if self.strategy is None and not self.jit_compile:
             sizes.insert(0, None)
         ways = [(size, a) for size in sizes for a in (False, True)]
         for size, autograph in ways:
@@ -156,6 +156,7 @@ def of(
     """
     if not isinstance(logits_fn, CompiledLogits):
         return CompiledLogits(logits_fn, strategy, jit_compile)
-    if logits_fn.strategy is strategy and logits_fn.jit_compile == jit_compile:
-        return logits_fn
-    return CompiledLogits(logits_fn._logits_fn, strategy, jit_compile)
+    wanted = CompiledLogits(logits_fn._logits_fn, strategy, jit_compile)
+    is_same = logits_fn.strategy is wanted.strategy
+    is_same &= logits_fn.jit_compile == wanted.jit_compile
+    return logits_fn if is_same else wanted

@@ -62,7 +62,7 @@ class Compiled:
 
     def _call(self, key, batched, shared):
         run, strategy = self._compiled[key], self._logits.strategy
-        if is_direct(strategy):
+        if strategy is None:
             return run(*batched, *shared)
         parts = _split(batched, strategy.num_replicas_in_sync)
         batched = strategy.experimental_distribute_values_from_function(
@@ -86,7 +86,7 @@ class Compiled:
             jit_compile=self._jit_compile,
             autograph=False,
         )
-        if is_direct(strategy):
+        if strategy is None:
             return once
 
         def on_all(batched, shared):

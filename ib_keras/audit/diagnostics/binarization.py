@@ -5,6 +5,8 @@ import tensorflow as tf
 
 from ib_keras import plugins
 from ib_keras import seeds
+from ib_keras import strategy as strategies
+from ib_keras.attacks import compiled
 from ib_keras.attacks import geometry
 from ib_keras.audit.diagnostics import base
 from ib_keras.audit.diagnostics import traces
@@ -44,6 +46,8 @@ class Binarization:
         def binary(images, seed):
             value = tf.reduce_sum(logits_fn(images, seed) * weights, 1) - turn
             return tf.stack([-value, value], axis=1)
+
+        binary = compiled.of(binary, None, strategies.jit_compile())
 
         other = case.with_subject(_Zero(case))
         is_found = np.zeros(len(rows), bool)

@@ -7,7 +7,6 @@ what it spends is counted.
 
 import copy
 import dataclasses
-import json
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -70,7 +69,6 @@ class Case:
     strategy: tf.distribute.Strategy | None = None
     write: Callable[[str, Mapping[str, np.ndarray]], None] | None = None
     gradient_evaluations: int = 0
-    _runners: dict = dataclasses.field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:
@@ -86,6 +84,11 @@ class Case:
     def is_random(self) -> bool:
         """Whether the audited classifier has noise."""
         return self.subject.num_judge_samples > 1
+
+    @property
+    def num_draws(self) -> int:
+        """Draws per judgement of what is attacked again."""
+        return max(self.subject.num_judge_samples, 5) if self.is_random else 1
 
     @property
     def summary_here(self) -> Mapping[str, Any]:
@@ -121,40 +124,26 @@ class Case:
 
         Returns:
             A ledger of these rows, in their order. Compiled functions are
-            shared by calls with equal stages, whatever the radius.
+            shared with the audit.
         """
-        if is_random is None:
-            is_random = self.is_random
-        draws = max(self.subject.num_judge_samples, 5) if is_random else 1
+        draws = self.num_draws
+        if is_random is not None:
+            draws = max(draws, 5) if is_random else 1
         epsilon = self.threat_model.epsilon if epsilon is None else epsilon
-        logits_fn = logits_fn or self.subject.logits_fn
-        sections = [(s.num_restarts, s.config) for s in stages]
-        key = json.dumps([id(logits_fn), draws, len(rows), sections])
-        if key not in self._runners:
-            # One batch and one chunk: a diagnostic is short, and every size
-            # and chunk would be traced anew; but where there is noise a judge
-            # has to look between chunks, or one lucky draw hides the rest. The
-            # function is kept, or its id could become another's.
-            self._runners[key] = (
-                logits_fn,
-                runner.Runner(
-                    logits_fn,
-                    list(stages),
-                    self.threat_model,
-                    batch_size=len(rows),
-                    seed=self.seed + _APART,
-                    num_judge_samples=draws,
-                    compact=is_random,
-                    strategy=self.strategy,
-                    jit_compile=strategies.jit_compile(self.strategy),
-                ),
-            )
-        attacker = self._runners[key][1].with_epsilon(float(epsilon))
+        attacker = runner.Runner(
+            logits_fn or self.subject.logits_fn,
+            list(stages),
+            ThreatModel(self.threat_model.norm, float(epsilon)),
+            batch_size=len(rows),
+            seed=self.seed + _APART,
+            num_judge_samples=draws,
+            strategy=self.strategy,
+            jit_compile=strategies.jit_compile(self.strategy),
+        )
         images = self.subject.images[rows]
-        with strategies.unfused():
-            found = attacker.run(
-                images, attacker.start(images, self.subject.labels[rows])
-            )
+        found = attacker.run(
+            images, attacker.start(images, self.subject.labels[rows])
+        )
         self.gradient_evaluations += int(found.gradient_evaluations.sum())
         return found
 

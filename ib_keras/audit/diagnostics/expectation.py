@@ -1,6 +1,8 @@
 """D22: is the expectation over noise taken well enough?"""
 
+import functools
 import inspect
+import math
 
 import numpy as np
 import tensorflow as tf
@@ -15,6 +17,7 @@ from ib_keras.audit.diagnostics import base
 from ib_keras.audit.diagnostics import breaks
 from ib_keras.audit.diagnostics import traces
 from ib_keras.audit.diagnostics.case import Case
+from ib_keras.types import ThreatModel
 
 _COSINE = 0.9
 _SOURCE = "Athalye et al. 2018, section 4.2; Carlini et al. 2019, section 4.6"
@@ -68,26 +71,20 @@ class Expectation:
 
     def _agreement(self, case, num_eot):
         rows = case.rows
-        labels = tf.constant(case.subject.labels[rows])
-        logits_fn = case.subject.logits_fn
-
-        @traces.compiled
-        def gradient(images, example_seeds, seed):
-            ball = geometry.ball(images, case.threat_model)
-            found = attacks_base.evaluate_gradient(
-                logits_fn,
-                lambda logits: losses.cross_entropy(logits, labels),
-                ball.random_point(example_seeds),
-                labels,
-                seed,
-                num_eot,
-            )[1]
-            return tf.reshape(found, [len(rows), -1])
-
-        images = tf.constant(case.subject.images[rows])
-        example_seeds = seeds.fold(case.seed_of(22), rows.astype(np.int32))
+        norm = case.threat_model.norm
+        gradient = traces.compiled(
+            case.subject.logits_fn,
+            ("gradient", norm, num_eot),
+            functools.partial(_gradient, norm, num_eot),
+        )
+        batched = (
+            tf.constant(case.subject.images[rows]),
+            tf.constant(case.subject.labels[rows]),
+            seeds.fold(case.seed_of(22), rows.astype(np.int32)),
+        )
+        epsilon = tf.constant(case.threat_model.epsilon, tf.float32)
         one, other = (
-            gradient(images, example_seeds, case.seed_of(22, i)).numpy()
+            gradient(batched, (case.seed_of(22, i), epsilon)).numpy()
             for i in range(2)
         )
         case.gradient_evaluations += 2 * num_eot * len(rows)
@@ -113,6 +110,21 @@ class Expectation:
             if status == base.WARN
             else (),
         )
+
+
+def _gradient(
+    norm, num_eot, logits_fn, images, labels, example_seeds, seed, epsilon
+):
+    ball = geometry.ball(images, ThreatModel(norm, epsilon))
+    found = attacks_base.evaluate_gradient(
+        logits_fn,
+        lambda logits: losses.cross_entropy(logits, labels),
+        ball.random_point(example_seeds),
+        labels,
+        seed,
+        num_eot,
+    )[1]
+    return tf.reshape(found, [-1, math.prod(found.shape[1:])])
 
 
 def build(num_eot=()) -> Expectation:

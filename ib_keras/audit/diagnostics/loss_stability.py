@@ -33,22 +33,18 @@ class LossStability:
         rows = case.rows
         images = tf.constant(case.subject.images[rows])
         labels = tf.constant(case.subject.labels[rows])
-        logits_fn = case.subject.logits_fn
-
-        @traces.compiled
-        def margins(images, seed):
-            return losses.margin(logits_fn(images, seed), labels)
-
+        margins = traces.compiled(case.subject.logits_fn, "margins", _margins)
         rng = np.random.default_rng(case.seed)
         # One draw of the model's noise for both, which is not in question.
         seed = case.seed_of(14)
-        there = margins(images, seed).numpy()
+        there = margins((images, labels), (seed,)).numpy()
         total = np.zeros(len(rows))
         for _ in range(self.num_draws):
             moved = images + rng.uniform(
                 -_SIDE / 2, _SIDE / 2, images.shape
             ).astype(np.float32)
-            here = margins(tf.clip_by_value(moved, 0.0, 1.0), seed).numpy()
+            moved = tf.clip_by_value(moved, 0.0, 1.0)
+            here = margins((moved, labels), (seed,)).numpy()
             change = np.abs(here - there) / np.maximum(np.abs(there), 1e-12)
             total += np.minimum(change, 1.0)
         change = total / self.num_draws
@@ -78,6 +74,10 @@ class LossStability:
                 else (),
             )
         ]
+
+
+def _margins(logits_fn, images, labels, seed):
+    return losses.margin(logits_fn(images, seed), labels)
 
 
 def build(num_draws: int = 100) -> LossStability:

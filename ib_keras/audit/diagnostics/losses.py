@@ -1,5 +1,9 @@
 """D11: does the loss saturate?"""
 
+import tensorflow as tf
+
+from ib_keras import strategy as strategies
+from ib_keras.attacks import compiled
 from ib_keras.audit.diagnostics import base
 from ib_keras.audit.diagnostics import breaks
 from ib_keras.audit.diagnostics.case import Case
@@ -45,14 +49,20 @@ class Losses:
                 advice=_ADVICE,
             )
         ]
+        # A variable, so that both temperatures share compiled functions.
+        divisor = tf.Variable(1.0, trainable=False)
+        cooled = compiled.of(
+            lambda x, seed: logits_fn(x, seed) / divisor,
+            case.strategy,
+            strategies.jit_compile(case.strategy),
+        )
         for temperature in (10.0, 100.0):
+            divisor.assign(temperature)
             answers.append(
                 breaks.ask(
                     case,
                     case.lead_once(),
-                    logits_fn=lambda x, seed, t=temperature: (
-                        logits_fn(x, seed) / t
-                    ),
+                    logits_fn=cooled,
                     id="D11",
                     question="Do logits divided by "
                     f"{temperature:g} change nothing?",

@@ -3,8 +3,11 @@
 import math
 
 import numpy as np
+import tensorflow as tf
 
 from ib_keras import seeds
+from ib_keras import strategy as strategies
+from ib_keras.attacks import compiled
 from ib_keras.attacks.runner import Stage
 from ib_keras.audit.diagnostics import base
 from ib_keras.audit.diagnostics import breaks
@@ -28,22 +31,15 @@ class Modes:
         target = case.subject.target
         if not target.is_stochastic:
             return []
-        stochastic = target.logits_fn("stochastic", case.subject.num_samples)
-        frozen = case.seed_of(24)
-        classifiers = {
-            "mean": target.logits_fn("mean"),
-            "stochastic": stochastic,
-            # The batch stays whole, so each example keeps its own noise.
-            "fixed noise": lambda x, seed: stochastic(x, seeds.fold(frozen, 0)),
-        }
+        classifiers = _Classifiers(case)
         attack = self._attack(case).attack
 
         def scores(attacked, rows, modes):
             """Who is wrong after one run on a mode, by the mode that judges."""
-            trace = traces.run(case, attack, rows, classifiers[attacked])
+            trace = traces.run(case, attack, rows, classifiers.take(attacked))
             return {
                 scored: traces.wrong_share(
-                    classifiers[scored],
+                    classifiers.take(scored),
                     trace.images,
                     case.subject.labels[rows],
                     case.seed_of(25),
@@ -136,6 +132,35 @@ class Modes:
             source="Carlini et al. 2019, section 4.6",
             examples=tuple(rows[stands] if status == base.FAIL else ()),
         )
+
+
+class _Classifiers:
+    """The model in each of `MODES`, with few compiled functions."""
+
+    def __init__(self, case):
+        self._mean = case.subject.logits_fn
+        target, jit_compile = case.subject.target, strategies.jit_compile()
+        if case.subject.mode != "mean":
+            self._mean = compiled.of(
+                target.logits_fn("mean"), None, jit_compile
+            )
+        stochastic = target.logits_fn("stochastic", case.subject.num_samples)
+        frozen = seeds.fold(case.seed_of(24), 0)
+        # Fresh noise and frozen noise share what is compiled.
+        is_frozen = tf.Variable(False, trainable=False)
+
+        def noisy(images, seed):
+            seed = tf.where(is_frozen, frozen, seed)
+            return stochastic(images, seed)
+
+        self._is_frozen = is_frozen
+        self._noisy = compiled.of(noisy, None, jit_compile)
+
+    def take(self, mode):
+        """The model in this mode, until another is taken."""
+        # The batch stays whole, so each example keeps its own frozen noise.
+        self._is_frozen.assign(mode == "fixed noise")
+        return self._mean if mode == "mean" else self._noisy
 
 
 def build() -> Modes:

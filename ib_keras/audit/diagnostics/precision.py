@@ -113,21 +113,24 @@ class Precision:
         subject = case.subject
         logits_fn = target.logits_fn(subject.mode, subject.num_samples)
 
-        @traces.compiled
-        def gradient(images, labels, seed):
-            with tf.GradientTape() as tape:
-                tape.watch(images)
-                logits = logits_fn(images, seed)
-                loss = losses.cross_entropy(logits, labels)
-            return logits, tape.gradient(loss, images)
-
+        gradient = traces.compiled(logits_fn, "precision", _gradient)
         case.gradient_evaluations += len(case.rows)
         logits, found = gradient(
-            tf.constant(subject.images[case.rows]),
-            tf.constant(subject.labels[case.rows]),
-            seeds.fold(case.seed_of(34), 0),
+            (
+                tf.constant(subject.images[case.rows]),
+                tf.constant(subject.labels[case.rows]),
+            ),
+            (seeds.fold(case.seed_of(34), 0),),
         )
         return np.argmax(logits, axis=1), found.numpy() == 0.0
+
+
+def _gradient(logits_fn, images, labels, seed):
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(images)
+        logits = logits_fn(images, seed)
+        loss = losses.cross_entropy(logits, labels)
+    return logits, tape.gradient(loss, images)
 
 
 def build() -> Precision:

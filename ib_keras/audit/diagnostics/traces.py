@@ -6,6 +6,8 @@ model's noise stays each example's own.
 """
 
 import functools
+from collections.abc import Callable
+from collections.abc import Hashable
 from typing import NamedTuple
 
 import numpy as np
@@ -15,25 +17,35 @@ from ib_keras import seeds
 from ib_keras import strategy as strategies
 from ib_keras import watchdog
 from ib_keras.attacks import base
-from ib_keras.attacks import geometry
+from ib_keras.attacks import compiled as compiled_lib
+from ib_keras.attacks import engine
+from ib_keras.attacks import judging
 from ib_keras.audit.diagnostics.case import Case
+from ib_keras.types import LogitsFn
 
 
-def compiled(function):
-    """Compiles a function that is made anew for each question.
+def compiled(logits_fn: LogitsFn, key: Hashable, function: Callable):
+    """A function around a model, compiled once for all who give this key.
 
-    A partial of it: TensorFlow warns of a function that is traced often, and
-    tells functions apart by where they are written.
+    Args:
+        logits_fn: The model.
+        key: What tells the function apart from others around this model.
+        function: Takes the model, `base.LogitsFn`, then tensors that begin
+            with the batch axis and, behind these, shared ones of rank 0 or 1;
+            it holds no data of its own.
+
+    Returns:
+        A function `(batched, shared) -> tensors`, of two tuples.
     """
-    run = tf.function(
-        functools.partial(function), jit_compile=strategies.jit_compile()
-    )
+    logits = compiled_lib.of(logits_fn, None, strategies.jit_compile())
 
-    def beating(*arguments):
-        watchdog.beat()
-        return run(*arguments)
+    def run(batched, shared):
+        logits.resolve(tf.TensorShape(batched[0].shape))
+        return logits.compiled(
+            key, lambda: functools.partial(function, logits)
+        )(int(batched[0].shape[0]), batched, shared)
 
-    return beating
+    return run
 
 
 class Trace(NamedTuple):
@@ -43,7 +55,8 @@ class Trace(NamedTuple):
         loss: float32 `[steps, n]`, at each iterate that was evaluated; an
             attack that moves last has one more, with the loss of that before.
         is_wrong: bool `[steps, n]`, whether it was misclassified.
-        images: float32 `[n, ...]`, the iterate of the largest margin.
+        images: float32 `[n, ...]`, the iterate of the largest margin, of
+            those that are misclassified where any is.
     """
 
     loss: np.ndarray
@@ -70,53 +83,39 @@ def run(
     Returns:
         The `Trace`.
     """
-    logits_fn = logits_fn or case.subject.logits_fn
+    threat_model = case.threat_model
     if epsilon is None:
-        epsilon = case.threat_model.epsilon
-    threat_model = type(case.threat_model)(case.threat_model.norm, epsilon)
+        epsilon = threat_model.epsilon
+    logits = compiled_lib.of(
+        logits_fn or case.subject.logits_fn, None, strategies.jit_compile()
+    )
     count = len(rows)
-
-    @compiled
-    def traced(images, labels, example_seeds):
-        def static(x, seed):
-            return tf.ensure_shape(logits_fn(x, seed), [count, None])
-
-        state = attack.init(static, images, labels, threat_model, example_seeds)
-        length = attack.num_steps + (not attack.evaluates_proposal)
-        losses = tf.TensorArray(tf.float32, length)
-        wrong = tf.TensorArray(tf.bool, length)
-        best = tf.fill([count], -float("inf"))
-        found = images
-        for step in tf.range(attack.num_steps):
-            state = attack.step(static, state, step)
-            said = state.evaluated
-            losses = losses.write(step, said.loss)
-            wrong = wrong.write(step, said.is_wrong)
-            better = said.margin > best
-            best = tf.where(better, said.margin, best)
-            found = base.where(better, said.images, found)
-        if not attack.evaluates_proposal:  # Nobody has looked at the last one.
-            last = geometry.ball(images, threat_model).project(state.images)
-            seed = base.model_seed(example_seeds, attack.num_steps)
-            said = base.evaluated(
-                last, static(last, seed), labels, loss=state.evaluated.loss
-            )
-            losses = losses.write(attack.num_steps, said.loss)
-            wrong = wrong.write(attack.num_steps, said.is_wrong)
-            found = base.where(said.margin > best, last, found)
-        return losses.stack(), wrong.stack(), found
-
+    judge = judging.Judge(logits, threat_model.norm, case.num_draws, count)
+    loop = engine.Engine(logits, attack, judge, threat_model.norm, count)
+    images = tf.constant(case.subject.images[rows])
+    labels = tf.constant(case.subject.labels[rows])
     example_seeds = seeds.fold(case.seed_of(1), rows.astype(np.int32))
-    with strategies.unfused():
-        result = traced(
-            tf.constant(case.subject.images[rows]),
-            tf.constant(case.subject.labels[rows]),
-            example_seeds,
+    radius = tf.constant(epsilon, tf.float32)
+    loop.resolve(images)
+    state, record = loop.start(
+        images, labels, example_seeds, tf.zeros_like(labels), radius
+    )
+    said = []
+    for step in range(attack.num_steps):
+        watchdog.beat()
+        state, record = loop.advance(state, record, step, step + 1)
+        said.append((state.evaluated.loss, state.evaluated.is_wrong))
+    if not attack.evaluates_proposal:  # Nobody has looked at the last one.
+        before = record.is_wrong
+        record = loop.finish(
+            state, record, images, labels, example_seeds, radius
         )
+        said.append((state.evaluated.loss, record.is_wrong & ~before))
     case.gradient_evaluations += count * (
         attack.gradients_at_init + attack.num_steps * attack.gradients_per_step
     )
-    return Trace(*(part.numpy() for part in result))
+    loss, is_wrong = (np.stack(part) for part in zip(*said, strict=True))
+    return Trace(loss, is_wrong, record.images.numpy())
 
 
 def wrong_share(
@@ -126,14 +125,15 @@ def wrong_share(
 
     The batch stays whole and in order.
     """
-
-    @compiled
-    def wrong(images, labels, seed):
-        return base.is_wrong(logits_fn(images, seed), labels)
-
+    wrong = compiled(logits_fn, "wrong", _wrong)
     total = np.zeros(len(labels))
     for draw in range(num_draws):
         total += wrong(
-            tf.constant(images), tf.constant(labels), seeds.fold(seed, draw)
+            (tf.constant(images), tf.constant(labels)),
+            (seeds.fold(seed, draw),),
         ).numpy()
     return total / num_draws
+
+
+def _wrong(logits, images, labels, seed):
+    return base.is_wrong(logits(images, seed), labels)

@@ -1,5 +1,7 @@
 """D10: is there a gradient at all?"""
 
+import functools
+
 import numpy as np
 import tensorflow as tf
 
@@ -10,6 +12,7 @@ from ib_keras.attacks import losses
 from ib_keras.audit.diagnostics import base
 from ib_keras.audit.diagnostics import traces
 from ib_keras.audit.diagnostics.case import Case
+from ib_keras.types import ThreatModel
 
 
 class ZeroGradients:
@@ -27,7 +30,7 @@ class ZeroGradients:
         names = ["cross_entropy", "margin"]
         if case.num_classes >= 3:
             names.append("dlr")
-        zero = {name: self._is_zero(case, rows, name) for name in names}
+        zero = self._are_zero(case, rows, names)
         # A protocol without gradients uses no loss: all of them are asked.
         used = _used_losses(case, names) or sorted(names)
         # Only an example that no loss of the protocol moves is out of reach.
@@ -60,32 +63,44 @@ class ZeroGradients:
             )
         ]
 
-    def _is_zero(self, case, rows, name):
-        logits_fn = case.subject.logits_fn
-        labels = tf.constant(case.subject.labels[rows])
-        loss = losses.get(name)
-
-        @traces.compiled
-        def norms(images, example_seeds, seed):
-            ball = geometry.ball(images, case.threat_model)
-            return attacks_base.evaluate_gradient(
-                logits_fn,
-                lambda logits: loss(logits, labels),
-                ball.random_point(example_seeds),
-                labels,
-                seed,
-            )[0].gradient_norm
-
-        seed = case.seed_of(10)
-        case.gradient_evaluations += len(rows)
-        return (
-            norms(
-                tf.constant(case.subject.images[rows]),
-                seeds.fold(seed, rows.astype(np.int32)),
-                seed,
-            ).numpy()
-            == 0.0
+    def _are_zero(self, case, rows, names):
+        """Loss -> which gradients are zero, at the same points and noise."""
+        norms = traces.compiled(
+            case.subject.logits_fn,
+            ("norms", case.threat_model.norm, tuple(names)),
+            functools.partial(_norms, case.threat_model.norm, names),
         )
+        seed = case.seed_of(10)
+        case.gradient_evaluations += len(names) * len(rows)
+        found = norms(
+            (
+                tf.constant(case.subject.images[rows]),
+                tf.constant(case.subject.labels[rows]),
+                seeds.fold(seed, rows.astype(np.int32)),
+            ),
+            (seed, tf.constant(case.threat_model.epsilon, tf.float32)),
+        )
+        return {
+            name: norm.numpy() == 0.0
+            for name, norm in zip(names, found, strict=True)
+        }
+
+
+def _norms(
+    norm, names, logits_fn, images, labels, example_seeds, seed, epsilon
+):
+    ball = geometry.ball(images, ThreatModel(norm, epsilon))
+    points = ball.random_point(example_seeds)
+    return [
+        attacks_base.evaluate_gradient(
+            logits_fn,
+            lambda logits, loss=losses.get(name): loss(logits, labels),
+            points,
+            labels,
+            seed,
+        )[0].gradient_norm
+        for name in names
+    ]
 
 
 def _used_losses(case, names):
