@@ -15,6 +15,9 @@ start to exit, in turns, each round in a new folder. Before the race the peer's
 logits must equal the SavedModel's to 1e-4, and its clean accuracy ours. What a
 process cannot avoid, importing TensorFlow or PyTorch and loading the model,
 is timed beside them. A peer that is not installed is named and left out.
+
+Run it with nothing else running: PyTorch's threads wait by spinning, so that
+beside another process a peer takes several times as long as alone.
 """
 
 import json
@@ -50,6 +53,7 @@ FLAGS = flags.FLAGS
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TOLERANCE = 1e-4
+QUIET = 0.5  # Processes that run, as an average over the last minute.
 
 
 def ours(model, epsilon, workdir):
@@ -248,6 +252,9 @@ def main(unused):
         sys.exit("Name a model: --vib, --deterministic or both.")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.set_verbosity(logging.ERROR)
+    load = os.getloadavg()[0]
+    if load > QUIET:
+        print(f"Something else runs (load {load:.1f}): these are no times.")
     peers, versions = look()
     commands = {"ours": ours("MODEL", "EPSILON", "DIR")}
     for name in peers:
@@ -269,6 +276,7 @@ def main(unused):
             "date": time.strftime("%Y-%m-%d"),
             "cpu": cpu(),
             "cores": os.cpu_count(),
+            "load_before": load,
             "platform": platform.platform(),
             "versions": our_versions(),
             "peer_versions": versions,
