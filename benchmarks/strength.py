@@ -1,12 +1,13 @@
 r"""Our APGD against ART's at the same budget, on five small models.
 
+python -m venv /tmp/peers && /tmp/peers/bin/pip install -e ".[cpu]" \
+    adversarial-robustness-toolbox==1.20.1 torch
 /tmp/peers/bin/python -m benchmarks.strength --output=results/strength.csv
 
-(benchmarks/peers.py says how the environment is made.) Five networks are
-trained on scikit-learn's digits: deterministic, VIB, CEB, one trained on FGS
-images, and one distilled at temperature 20. Each library attacks the same 300
-points with the same loss, steps and restarts; ART's step is 2 epsilon, as in
-AutoAttack, since its default is weaker.
+Five networks are trained on scikit-learn's digits: deterministic, VIB, CEB, one
+trained on FGS images, and one distilled at temperature 20. Each library attacks
+the same 300 points with the same loss, steps and restarts; ART's step is 2
+epsilon, as in AutoAttack, since its default is weaker.
 """
 
 import keras
