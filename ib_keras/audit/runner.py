@@ -98,7 +98,7 @@ def _seconds_per_call(subject, batch_size, is_gradient, repeats=5) -> float:
             seed,
         )[1]
 
-    logits = compiled.of(subject.logits_fn, None, strategies.jit_compile())
+    logits = compiled.on(subject.logits_fn, None, strategies.jit_compile())
     logits.resolve(images.shape)
     call = logits.compiled(("pace", is_gradient), lambda: ask)
     times = []

@@ -141,7 +141,7 @@ class _Classifiers:
         self._mean = case.subject.logits_fn
         target, jit_compile = case.subject.target, strategies.jit_compile()
         if case.subject.mode != "mean":
-            self._mean = compiled.of(
+            self._mean = compiled.on(
                 target.logits_fn("mean"), None, jit_compile
             )
         stochastic = target.logits_fn("stochastic", case.subject.num_samples)
@@ -154,7 +154,7 @@ class _Classifiers:
             return stochastic(images, seed)
 
         self._is_frozen = is_frozen
-        self._noisy = compiled.of(noisy, None, jit_compile)
+        self._noisy = compiled.on(noisy, None, jit_compile)
 
     def take(self, mode):
         """The model in this mode, until another is taken."""
