@@ -11,14 +11,7 @@ The files of this room, in the order of the work:
   show of a model that answers.
 """
 
-from ib_keras.audit.target.checks import check_finite
-from ib_keras.audit.target.checks import check_gradients
-from ib_keras.audit.target.loading import hash_folder
-from ib_keras.audit.target.reading import Options
-from ib_keras.audit.target.target import MODES
-from ib_keras.audit.target.target import Target
-from ib_keras.audit.target.target import from_function
-from ib_keras.audit.target.target import load
+from ib_keras import lazy
 
 __all__ = [
     "MODES",
@@ -30,3 +23,17 @@ __all__ = [
     "hash_folder",
     "load",
 ]
+
+__getattr__ = lazy.names(
+    __name__,
+    {
+        "check_finite": "checks",
+        "check_gradients": "checks",
+        "hash_folder": "loading",
+        "Options": "reading",
+        "MODES": "target",
+        "Target": "target",
+        "from_function": "target",
+        "load": "target",
+    },
+)
