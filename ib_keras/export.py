@@ -77,6 +77,8 @@ def _classifiers(
     model: "IBClassifier", images: tf.TensorSpec, in_float32: bool = False
 ) -> dict[str, Any]:
     """The functions to logits by name."""
+    from ib_keras import classifier
+
     sampling = stochastic_sampling(model)
 
     def call(images, **arguments):

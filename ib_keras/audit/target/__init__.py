@@ -2,6 +2,7 @@
 
 The files of this room, in the order of the work:
 
+* `options`: what a user says of a model, without TensorFlow.
 * `loading`: a checked folder or file into functions and variables.
 * `signatures`: which function of several is meant.
 * `reading`: how images go in and scores come out; `outputs`: what scores are.
@@ -29,9 +30,9 @@ __getattr__ = lazy.names(
     {
         "check_finite": "checks",
         "check_gradients": "checks",
-        "hash_folder": "loading",
-        "Options": "reading",
-        "MODES": "target",
+        "hash_folder": "options",
+        "Options": "options",
+        "MODES": "options",
         "Target": "target",
         "from_function": "target",
         "load": "target",
