@@ -97,13 +97,20 @@ def main() -> int:
     stop = flags.StopRequest()
     config = flags.config_values()
 
-    import tensorflow as tf
-
     from ib_keras import files
-    from ib_keras import strategy
+    from ib_keras import lazy
     from ib_keras import workdirs
-    from ib_keras.audit import examples
-    from ib_keras.audit import report
+    from ib_keras.audit import settings
+
+    settings.check_start(
+        config,
+        absl_flags.FLAGS.saved_model,
+        None if absl_flags.FLAGS.plan else flags.FLAGS.workdir,
+        is_alone=flags.FLAGS.strategy != "multi_worker",
+    )
+    tf = lazy.tensorflow()
+
+    from ib_keras import strategy
     from ib_keras.audit import runner
     from ib_keras.audit.formats import verdicts
 
@@ -141,6 +148,9 @@ def main() -> int:
     )
     if not strategy.is_chief(devices):
         return 0
+    from ib_keras.audit import examples
+    from ib_keras.audit import report
+
     page = files.join(workdir, "report.html")
     clean = examples.of_folder(workdir, summary)
     pictures = {} if clean is None else {workdir: clean}

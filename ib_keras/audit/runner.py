@@ -19,6 +19,7 @@ from ib_keras.attacks import losses
 from ib_keras.audit import examination
 from ib_keras.audit import folder as folders
 from ib_keras.audit import protocol
+from ib_keras.audit import settings
 from ib_keras.audit import sharing
 from ib_keras.audit import subject as subjects
 from ib_keras.audit import target as targets
@@ -50,7 +51,7 @@ def plan(
     Raises:
         UserError: As `audit`.
     """
-    protocol.check(config)
+    settings.check_start(config, saved_model)
     subject = subjects.load(config, saved_model, None, allow_ops, probe)
     stages = protocol.build_stages(config)
     first = protocol.build_runner(config, subject, stages)
@@ -152,8 +153,8 @@ def audit(
         Interrupted: If it was stopped, or a worker was lost; the books are
             saved.
     """
-    protocol.check(config)
     team = sharing.Team.of(strategy)
+    settings.check_start(config, saved_model, workdir, team.is_alone)
     if team.is_chief:
         workdirs.check_free(workdir)
     given = (team.devices, allow_ops, probe)
@@ -210,7 +211,7 @@ def audit_subject(
     team = sharing.Team.of(strategy)
     quiet = quiet or not team.is_chief
     owner = {"audit": dict(config), "model_sha256": subject.target.sha256}
-    may_differ = tuple(f"audit.{name}" for name in protocol.MAY_DIFFER)
+    may_differ = tuple(f"audit.{name}" for name in settings.MAY_DIFFER)
     # Checked before anything is written.
     *curve, whole = _build_radii(config, subject, stages, workdir, team, quiet)
     for part in (*curve, whole):

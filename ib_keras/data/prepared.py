@@ -132,6 +132,14 @@ def describe(builder, original: str) -> str:
     return f"{original} (re-encoded)"
 
 
+def _is_for_users(record) -> bool:
+    """Whether a warning is not about how TFDS itself is written."""
+    return ".dtype` is deprecated" not in str(record.msg)
+
+
+logging.get_absl_logger().addFilter(_is_for_users)
+
+
 def _construct(name: str, data_dir):
     import tensorflow_datasets as tfds
 
