@@ -101,6 +101,7 @@ def main() -> int:
     from ib_keras import lazy
     from ib_keras import workdirs
     from ib_keras.audit import settings
+    from ib_keras.audit.safety import probe
 
     settings.check_start(
         config,
@@ -108,6 +109,8 @@ def main() -> int:
         None if absl_flags.FLAGS.plan else flags.FLAGS.workdir,
         is_alone=flags.FLAGS.strategy != "multi_worker",
     )
+    # It reads and calls the model while TensorFlow is imported here.
+    probe.start(absl_flags.FLAGS.saved_model, absl_flags.FLAGS.allow_ops)
     tf = lazy.tensorflow()
 
     from ib_keras import strategy
