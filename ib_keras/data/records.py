@@ -57,20 +57,20 @@ def read(folder: str, split: str) -> tuple[np.ndarray, np.ndarray] | None:
             return None
         path, shape, size, start, stop = found
         records = tf.data.TFRecordDataset(path)
-        parts = []
-        for block in records.batch(_BLOCK).as_numpy_iterator():
-            parts.extend(block)
-        if len(parts) != size:
+        blocks = records.batch(_BLOCK)
+        if int(blocks.reduce(0, lambda n, b: n + tf.shape(b)[0])) != size:
             return None
-        images, labels = [], []
-        for first in range(start, stop, _BLOCK):
-            block = parts[first : min(first + _BLOCK, stop)]
-            some, of_them = _decode(block, shape)
-            images.append(some)
-            labels.append(of_them)
+        some = records.skip(start).take(stop - start).batch(_BLOCK)
+        decoded = some.map(
+            lambda block: _decode(block, shape), tf.data.AUTOTUNE
+        )
+        parts = list(decoded.as_numpy_iterator())
     except (OSError, KeyError, TypeError, ValueError, tf.errors.OpError):
         return None
-    return np.concatenate(images), np.concatenate(labels).astype(np.int32)
+    images, labels = (
+        np.concatenate(found) for found in zip(*parts, strict=True)
+    )
+    return images, labels.astype(np.int32)
 
 
 def first_bytes(folder: str) -> bytes | None:
@@ -129,12 +129,10 @@ def _parse(records):
 def _decode(records, shape):
     import tensorflow as tf
 
-    encoded, labels = _parse(tf.constant(records))
-    images = [
-        tf.io.decode_image(one, shape[-1], expand_animations=False)
-        for one in encoded
-    ]
-    images = np.stack([image.numpy() for image in images])
-    if list(images.shape[1:]) != shape:
-        raise ValueError("other shapes")
-    return images, labels.numpy()
+    encoded, labels = _parse(records)
+    images = tf.map_fn(
+        lambda one: tf.io.decode_image(one, shape[-1], expand_animations=False),
+        encoded,
+        fn_output_signature=tf.TensorSpec(shape, tf.uint8),
+    )
+    return images, labels

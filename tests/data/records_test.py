@@ -126,3 +126,11 @@ def test_a_prepared_data_set_needs_no_tfds(shared_folder):
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_images_of_another_shape_are_left_to_tfds(builder, tmp_path):
+    folder = copied(builder, tmp_path)
+    inside = ("featuresDict", "features", "image", "image", "shape")
+    value = {"dimensions": ["8", "9", "1"]}
+    other(folder / "features.json", *inside, value=value)
+    assert records.read(str(folder), "test") is None
