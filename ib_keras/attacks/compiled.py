@@ -123,18 +123,20 @@ class CompiledLogits:
         return np.concatenate([rows, np.full(size - len(rows), rows[0])])
 
     def compiled(
-        self, key: Hashable, make: Callable[[], Callable], keep: Any = None
+        self, key: str | tuple, make: Callable[[], Callable], keep: Any = None
     ) -> devices.Compiled:
         """The compiled function of this key, made where there is none yet.
 
         Args:
-            key: What tells two functions apart.
+            key: What tells two functions apart: a name, or a tuple that
+                begins with one.
             make: Gives the function; see `devices.Compiled`.
             keep: An object whose id is in the key.
         """
         if key not in self._compiled:
             self._kept.append(keep)
-            self._compiled[key] = devices.Compiled(make(), self)
+            name = key if isinstance(key, str) else key[0]
+            self._compiled[key] = devices.Compiled(make(), self, name)
         return self._compiled[key]
 
     def num_traces(self) -> dict[Hashable, dict[int | None, int]]:

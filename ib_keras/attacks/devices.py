@@ -12,6 +12,10 @@ from ib_keras import watchdog
 _SMALLEST_BATCH = 8
 
 
+# Names of the functions that this process has traced, in order.
+TRACES: list[str] = []
+
+
 class Compiled:
     """A compiled function: one trace, or one for each batch size.
 
@@ -33,10 +37,12 @@ class Compiled:
         logits: The `compiled.CompiledLogits` that the function calls, which
             says where to run and how. A model with operations that XLA does
             not have is run without it.
+        name: What `TRACES` calls it.
     """
 
-    def __init__(self, function: Callable, logits: Any):
+    def __init__(self, function: Callable, logits: Any, name: str = ""):
         self._function = function
+        self._name = name
         self._logits = logits
         self._jit_compile = logits.jit_compile
         self._compiled = {}
@@ -86,6 +92,7 @@ class Compiled:
         inputs = tf.nest.map_structure(lambda t: None, (batched, shared))
 
         def flat(*tensors):
+            TRACES.append(self._name)
             batched, shared = tf.nest.pack_sequence_as(inputs, tensors)
             found = self._function(*batched, *shared)
             self._structure = tf.nest.map_structure(lambda t: None, found)

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from ib_keras import files
 from ib_keras import strategy as strategies
 from ib_keras import workdirs
 from ib_keras.attacks import base
 from ib_keras.attacks import compiled
+from ib_keras.attacks import devices
 from ib_keras.attacks import losses
 from ib_keras.audit import examination
 from ib_keras.audit import folder as folders
@@ -218,6 +220,7 @@ def audit_subject(
         part.command = command
         part.git_commit = git_commit
     is_done = whole.is_done
+    num_traced = len(devices.TRACES)
 
     def say(line):
         if not quiet:
@@ -277,6 +280,11 @@ def audit_subject(
                     should_stop=asked,
                     quiet=quiet,
                 )
+            logging.debug(
+                "%d functions traced: %s",
+                len(devices.TRACES) - num_traced,
+                ", ".join(devices.TRACES[num_traced:]),
+            )
             if is_done and not is_new:
                 say(f"Nothing left to do: {workdir} is whole.")
         # A worker that left would be one lost to the chief.
