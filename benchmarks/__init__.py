@@ -1,0 +1,1 @@
+import ib_keras  # noqa: F401  Before TensorFlow, as in the commands.

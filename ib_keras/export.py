@@ -20,15 +20,16 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 from typing import Any
 
 import tensorflow as tf
 
-from ib_keras import classifier
 from ib_keras import files
-from ib_keras.classifier import MODES
-from ib_keras.classifier import IBClassifier
 from ib_keras.errors import UserError
+
+if TYPE_CHECKING:
+    from ib_keras.classifier import IBClassifier
 
 FORMAT_VERSION = 1
 METADATA_FILE = "ib_keras.json"
@@ -40,7 +41,7 @@ FLOAT32_SUFFIX = "_float32"
 class _Endpoints(tf.Module):
     """The functions that are saved, and the variables they use."""
 
-    def __init__(self, model: IBClassifier, image_shape, metadata_path):
+    def __init__(self, model: "IBClassifier", image_shape, metadata_path):
         super().__init__(name="ib_classifier")
         self._model_variables = [v.value for v in model.variables]
         self.metadata = tf.saved_model.Asset(metadata_path)
@@ -61,7 +62,8 @@ class _Endpoints(tf.Module):
 
     def signatures(self):
         """The same functions with named outputs, for `.signatures`."""
-        names = [mode + twin for twin in ("", FLOAT32_SUFFIX) for mode in MODES]
+        modes = ("mean", "stochastic")
+        names = [mode + twin for twin in ("", FLOAT32_SUFFIX) for mode in modes]
         named = {
             name: _named(getattr(self, name))
             for name in names
@@ -72,9 +74,11 @@ class _Endpoints(tf.Module):
 
 
 def _classifiers(
-    model: IBClassifier, images: tf.TensorSpec, in_float32: bool = False
+    model: "IBClassifier", images: tf.TensorSpec, in_float32: bool = False
 ) -> dict[str, Any]:
     """The functions to logits by name."""
+    from ib_keras import classifier
+
     sampling = stochastic_sampling(model)
 
     def call(images, **arguments):
@@ -119,14 +123,14 @@ def _named(function):
     )
 
 
-def stochastic_sampling(model: IBClassifier) -> str:
+def stochastic_sampling(model: "IBClassifier") -> str:
     """How the stochastic endpoint draws: "logits" where that is less."""
     fewer = model.num_classes - 1 < model.bottleneck.latent_dim
     return "logits" if fewer else "latents"
 
 
 def save(
-    model: IBClassifier,
+    model: "IBClassifier",
     path: str,
     *,
     image_shape,

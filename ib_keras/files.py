@@ -1,10 +1,11 @@
-"""Atomic reads and writes through `tf.io.gfile`: the only way to a workdir.
+"""Atomic reads and writes, local and remote: the only way to a workdir.
 
 A file appears under its name whole or not at all: it is written beside its
 place and renamed. That holds for local folders and for remote ones (`gs://`,
 `ram://`), where an object is visible only once it is complete. Folders are
 renamed too, which is atomic locally; on object stores the launchers write a
-folder's decisive file (summary, metadata) last.
+folder's decisive file (summary, metadata) last. What has a scheme goes through
+`tf.io.gfile`; for local paths TensorFlow is not even imported.
 """
 
 import contextlib
@@ -13,16 +14,70 @@ import io
 import json
 import os
 import re
+import shutil
+import sys
 import uuid
 from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from ib_keras.errors import UserError
 
-gfile = tf.io.gfile
+
+class _Local:
+    """The functions of `tf.io.gfile` that are used here, for this machine."""
+
+    GFile = staticmethod(open)
+    exists = staticmethod(os.path.exists)
+    isdir = staticmethod(os.path.isdir)
+    listdir = staticmethod(os.listdir)
+    remove = staticmethod(os.remove)
+    rmtree = staticmethod(shutil.rmtree)
+    walk = staticmethod(os.walk)
+
+    @staticmethod
+    def makedirs(path):
+        os.makedirs(path, exist_ok=True)
+
+    @staticmethod
+    def rename(source, target, overwrite=False):
+        if not overwrite and os.path.exists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        os.replace(source, target)
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path is of another file system than this machine's."""
+    return "://" in os.fspath(path)
+
+
+def _system(path):
+    """The file system that a path is of."""
+    if not is_remote(path):
+        return _Local
+    import tensorflow as tf
+
+    return tf.io.gfile
+
+
+class _Anywhere:
+    """The functions of `tf.io.gfile`, each by the path it is given."""
+
+    def __getattr__(self, name):
+        return lambda path, *more, **named: getattr(_system(path), name)(
+            path, *more, **named
+        )
+
+
+gfile = _Anywhere()
+
+
+def _errors(*names: str) -> tuple[type[Exception], ...]:
+    """Errors of TensorFlow; nobody can have raised one who has not got it."""
+    tf = sys.modules.get("tensorflow")
+    return () if tf is None else tuple(getattr(tf.errors, n) for n in names)
 
 
 def join(*parts: str) -> str:
@@ -62,7 +117,7 @@ def remove(path: str) -> None:
     path = os.fspath(path)
     if not exists(path):
         return
-    if gfile.isdir(path):
+    if is_folder(path):
         gfile.rmtree(path)
     else:
         gfile.remove(path)
@@ -73,7 +128,21 @@ def listdir(path: str) -> list[str]:
     path = os.fspath(path)
     if not exists(path):
         return []
-    return sorted(name.rstrip("/") for name in gfile.listdir(path))
+    names = gfile.listdir(path)
+    return sorted(name.rstrip("/") for name in names)
+
+
+def walk(path: str) -> Iterator[str]:
+    """The paths of all files in a folder and below."""
+    path = os.fspath(path)
+    for folder, _, names in gfile.walk(path):
+        yield from (join(folder, name) for name in names)
+
+
+def open_bytes(path: str):
+    """Opens a file to be read in pieces; a context."""
+    path = os.fspath(path)
+    return gfile.GFile(path, "rb")
 
 
 @contextlib.contextmanager
@@ -81,7 +150,7 @@ def user_errors(verb: str, path: str):
     """Turns the file system's refusals into one line for a person."""
     try:
         yield
-    except tf.errors.UnimplementedError as error:
+    except _errors("UnimplementedError") as error:
         raise UserError(
             f"Cannot {verb}",
             received=f"{path}, of a file system that is not installed",
@@ -89,13 +158,13 @@ def user_errors(verb: str, path: str):
             fix='For gs:// run pip install -e ".[gcs]"; copy anything else to '
             "this machine.",
         ) from error
-    except (OSError, tf.errors.OpError) as error:
+    except (OSError, *_errors("OpError")) as error:
         reason = (
             getattr(error, "strerror", None)
             or getattr(error, "message", None)
             or type(error).__name__
         )
-        full = isinstance(error, tf.errors.ResourceExhaustedError) or (
+        full = isinstance(error, _errors("ResourceExhaustedError")) or (
             getattr(error, "errno", None) == errno.ENOSPC
         )
         raise UserError(
@@ -141,7 +210,7 @@ def write_bytes(path: str, data: bytes) -> None:
 
 def read_bytes(path: str) -> bytes:
     """Reads a whole file."""
-    with gfile.GFile(os.fspath(path), "rb") as file:
+    with open_bytes(path) as file:
         return file.read()
 
 
@@ -176,14 +245,14 @@ def read_json(path: str) -> Any:
     """
     try:
         return json.loads(read_text(path))
-    except (tf.errors.NotFoundError, FileNotFoundError) as error:
+    except (*_errors("NotFoundError"), FileNotFoundError) as error:
         raise UserError(
             "A file is missing",
             received=f"no {os.fspath(path)}",
             expected="the JSON file that an earlier step wrote",
             fix="Check the path, or run that step again.",
         ) from error
-    except (OSError, tf.errors.OpError, ValueError) as error:
+    except (OSError, *_errors("OpError"), ValueError) as error:
         raise UserError(
             "A file is damaged",
             received=f"{os.fspath(path)} ({type(error).__name__}: {error})",
@@ -213,7 +282,7 @@ def read_npz(path: str) -> dict[str, np.ndarray]:
     try:
         with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except (tf.errors.NotFoundError, FileNotFoundError) as error:
+    except (*_errors("NotFoundError"), FileNotFoundError) as error:
         raise UserError(
             "A file is missing",
             received=f"no {os.fspath(path)}",
@@ -231,7 +300,7 @@ def read_npz(path: str) -> dict[str, np.ndarray]:
 
 def _move_folder(source: str, target: str) -> None:
     """Renames a folder; remotely file by file, its own files last."""
-    if "://" not in source:
+    if not is_remote(source):
         gfile.rename(source, target)
         return
     for folder, _, names in gfile.walk(source, topdown=False):

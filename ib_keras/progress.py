@@ -3,8 +3,6 @@
 import sys
 import time
 
-from tqdm.auto import tqdm
-
 
 class Progress:
     """Counts towards a total and says how far it is and how long it will take.
@@ -36,6 +34,8 @@ class Progress:
         self._began = self._last_line = time.monotonic()
         self._bar = None
         if sys.stderr.isatty() and not quiet:
+            from tqdm.auto import tqdm
+
             self._bar = tqdm(
                 total=total,
                 initial=done,

@@ -10,6 +10,7 @@ References:
     Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 """
 
+import functools
 import math
 
 import tensorflow as tf
@@ -42,6 +43,12 @@ def _rounds(key_x, key_y, x, y):
     return x, y
 
 
+@functools.cache
+def _compiled_rounds():
+    with tf.init_scope():
+        return _rounds.get_concrete_function()
+
+
 def threefry(
     key: tuple[tf.Tensor, tf.Tensor], counter: tuple[tf.Tensor, tf.Tensor]
 ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -54,7 +61,7 @@ def threefry(
     Returns:
         Two uint32 tensors of uniformly distributed bits.
     """
-    x, y = _rounds(*key, *counter)
+    x, y = _compiled_rounds()(*key, *counter)
     if not tf.executing_eagerly():
         shape = tf.broadcast_static_shape(key[0].shape, counter[0].shape)
         x.set_shape(shape)

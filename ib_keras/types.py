@@ -12,18 +12,22 @@
 import dataclasses
 import math
 import numbers
+import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from ib_keras.errors import UserError
 from ib_keras.errors import unknown_name
 
+if TYPE_CHECKING:
+    import tensorflow as tf
+
 # (images, seed int32 [2]) -> logits [batch, classes]. In stochastic mode the
 # logits are log((1/S) sum_s softmax(decoder(z_s))): the scored classifier.
-LogitsFn = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+LogitsFn = Callable[["tf.Tensor", "tf.Tensor"], "tf.Tensor"]
 
 NORMS = ("linf", "l2")
 
@@ -51,7 +55,7 @@ class ThreatModel:
             raise unknown_name(
                 "norm", self.norm, NORMS, "Set threat_model.norm to it."
             )
-        if isinstance(self.epsilon, tf.Tensor):
+        if _is_tensor(self.epsilon):
             return
         try:
             epsilon = float(self.epsilon)
@@ -73,10 +77,32 @@ class ThreatModel:
             )
 
 
+def _is_tensor(value) -> bool:
+    """Whether it is TensorFlow's; where nobody has imported that it is not."""
+    tf = sys.modules.get("tensorflow")
+    return tf is not None and isinstance(value, tf.Tensor)
+
+
 def is_number(value) -> bool:
     """Whether a value of a config is a finite number, and no truth value."""
     is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     return is_real and math.isfinite(value)
+
+
+def check_count(name: str, value, smallest: int = 1) -> int:
+    """Returns a count from a config.
+
+    Raises:
+        UserError: If it is not a whole number, or too small.
+    """
+    if not is_number(value) or int(value) != value or value < smallest:
+        raise UserError(
+            f"{name} is not a count",
+            received=repr(value),
+            expected=f"a whole number, {smallest} or more",
+            fix=f"Set {name} to a count in the config.",
+        )
+    return int(value)
 
 
 def check_images(images) -> np.ndarray:

@@ -6,6 +6,7 @@ be passed over in silence. And it is written by one process at a time:
 """
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -124,6 +125,22 @@ def check(
         config,
         may_differ,
     )
+
+
+def check_writable(workdir: str) -> None:
+    """Refuses a local workdir that cannot be made or written; makes nothing.
+
+    Raises:
+        UserError: If the system says so.
+    """
+    with files.user_errors("make the folder", workdir):
+        folder = os.path.abspath(workdir)
+        while not os.path.lexists(folder):
+            folder = os.path.dirname(folder)
+        if not os.path.isdir(folder):
+            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def check_same(

@@ -7,6 +7,7 @@ python -m launch.audit --config=configs/audits/pgd_restarts.py \
 from absl import flags as absl_flags
 
 from launch import flags
+from launch import outcomes
 
 flags.define_config()
 flags.define_workdir()
@@ -38,25 +39,6 @@ absl_flags.DEFINE_enum(
     ["never", "upper_bound", "invalid"],
     "Exit with status 4 when the verdict is this or worse.",
 )
-
-
-def _judge(workdir: str) -> int:
-    """Prints the verdict of an audit folder; the exit status for it."""
-    from ib_keras.audit.formats import verdicts
-    from ib_keras.audit.report import load
-    from ib_keras.audit.report import text
-
-    gate = absl_flags.FLAGS.fail_on
-    verdict = verdicts.of(load.load(workdir))
-    if verdict is None:
-        print("Verdict: none, for no diagnostics were run.")
-    else:
-        print(f"Verdict: {text.clean(verdicts.sentence(verdict))}")
-        for reason in verdict.decided_by:
-            print(f"  {text.clean(reason.id)}: {text.clean(reason.why, 400)}")
-        for step in verdict.next_steps:
-            print(f"  Next: {text.clean(step, 400)}")
-    return verdicts.exit_status(verdict, gate)
 
 
 def _print_plan(rows) -> None:
@@ -97,13 +79,23 @@ def main() -> int:
     stop = flags.StopRequest()
     config = flags.config_values()
 
-    import tensorflow as tf
-
     from ib_keras import files
-    from ib_keras import strategy
+    from ib_keras import lazy
     from ib_keras import workdirs
-    from ib_keras.audit import examples
-    from ib_keras.audit import report
+    from ib_keras.audit import settings
+    from ib_keras.audit.safety import probe
+
+    settings.check_start(
+        config,
+        absl_flags.FLAGS.saved_model,
+        None if absl_flags.FLAGS.plan else flags.FLAGS.workdir,
+        is_alone=flags.FLAGS.strategy != "multi_worker",
+    )
+    # It reads and calls the model while TensorFlow is imported here.
+    probe.start(absl_flags.FLAGS.saved_model, absl_flags.FLAGS.allow_ops)
+    tf = lazy.tensorflow()
+
+    from ib_keras import strategy
     from ib_keras.audit import runner
     from ib_keras.audit.formats import verdicts
 
@@ -141,28 +133,11 @@ def main() -> int:
     )
     if not strategy.is_chief(devices):
         return 0
-    page = files.join(workdir, "report.html")
-    clean = examples.of_folder(workdir, summary)
-    pictures = {} if clean is None else {workdir: clean}
-    report.write([workdir], page, pictures)
-    low, high = summary["robust_accuracy_ci95"]
-    threat_model = summary["threat_model"]
-    print(
-        f"{summary['protocol']}, {summary['mode']} mode, "
-        f"{threat_model['norm']} {threat_model['epsilon']:g}: clean accuracy "
-        f"{summary['clean_accuracy']:.4f}, robust accuracy "
-        f"{summary['robust_accuracy']:.4f} (95% interval {low:.4f} to "
-        f"{high:.4f}), {summary['num_examples']} examples, "
-        f"{summary['gradient_evaluations']} gradient evaluations."
-    )
-    for stage in summary["stages"]:
-        print(
-            f"  after {stage['name']}: {stage['robust_accuracy']:.4f} "
-            f"({stage['num_broken']} of {stage['num_attacked']} broken)"
-        )
-    status = _judge(workdir)
+    page = outcomes.write_page([workdir])
+    outcomes.print_audit(summary)
+    verdict = outcomes.print_verdict(workdir)
     print(f"Report: {page}")
-    return status
+    return verdicts.exit_status(verdict, absl_flags.FLAGS.fail_on)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from absl import flags
 from absl import logging
 from ml_collections import config_flags
 
+import ib_keras  # noqa: F401  Quiets the console before TensorFlow is imported.
+
 FLAGS = flags.FLAGS
 
 # The flags belong to the command that picks them, whose --help lists them.
@@ -158,8 +160,6 @@ def run(main: Callable[..., int | None], *, takes_words: bool = False) -> None:
             is 0.
         takes_words: Whether the command takes words that are no flags.
     """
-    # TensorFlow's news are not the user's; its errors come as exceptions.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.set_verbosity(logging.ERROR)
     if _is_of_package():
         command = sys.modules["__main__"]

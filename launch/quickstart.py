@@ -3,39 +3,108 @@
 python -m launch.quickstart [--workdir=quickstart]
 
 The main job in small, on real images and without a download: a model that one
-weak attack calls robust, and what a stronger one makes of it.
+weak attack calls robust, and what a stronger one makes of it. It prints the
+commands that do the same, and runs them in one process; interrupted, the same
+command goes on.
 """
 
+import importlib
+import json
 import os
-import subprocess
-import sys
+import shlex
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from absl import flags as absl_flags
 
 from launch import flags
+from launch import outcomes
 
 absl_flags.DEFINE_string("workdir", "quickstart", "Folder to write to.")
 
-_MODELS = ("digits_vib", "digits_deterministic")
+# Model -> its modes; a deterministic model has no noise.
+_MODELS = {
+    "digits_vib": ("mean", "stochastic"),
+    "digits_deterministic": ("mean",),
+}
 # Protocol -> its diagnostics; one step is no evidence that could be judged.
 _PROTOCOLS = {"fgs_epsilons": "none", "pgd_restarts": "quick"}
 
 
-def _command(module: str, *arguments: str) -> None:
-    """Runs one of our commands, as a user would."""
-    line = [sys.executable, "-m", f"launch.{module}", *arguments]
-    print("$ python " + " ".join(line[1:]), flush=True)
-    done = subprocess.run(line, check=False)
-    if done.returncode:
-        sys.exit(done.returncode)
+def _config(name: str, **changes: Any) -> dict[str, Any]:
+    """A config of `configs/` with some fields set, as nested JSON values."""
+    config = importlib.import_module(f"configs.{name}").get_config()
+    config.update_from_flattened_dict(changes)
+    return json.loads(config.to_json(sort_keys=False))
 
 
-def _modes(name: str) -> tuple[str, ...]:
-    # A deterministic model has no noise, and so no stochastic mode.
-    if name.endswith("deterministic"):
-        return ("mean",)
-    return ("mean", "stochastic")
+def _command(
+    module: str, config: str, changes: Mapping[str, Any], **more: str
+) -> str:
+    """The command that does the same, printed."""
+    words = [f"--config=configs/{config.replace('.', '/')}.py"]
+    words += [f"--config.{name}={value}" for name, value in changes.items()]
+    words += [f"--{name}={value}" for name, value in more.items()]
+    line = f"python -m launch.{module} {shlex.join(words)}"
+    print(f"\n$ {line}", flush=True)
+    return line
+
+
+def _train(name: str, run: str, strategy, stop) -> None:
+    from ib_keras.training import loop
+
+    command = _command("train", name, {}, workdir=run)
+    provenance = {"git_commit": flags.git_commit(), "command": command}
+    result = loop.train(
+        _config(name),
+        run,
+        strategy=strategy,
+        should_stop=stop,
+        provenance=provenance,
+    )
+    outcomes.print_training(result, run)
+
+
+def _audit(name: str, run: str, mode: str, audits: str, stop) -> list[str]:
+    """Audits a model in one mode by each protocol; the folders."""
+    from ib_keras.audit import runner
+    from ib_keras.audit import subject as subjects
+
+    folders, subject = [], None
+    saved_model = os.path.join(run, "saved_model")
+    for protocol, diagnostics in _PROTOCOLS.items():
+        folder = os.path.join(audits, f"{name}_{protocol}_{mode}")
+        changes = {
+            "mode": mode,
+            "num_examples": 300,
+            "threat_model.epsilon": 0.1,
+            "diagnostics.set": diagnostics,
+        }
+        config = _config(f"audits.{protocol}", **changes)
+        command = _command(
+            "audit",
+            f"audits.{protocol}",
+            changes,
+            saved_model=saved_model,
+            workdir=folder,
+        )
+        # Loaded and compiled once, for both protocols.
+        subject = subject or subjects.load(config, saved_model, probe=True)
+        summary = runner.audit_subject(
+            config,
+            subject,
+            folder,
+            should_stop=stop,
+            command=command,
+            git_commit=flags.git_commit(),
+        )
+        outcomes.print_audit(summary)
+        if diagnostics != "none":
+            outcomes.print_verdict(folder)
+        outcomes.write_page([folder])
+        folders.append(folder)
+    return folders
 
 
 def _table(folders: list[str]) -> str:
@@ -76,31 +145,26 @@ def _table(folders: list[str]) -> str:
 
 
 def main() -> int:
-    """Runs the commands one after the other and prints what they found."""
+    """Does what the printed commands do, and prints what they found."""
     began = time.monotonic()
+    stop = flags.StopRequest()
+    print("Importing TensorFlow ...", flush=True)
+    from ib_keras import strategy
+
     workdir = absl_flags.FLAGS.workdir
+    device = strategy.get("one_device")
     folders = []
-    for name in _MODELS:
+    for name, modes in _MODELS.items():
         run = os.path.join(workdir, name)
-        _command("train", f"--config=configs/{name}.py", f"--workdir={run}")
-        for protocol, diagnostics in _PROTOCOLS.items():
-            for mode in _modes(name):
-                folder = os.path.join(
-                    workdir, "audits", f"{name}_{protocol}_{mode}"
-                )
-                _command(
-                    "audit",
-                    f"--config=configs/audits/{protocol}.py",
-                    f"--config.mode={mode}",
-                    "--config.num_examples=300",
-                    "--config.threat_model.epsilon=0.1",
-                    f"--config.diagnostics.set={diagnostics}",
-                    f"--saved_model={run}/saved_model",
-                    f"--workdir={folder}",
-                )
-                folders.append(folder)
+        _train(name, run, device, stop)
+        for mode in modes:
+            audits = os.path.join(workdir, "audits")
+            folders += _audit(name, run, mode, audits, stop)
     page = os.path.join(workdir, "report.html")
-    _command("report", f"--workdir={','.join(folders)}", f"--output={page}")
+    words = {"workdir": ",".join(folders), "output": page}
+    line = shlex.join(f"--{name}={value}" for name, value in words.items())
+    print(f"\n$ python -m launch.report {line}", flush=True)
+    outcomes.write_page(folders, page)
     print(f"\n{_table(folders)}\n")
     print(f"Report: {page}")
     print(f"Took {time.monotonic() - began:.0f} seconds.")

@@ -11,6 +11,7 @@ Hugging Face hub) and robustbench (a claim as JSON).
 from absl import flags as absl_flags
 
 from launch import flags
+from launch import outcomes
 
 absl_flags.DEFINE_multi_string(
     "workdir",
@@ -22,23 +23,6 @@ absl_flags.DEFINE_string("format", "html", "What to write; see above.")
 absl_flags.DEFINE_string(
     "output", None, "The file; in the first folder by default."
 )
-
-
-def _page(folders: list[str]) -> str:
-    """Writes the page, with clean images where the data are at hand."""
-    from ib_keras import files
-    from ib_keras.audit import examples
-    from ib_keras.audit import folder as names
-    from ib_keras.audit import report
-
-    clean = {}
-    for folder in folders:
-        summary = files.read_json(files.join(folder, names.SUMMARY))
-        images = examples.of_folder(folder, summary)
-        if images is not None:
-            clean[folder] = images
-    path = absl_flags.FLAGS.output or files.join(folders[0], "report.html")
-    return report.write(folders, path, clean)
 
 
 def main() -> int:
@@ -61,7 +45,8 @@ def main() -> int:
         )
     name = absl_flags.FLAGS.format
     if name == "html":
-        print(f"Report: {_page(folders)}")
+        page = outcomes.write_page(folders, absl_flags.FLAGS.output)
+        print(f"Report: {page}")
         return 0
     if name not in formats.names():
         raise errors.unknown_name(

@@ -6,6 +6,7 @@ python -m launch.train --config=configs/mnist_vib.py --workdir=runs/mnist_vib
 import time
 
 from launch import flags
+from launch import outcomes
 
 flags.define_config()
 flags.define_workdir()
@@ -20,7 +21,6 @@ def main() -> int:
     config = flags.config_values()
 
     began = time.monotonic()
-    from ib_keras import files
     from ib_keras.training import loop
 
     imported = time.monotonic()
@@ -43,13 +43,7 @@ def main() -> int:
         },
         quiet=flags.FLAGS.quiet,
     )
-    both = [
-        f"{name.replace('_', ' ')} {result[name]:.4f}"
-        for name in ("accuracy", "accuracy_stochastic")
-        if name in result
-    ]
-    print(f"Step {result['step']}: {', '.join(both)}.")
-    print(f"SavedModel: {files.join(workdir, loop.SAVED_MODEL)}")
+    outcomes.print_training(result, workdir)
     return 0
 
 

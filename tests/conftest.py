@@ -1,13 +1,12 @@
 """What all tests share: two CPUs that TensorFlow takes for two devices."""
 
-import os
 import pathlib
 
+import ib_keras  # noqa: F401  Quiets TensorFlow, so it comes first.
+
+# isort: split
 import pytest
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-import tensorflow as tf  # noqa: E402  Reads the variable above.
+import tensorflow as tf
 
 # Before TensorFlow starts, so for the whole session; operations go to the
 # first device unless a test says otherwise.

@@ -23,7 +23,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Top-level modules of ib_keras, from the ground up; a new one goes on the
 # lowest floor that can hold it. A floor imports the floors under it.
 FLOORS = (
-    ("errors", "rendezvous", "seeds", "types", "version"),
+    ("errors", "lazy", "rendezvous", "seeds", "types", "version"),
     (
         "batch_norm",
         "files",

@@ -16,7 +16,6 @@ import tensorflow as tf
 
 from configs import cifar10_ceb
 from configs import mnist_vib
-from ib_keras import strategy as strategies
 from tpu_check import functional
 from tpu_check import ops
 from tpu_check import programs
@@ -116,9 +115,8 @@ def _check(graph):
 
 def _lowered(program):
     _check(program.graph())
-    with strategies.unfused():
-        pure, specs = functional.of_function(program.function, program.specs)
-        return compiler.lower(pure, specs)
+    pure, specs = functional.of_function(program.function, program.specs)
+    return compiler.lower(pure, specs)
 
 
 class Report:

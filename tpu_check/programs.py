@@ -17,8 +17,10 @@ from ib_keras import export
 from ib_keras import files
 from ib_keras import plugins
 from ib_keras import seeds
-from ib_keras import strategy as strategies
+from ib_keras.attacks import base
+from ib_keras.attacks import compiled
 from ib_keras.attacks import engine as engines
+from ib_keras.attacks import judging
 from ib_keras.errors import UserError
 from ib_keras.training import loop
 
@@ -46,8 +48,7 @@ class Program(NamedTuple):
 
     def graph(self):
         """The traced graph."""
-        with strategies.unfused():
-            return self.function.get_concrete_function(*self.specs).graph
+        return self.function.get_concrete_function(*self.specs).graph
 
 
 class Parts(NamedTuple):
@@ -192,40 +193,57 @@ def attack(
     logits_fn, label: str, section, norm, batch_size, image_shape
 ) -> Iterator[Program]:
     """Start, steps and end of one attack, and the judge's verdict."""
-    judge = engines.Judge(logits_fn, norm, num_judge_samples=2)
-    engine = engines.Engine(
-        logits_fn, plugins.build("attacks", section), judge, norm, batch_size
-    )
+    logits = _static(logits_fn)
+    judge = judging.Judge(logits, norm, 2, batch_size)
+    attack = plugins.build("attacks", section)
+    engine = engines.Engine(logits, attack, judge, norm, batch_size)
     images = _images(batch_size, image_shape, tf.float32)
     labels = tf.TensorSpec([batch_size], tf.int32)
     example_seeds = tf.TensorSpec([batch_size, 2], tf.int32)
     scalar = tf.TensorSpec([], tf.float32)
     count = tf.TensorSpec([], tf.int32)
-    start = tf.function(engine._start_traced)
-    specs = (images, labels, example_seeds, labels, scalar)
-    with strategies.unfused():
-        state, record = tf.nest.map_structure(
-            lambda t: tf.TensorSpec(t.shape, t.dtype),
-            start.get_concrete_function(*specs).structured_outputs,
-        )
+    numbers = tf.nest.map_structure(_spec_of, base.numbers(attack))
+    start = tf.function(engine._start_traced, autograph=False)
+    specs = (images, labels, example_seeds, labels, scalar, numbers)
+    state, record = tf.nest.map_structure(
+        _spec_of, start.get_concrete_function(*specs).structured_outputs
+    )
     yield Program(f"{label}: start", start, specs)
     yield Program(
         f"{label}: steps",
-        tf.function(engine._advance_traced),
-        (state, record, count, count),
+        tf.function(engine._advance_traced, autograph=False),
+        (state, record, count, count, numbers),
     )
-    if not engine._attack.evaluates_proposal:
+    if not attack.evaluates_proposal:
         yield Program(
             f"{label}: end",
-            tf.function(engine._finish_traced),
-            (state, record, images, labels, example_seeds, scalar),
+            tf.function(engine._finish_traced, autograph=False),
+            (
+                images,
+                tf.TensorSpec([batch_size], tf.float32),
+                record,
+                images,
+                labels,
+                example_seeds,
+                scalar,
+                count,
+            ),
         )
+
+
+def _static(logits_fn):
+    """The model as it is compiled for a TPU: for static batch sizes."""
+    return compiled.CompiledLogits(logits_fn, jit_compile=True)
+
+
+def _spec_of(tensor):
+    return tf.TensorSpec(tensor.shape, tensor.dtype)
 
 
 def judge(logits_fn, norm, batch_size, image_shape) -> Program:
     """The verdict on candidates by fresh draws."""
     images = _images(batch_size, image_shape, tf.float32)
-    made = engines.Judge(logits_fn, norm, num_judge_samples=2)
+    made = judging.Judge(_static(logits_fn), norm, 2, batch_size)
     return Program(
         f"judge {norm}",
         tf.function(made._judge),

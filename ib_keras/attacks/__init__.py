@@ -13,6 +13,13 @@ in `engine.py` decides, and the pool in `runner.py` keeps the books.
     others       one attack a file
 """
 
-from ib_keras.attacks.runner import run
+from ib_keras import lazy
 
 __all__ = ["run"]
+
+__getattr__ = lazy.names(
+    __name__,
+    {
+        "run": "runner",
+    },
+)

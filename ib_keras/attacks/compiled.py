@@ -123,18 +123,20 @@ class CompiledLogits:
         return np.concatenate([rows, np.full(size - len(rows), rows[0])])
 
     def compiled(
-        self, key: Hashable, make: Callable[[], Callable], keep: Any = None
+        self, key: str | tuple, make: Callable[[], Callable], keep: Any = None
     ) -> devices.Compiled:
         """The compiled function of this key, made where there is none yet.
 
         Args:
-            key: What tells two functions apart.
+            key: What tells two functions apart: a name, or a tuple that
+                begins with one.
             make: Gives the function; see `devices.Compiled`.
             keep: An object whose id is in the key.
         """
         if key not in self._compiled:
             self._kept.append(keep)
-            self._compiled[key] = devices.Compiled(make(), self)
+            name = key if isinstance(key, str) else key[0]
+            self._compiled[key] = devices.Compiled(make(), self, name)
         return self._compiled[key]
 
     def num_traces(self) -> dict[Hashable, dict[int | None, int]]:
@@ -142,12 +144,19 @@ class CompiledLogits:
         return {k: f.num_traces() for k, f in self._compiled.items()}
 
 
-def of(
+def of(logits_fn: LogitsFn) -> CompiledLogits:
+    """The function with what is compiled around it, shared if there is any."""
+    if isinstance(logits_fn, CompiledLogits):
+        return logits_fn
+    return CompiledLogits(logits_fn)
+
+
+def on(
     logits_fn: LogitsFn,
-    strategy: tf.distribute.Strategy | None = None,
-    jit_compile: bool | None = None,
+    strategy: tf.distribute.Strategy | None,
+    jit_compile: bool | None,
 ) -> CompiledLogits:
-    """The function with what is compiled around it, shared if there is any.
+    """The same for a place to run, shared where it is that place already.
 
     Args:
         logits_fn: As of `CompiledLogits`, or one already.
@@ -156,7 +165,7 @@ def of(
     """
     if not isinstance(logits_fn, CompiledLogits):
         return CompiledLogits(logits_fn, strategy, jit_compile)
-    wanted = CompiledLogits(logits_fn._logits_fn, strategy, jit_compile)
-    is_same = logits_fn.strategy is wanted.strategy
-    is_same &= logits_fn.jit_compile == wanted.jit_compile
-    return logits_fn if is_same else wanted
+    other = CompiledLogits(logits_fn._logits_fn, strategy, jit_compile)
+    is_same = logits_fn.strategy is other.strategy
+    is_same &= bool(logits_fn.jit_compile) == bool(jit_compile)
+    return logits_fn if is_same else other

@@ -1,6 +1,5 @@
 """Compiled functions, on one device or several."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,10 @@ from ib_keras import watchdog
 
 # Where sizes are static the batch is halved down to this.
 _SMALLEST_BATCH = 8
+
+
+# Names of the functions that this process has traced, in order.
+TRACES: list[str] = []
 
 
 class Compiled:
@@ -34,13 +37,18 @@ class Compiled:
         logits: The `compiled.CompiledLogits` that the function calls, which
             says where to run and how. A model with operations that XLA does
             not have is run without it.
+        name: What `TRACES` calls it.
     """
 
-    def __init__(self, function: Callable, logits: Any):
+    def __init__(self, function: Callable, logits: Any, name: str = ""):
         self._function = function
+        self._name = name
         self._logits = logits
         self._jit_compile = logits.jit_compile
         self._compiled = {}
+        # Of what the function returns, known once it is traced.
+        self._structure: Any = None
+        self._concrete: Any = None
 
     def __call__(self, size: int, batched: tuple, shared: tuple = ()):
         """Runs the function on a batch of `size`."""
@@ -62,26 +70,42 @@ class Compiled:
 
     def _call(self, key, batched, shared):
         run, strategy = self._compiled[key], self._logits.strategy
+        if key is None and not tf.config.functions_run_eagerly():
+            # Past the search for a trace, which takes longer than small steps.
+            run = self._concrete = self._concrete or run.get_concrete_function()
         if strategy is None:
-            return run(*batched, *shared)
+            found = run(*tf.nest.flatten((batched, shared)))
+            return tf.nest.pack_sequence_as(self._structure, found)
         parts = _split(batched, strategy.num_replicas_in_sync)
         batched = strategy.experimental_distribute_values_from_function(
-            lambda context: parts[context.replica_id_in_sync_group]
+            lambda context: tf.nest.flatten(
+                parts[context.replica_id_in_sync_group]
+            )
         )
-        return _join(strategy, run(batched, shared))
+        found = _join(strategy, run(batched, tf.nest.flatten(shared)))
+        return tf.nest.pack_sequence_as(self._structure, found)
 
     def _compile(self, key, batched, shared):
         strategy = self._logits.strategy
+        # Of tensors in one list, for TensorFlow takes milliseconds to look at
+        # structures of them in each call.
+        inputs = tf.nest.map_structure(lambda t: None, (batched, shared))
+
+        def flat(*tensors):
+            TRACES.append(self._name)
+            batched, shared = tf.nest.pack_sequence_as(inputs, tensors)
+            found = self._function(*batched, *shared)
+            self._structure = tf.nest.map_structure(lambda t: None, found)
+            return tf.nest.flatten(found)
+
         signature = None
         if key is None:
-            signature = (
-                *tf.nest.map_structure(_open, batched),
-                *tf.nest.map_structure(_open_table, shared),
-            )
-        # A partial of its own: TensorFlow's warning of too many traces counts
-        # by the underlying function, and these are meant.
+            signature = [
+                *map(_open, tf.nest.flatten(batched)),
+                *map(_open_table, tf.nest.flatten(shared)),
+            ]
         once = tf.function(
-            functools.partial(self._function),
+            flat,
             input_signature=signature,
             jit_compile=self._jit_compile,
             autograph=False,

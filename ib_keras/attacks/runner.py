@@ -300,7 +300,7 @@ class Runner:
             self._judge_seed = seeds.fold(self._seed, _SHARE, self._first)
         # What a model said when it last refused an image.
         self._refusal: str | None = None
-        logits = compiled.of(logits_fn, strategy, jit_compile)
+        logits = compiled.on(logits_fn, strategy, jit_compile)
         self._judge = judging.Judge(
             logits,
             threat_model.norm,

@@ -1,96 +1,26 @@
-"""What the config of an audit says: its fields, its stages, its runner."""
+"""What the config of an audit is built into: its stages, its runner."""
 
-import functools
-import numbers
-import operator
 from collections.abc import Mapping
 from typing import Any
 
 from ib_keras import strategy as strategies
-from ib_keras import workdirs
 from ib_keras.attacks import base
 from ib_keras.attacks import runner
+from ib_keras.audit import settings
+from ib_keras.audit.settings import FIELDS
+from ib_keras.audit.settings import MAY_DIFFER
+from ib_keras.audit.settings import check
 from ib_keras.errors import UserError
 from ib_keras.types import ThreatModel
-from ib_keras.types import is_number
 
-# Fields that change no result: an audit may be continued with others.
-MAY_DIFFER = (
-    "dataset.data_dir",
-    "dataset.download",
-    "diagnostics.set",
-    "diagnostics.num_examples",
-    "diagnostics.twin",
-)
-
-# The fields of a config; what is open here is checked by the parts.
-FIELDS = {
-    "protocol": None,
-    "protocol_version": None,
-    "seed": None,
-    "mode": None,
-    "num_samples": None,
-    "num_judge_samples": None,
-    "num_examples": None,
-    "batch_size": None,
-    "chunk_steps": None,
-    "compact": None,
-    "model": {
-        "signature": None,
-        "output": None,
-        "outputs": None,
-        "input_range": None,
-        "layout": None,
-    },
-    "dataset": ...,
-    "threat_model": {"norm": None, "epsilon": None},
-    "epsilon_curve": None,
-    "stages": ...,
-    "diagnostics": {"set": None, "num_examples": None, "twin": None},
-}
-
-
-def check(config: Mapping[str, Any]) -> None:
-    """Refuses a config with unknown fields, or values of other kinds.
-
-    Counts, names and radii are checked where they are used.
-
-    Raises:
-        UserError: If there is one.
-    """
-    workdirs.check_fields(config, FIELDS)
-    for name, (is_right, expected) in _KINDS.items():
-        value = functools.reduce(operator.getitem, name.split("."), config)
-        if not is_right(value):
-            raise UserError(
-                f"{name} is not of its kind",
-                received=repr(value),
-                expected=expected,
-                fix=f"Set {name} in the config, as --config.{name}=... does.",
-            )
-
-
-def _is_seed(value) -> bool:
-    is_whole = isinstance(value, numbers.Integral)
-    return is_whole and not isinstance(value, bool) and value >= 0
-
-
-def _are_numbers(values) -> bool:
-    return isinstance(values, list | tuple) and all(map(is_number, values))
-
-
-# What a field must be and how to say it; `check` says where others are checked.
-_KINDS = {
-    "seed": (_is_seed, "a whole number, 0 or more"),
-    "compact": (lambda v: isinstance(v, bool), "True or False"),
-    "protocol": (lambda v: isinstance(v, str), "a name"),
-    "threat_model.epsilon": (is_number, "a finite number, 0 or more"),
-    "epsilon_curve": (_are_numbers, "numbers, such as (0.1, 0.2)"),
-    "diagnostics.twin": (
-        lambda v: v is None or isinstance(v, str),
-        "the path of a SavedModel",
-    ),
-}
+__all__ = [
+    "FIELDS",
+    "MAY_DIFFER",
+    "build_runner",
+    "build_stages",
+    "check",
+    "take_gradients",
+]
 
 
 def build_stages(config: Mapping[str, Any]) -> list[runner.Stage]:
@@ -99,21 +29,11 @@ def build_stages(config: Mapping[str, Any]) -> list[runner.Stage]:
     Raises:
         UserError: If there are none, or a part or argument is unknown.
     """
-    stage = {"num_restarts": None, "attack": ...}
-    fields = {name: stage for name in config["stages"]}
-    workdirs.check_fields(config["stages"], fields, "stages.")
-    stages = [
+    settings.check_stages(config["stages"])
+    return [
         runner.Stage.build({"name": name, **section})
         for name, section in config["stages"].items()
     ]
-    if not stages:
-        raise UserError(
-            "The protocol has no stages",
-            received="stages={}",
-            expected="at least one stage",
-            fix="Name one in the config's `stages`.",
-        )
-    return stages
 
 
 def take_gradients(stages: list[runner.Stage]) -> bool:

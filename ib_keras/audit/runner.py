@@ -9,16 +9,19 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from ib_keras import files
 from ib_keras import strategy as strategies
 from ib_keras import workdirs
 from ib_keras.attacks import base
 from ib_keras.attacks import compiled
+from ib_keras.attacks import devices
 from ib_keras.attacks import losses
 from ib_keras.audit import examination
 from ib_keras.audit import folder as folders
 from ib_keras.audit import protocol
+from ib_keras.audit import settings
 from ib_keras.audit import sharing
 from ib_keras.audit import subject as subjects
 from ib_keras.audit import target as targets
@@ -50,7 +53,7 @@ def plan(
     Raises:
         UserError: As `audit`.
     """
-    protocol.check(config)
+    settings.check_start(config, saved_model)
     subject = subjects.load(config, saved_model, None, allow_ops, probe)
     stages = protocol.build_stages(config)
     first = protocol.build_runner(config, subject, stages)
@@ -98,7 +101,7 @@ def _seconds_per_call(subject, batch_size, is_gradient, repeats=5) -> float:
             seed,
         )[1]
 
-    logits = compiled.of(subject.logits_fn, None, strategies.jit_compile())
+    logits = compiled.on(subject.logits_fn, None, strategies.jit_compile())
     logits.resolve(images.shape)
     call = logits.compiled(("pace", is_gradient), lambda: ask)
     times = []
@@ -152,8 +155,8 @@ def audit(
         Interrupted: If it was stopped, or a worker was lost; the books are
             saved.
     """
-    protocol.check(config)
     team = sharing.Team.of(strategy)
+    settings.check_start(config, saved_model, workdir, team.is_alone)
     if team.is_chief:
         workdirs.check_free(workdir)
     given = (team.devices, allow_ops, probe)
@@ -210,13 +213,14 @@ def audit_subject(
     team = sharing.Team.of(strategy)
     quiet = quiet or not team.is_chief
     owner = {"audit": dict(config), "model_sha256": subject.target.sha256}
-    may_differ = tuple(f"audit.{name}" for name in protocol.MAY_DIFFER)
+    may_differ = tuple(f"audit.{name}" for name in settings.MAY_DIFFER)
     # Checked before anything is written.
     *curve, whole = _build_radii(config, subject, stages, workdir, team, quiet)
     for part in (*curve, whole):
         part.command = command
         part.git_commit = git_commit
     is_done = whole.is_done
+    num_traced = len(devices.TRACES)
 
     def say(line):
         if not quiet:
@@ -276,6 +280,11 @@ def audit_subject(
                     should_stop=asked,
                     quiet=quiet,
                 )
+            logging.debug(
+                "%d functions traced: %s",
+                len(devices.TRACES) - num_traced,
+                ", ".join(devices.TRACES[num_traced:]),
+            )
             if is_done and not is_new:
                 say(f"Nothing left to do: {workdir} is whole.")
         # A worker that left would be one lost to the chief.

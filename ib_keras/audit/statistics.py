@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import scipy.stats
 
 from ib_keras import files
 from ib_keras.audit import folder as names
@@ -80,9 +79,28 @@ def _interval(num_success, num_trials, method):
         )
     if num_trials == 0:
         return 0.0, 1.0
-    test = scipy.stats.binomtest(int(num_success), int(num_trials))
+    if method == "wilson":
+        return _wilson(int(num_success), int(num_trials))
+    from scipy import stats
+
+    test = stats.binomtest(int(num_success), int(num_trials))
     interval = test.proportion_ci(confidence_level=0.95, method=method)
     return float(interval.low), float(interval.high)
+
+
+def _wilson(num_success, num_trials):
+    """As SciPy has it, whose `stats` takes a second to import."""
+    from scipy import special
+
+    z = float(special.ndtri(0.975))
+    share = num_success / num_trials
+    total = 2 * (num_trials + z**2)
+    center = (2 * num_trials * share + z**2) / total
+    spread = 4 * num_trials * share * (1 - share) + z**2
+    delta = z / total * math.sqrt(spread)
+    low = center - delta if num_success else 0.0
+    high = center + delta if num_success < num_trials else 1.0
+    return low, high
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +169,9 @@ def mcnemar(is_right_a: np.ndarray, is_right_b: np.ndarray) -> Paired:
     only_a, only_b = int((a & ~b).sum()), int((~a & b).sum())
     p_value = 1.0
     if only_a + only_b:
-        test = scipy.stats.binomtest(only_a, only_a + only_b, 0.5)
+        from scipy import stats
+
+        test = stats.binomtest(only_a, only_a + only_b, 0.5)
         p_value = float(test.pvalue)
     return Paired(
         num_examples=len(a),

@@ -131,7 +131,7 @@ def load(
         )
     return Subject(
         target=target.with_notes(*behaviour.notes()),
-        logits_fn=compiled.of(
+        logits_fn=compiled.on(
             logits_fn, strategy, strategies.jit_compile(strategy)
         ),
         mode=mode,

@@ -42,12 +42,14 @@ def build(data_dir: str | None = None, download: bool = True) -> DataSource:
         UserError: If the data is not there and cannot or must not be
             downloaded, or is damaged.
     """
-    builder = prepared.open_builder("cifar10", data_dir, download=download)
+    description, load = prepared.source(
+        "cifar10", "3.0.2", "CIFAR-10", data_dir, download
+    )
     return DataSource(
         name="cifar10",
-        description=prepared.describe(builder, "CIFAR-10"),
+        description=description,
         image_shape=(32, 32, 3),
         class_names=_CLASS_NAMES,
-        load=functools.partial(prepared.load, builder),
+        load=load,
         augment=functools.partial(augment.random_crop_and_flip, pad=4),
     )

@@ -3,8 +3,6 @@
 Trained on without augmentation, as in the paper.
 """
 
-import functools
-
 from ib_keras.data import prepared
 from ib_keras.data.source import DataSource
 
@@ -24,11 +22,13 @@ def build(data_dir: str | None = None, download: bool = True) -> DataSource:
         UserError: If the data is not there and cannot or must not be
             downloaded, or is damaged.
     """
-    builder = prepared.open_builder("mnist", data_dir, download=download)
+    description, load = prepared.source(
+        "mnist", "3.0.1", "MNIST", data_dir, download
+    )
     return DataSource(
         name="mnist",
-        description=prepared.describe(builder, "MNIST"),
+        description=description,
         image_shape=(28, 28, 1),
         class_names=tuple("0123456789"),
-        load=functools.partial(prepared.load, builder),
+        load=load,
     )

@@ -7,11 +7,15 @@ variable TFDS_DATA_DIR as it was when TFDS was imported, else
 """
 
 import contextlib
+import functools
 import os
+import sys
+from collections.abc import Callable
 
 import numpy as np
 from absl import logging
 
+from ib_keras.data import records
 from ib_keras.data import splits
 from ib_keras.errors import UserError
 
@@ -20,6 +24,45 @@ _cache: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
 
 # Examples that are joined at once while a split is decoded.
 _BLOCK = 1000
+
+
+def source(
+    name: str, version: str, original: str, data_dir=None, download: bool = True
+) -> tuple[str, Callable[[str], tuple[np.ndarray, np.ndarray]]]:
+    """Opens a data set, without TFDS where that is not needed.
+
+    Args:
+        name: As of `open_builder`.
+        version: The one that TFDS prepares.
+        original: As of `describe`.
+        data_dir: As of `open_builder`.
+        download: As of `open_builder`.
+
+    Returns:
+        What `describe` gives, and `load` of the builder.
+
+    Raises:
+        UserError: As `open_builder` and `describe`.
+    """
+    folder = None
+    # What has imported it already may have put a stand-in in its place.
+    if "tensorflow_datasets" not in sys.modules:
+        folder = records.find(name, version, data_dir)
+    start = folder and records.first_bytes(folder)
+    if not start:
+        builder = open_builder(name, data_dir, download=download)
+        return describe(builder, original), functools.partial(load, builder)
+
+    def load_split(split):
+        key = (folder, str(split))
+        if key not in _cache:
+            arrays = records.read(folder, str(split))
+            if arrays is None:
+                return load(open_builder(name, data_dir, download=False), split)
+            _cache[key] = _frozen(*arrays)
+        return _cache[key]
+
+    return _named(start, original), load_split
 
 
 def open_builder(
@@ -124,12 +167,23 @@ def describe(builder, original: str) -> str:
     with _damage_errors(builder):
         examples = builder.as_dataset(split="train[:1]", decoders=decoders)
         example = next(iter(examples))
-    start = example["image"].numpy()[:4]
+    return _named(example["image"].numpy()[:4], original)
+
+
+def _named(start: bytes, original: str) -> str:
     if start == b"\x89PNG":
         return original
     if start[:3] == b"\xff\xd8\xff":
         return f"{original} (JPEG re-encoded)"
     return f"{original} (re-encoded)"
+
+
+def _is_for_users(record) -> bool:
+    """Whether a warning is not about how TFDS itself is written."""
+    return ".dtype` is deprecated" not in str(record.msg)
+
+
+logging.get_absl_logger().addFilter(_is_for_users)
 
 
 def _construct(name: str, data_dir):
@@ -160,7 +214,10 @@ def _decode(builder, split: str) -> tuple[np.ndarray, np.ndarray]:
         blocks = list(dataset.batch(_BLOCK).as_numpy_iterator())
         images = np.concatenate([block for block, _ in blocks])
         labels = np.concatenate([block for _, block in blocks])
-    labels = labels.astype(np.int32)
+    return _frozen(images, labels.astype(np.int32))
+
+
+def _frozen(images, labels):
     images.setflags(write=False)
     labels.setflags(write=False)
     return images, labels

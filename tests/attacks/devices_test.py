@@ -6,16 +6,24 @@ import tensorflow as tf
 from sklearn.datasets import load_digits
 
 from ib_keras import strategy as strategies
+from ib_keras.attacks import compiled
 from ib_keras.attacks import devices
-from ib_keras.attacks import engine
 from ib_keras.attacks import runner
 from ib_keras.types import ThreatModel
 from tests.support import models
 
 
+def compile_on(strategy, function, jit_compile=None):
+    """A function around a model that it does not call."""
+    logits = compiled.CompiledLogits(
+        lambda images, seed: images, strategy, jit_compile
+    )
+    return logits.compiled("test", lambda: function)
+
+
 def test_parts_are_put_together_in_order():
     strategy = models.two_devices()
-    sized = devices.BySize(lambda x, y, a: (x * a, y), strategy)
+    sized = compile_on(strategy, lambda x, y, a: (x * a, y))
     x, y = tf.reshape(tf.range(12.0), [6, 2]), tf.range(6)
     first, second = sized(6, (x, y), (tf.constant(3.0),))
     np.testing.assert_array_equal(first, 3.0 * x)
@@ -35,7 +43,7 @@ def test_what_xla_cannot_compile_is_run_without_it():
     x = tf.constant([1, 10, 100])
     with pytest.raises(tf.errors.InvalidArgumentError, match="compile"):
         tf.function(in_words, jit_compile=True)(x)
-    sized = devices.BySize(in_words, jit_compile=True)
+    sized = compile_on(None, in_words, jit_compile=True)
     num_traced.clear()
     for _ in range(2):
         np.testing.assert_array_equal(sized(3, (x,)), [1, 2, 3])
@@ -48,7 +56,7 @@ def test_what_fails_without_xla_too_is_the_model_s_own_error():
     def refusing(x):
         return tf.ensure_shape(tf.boolean_mask(x, x > 0), [3])
 
-    sized = devices.BySize(refusing, jit_compile=True)
+    sized = compile_on(None, refusing, jit_compile=True)
     with pytest.raises(tf.errors.InvalidArgumentError, match="shape"):
         sized(2, (tf.ones([2]),))
 
@@ -72,7 +80,7 @@ class OneCompilingReplica:
 
 def test_one_replica_that_compiles_what_it_runs_is_not_passed_by(monkeypatch):
     strategy = OneCompilingReplica()
-    sized = devices.BySize(lambda x, a: (x * a, x), strategy)
+    sized = compile_on(strategy, lambda x, a: (x * a, x))
     x = tf.reshape(tf.range(6.0), [3, 2])
     sized(3, (x,), (tf.constant(2.0),))
     assert strategy.num_runs == 0  # One plain device needs no strategy.
@@ -80,7 +88,7 @@ def test_one_replica_that_compiles_what_it_runs_is_not_passed_by(monkeypatch):
     monkeypatch.setattr(
         strategies, "is_compiling", lambda s=None: s is strategy or is_it(s)
     )
-    sized = devices.BySize(lambda x, a: (x * a, x), strategy)
+    sized = compile_on(strategy, lambda x, a: (x * a, x))
     first, second = sized(3, (x,), (tf.constant(2.0),))
     np.testing.assert_array_equal(first, 2.0 * x)
     np.testing.assert_array_equal(second, x)
@@ -90,10 +98,10 @@ def test_one_replica_that_compiles_what_it_runs_is_not_passed_by(monkeypatch):
 
 
 def test_batch_sizes_are_multiples_of_the_replicas():
-    assert engine.batch_sizes(64) == (8, 16, 32, 64)
-    assert engine.batch_sizes(50, num_replicas=4) == (8, 16, 28, 52)
-    assert all(s % 3 == 0 for s in engine.batch_sizes(100, 3))
-    assert engine.batch_sizes(1) == (1,)
+    assert devices.batch_sizes(64) == (8, 16, 32, 64)
+    assert devices.batch_sizes(50, num_replicas=4) == (8, 16, 28, 52)
+    assert all(s % 3 == 0 for s in devices.batch_sizes(100, 3))
+    assert devices.batch_sizes(1) == (1,)
 
 
 def audit(strategy, batch_size):

@@ -9,8 +9,11 @@ import tensorflow as tf
 
 from ib_keras import seeds
 from ib_keras.attacks import base
+from ib_keras.attacks import compiled as compiled_lib
+from ib_keras.attacks import devices
 from ib_keras.attacks import engine as engine_lib
 from ib_keras.attacks import geometry
+from ib_keras.attacks import judging
 from ib_keras.attacks import pgd
 from ib_keras.types import ThreatModel
 
@@ -48,7 +51,7 @@ def data(count=20, seed=1):
 
 
 def make(logits_fn, attack, batch_size=32, judged=None, draws=1, **arguments):
-    judge = engine_lib.Judge(judged or logits_fn, "linf", draws)
+    judge = judging.Judge(judged or logits_fn, "linf", draws)
     return engine_lib.Engine(
         logits_fn, attack, judge, "linf", batch_size, **arguments
     )
@@ -142,20 +145,28 @@ def flat_images(*means):
 
 
 def test_batch_sizes_are_the_largest_and_its_halves():
-    assert engine_lib.batch_sizes(256) == (8, 16, 32, 64, 128, 256)
-    assert engine_lib.batch_sizes(100) == (13, 25, 50, 100)
-    assert engine_lib.batch_sizes(15) == (15,)
-    assert engine_lib.batch_sizes(1) == (1,)
+    assert devices.batch_sizes(256) == (8, 16, 32, 64, 128, 256)
+    assert devices.batch_sizes(100) == (13, 25, 50, 100)
+    assert devices.batch_sizes(15) == (15,)
+    assert devices.batch_sizes(1) == (1,)
     assert all(
-        size % 3 == 0 for size in engine_lib.batch_sizes(100, num_replicas=3)
+        size % 3 == 0 for size in devices.batch_sizes(100, num_replicas=3)
     )
 
 
 def test_padding_repeats_a_row_up_to_the_next_static_size():
-    padded = engine_lib.pad_rows(np.array([5, 2, 9]), (4, 8))
-    assert padded.tolist() == [5, 2, 9, 5]
+    logits = compiled_lib.CompiledLogits(smooth)
+    padded = logits.pad(np.array([5, 2, 9]), 16)
+    assert padded.tolist() == [5, 2, 9, 5, 5, 5, 5, 5]
     full = np.arange(8)
-    np.testing.assert_array_equal(engine_lib.pad_rows(full, (4, 8)), full)
+    np.testing.assert_array_equal(logits.pad(full, 16), full)
+
+
+def test_nothing_is_padded_where_one_trace_takes_every_size():
+    logits = compiled_lib.CompiledLogits(smooth)
+    logits.resolve(tf.TensorShape([4, *SHAPE]))
+    assert logits.has_open_batch
+    assert logits.pad(np.array([5, 2, 9]), 16).tolist() == [5, 2, 9]
 
 
 @pytest.mark.parametrize("evaluates_proposal", [False, True])
@@ -246,7 +257,7 @@ def test_chunks_and_compaction_change_no_verdict(compiled):
             np.testing.assert_allclose(
                 result.margin[stood], first.margin[stood], rtol=0, atol=1e-5
             )
-    assert engine.num_traces() == {20: 1, 10: 1}
+    assert engine.num_traces() == {None: 1}
 
 
 def chunk_ends(num_steps, chunk_steps):
@@ -273,15 +284,11 @@ def test_gradient_evaluations_are_counted_as_by_hand(chunk_steps):
         result = run(engine, images, labels, 0.12)
         counts[compact] = result.gradient_evaluations
     assert (counts[False] == 25).all()
-    # By hand: after a chunk those broken leave if the next size is enough.
-    expected, size = np.full(20, 25), 20
-    in_batch = np.ones(20, bool)
+    # By hand: those broken leave after the chunk that broke them.
+    expected, in_batch = np.full(20, 25), np.ones(20, bool)
     for end in chunk_ends(25, chunk_steps):
-        standing = in_batch & (fell >= end)
-        needed = min(s for s in (10, 20) if s >= standing.sum())
-        if needed < size:
-            expected[in_batch & ~standing] = end
-            in_batch, size = standing, needed
+        expected[in_batch & (fell < end)] = end
+        in_batch &= fell >= end
     assert (expected < 25).any() and (expected == 25).any()
     np.testing.assert_array_equal(counts[True], expected)
     assert (counts[True] <= counts[False]).all()
@@ -525,8 +532,8 @@ def test_a_judge_needs_more_than_half_of_its_draws():
     attack = Walk(1, 0.001)
     shares = {}
     for share in (0.2, 0.8):
-        judge = engine_lib.Judge(lottery(share), "linf", 9)
-        verdict = judge(images, images, labels, 0.2, JUDGE_SEED, (64,))
+        judge = judging.Judge(lottery(share), "linf", 9)
+        verdict = judge(images, images, labels, 0.2, JUDGE_SEED)
         wrong = np.rint(9 * verdict.wrong_share)
         assert abs(wrong.mean() / 9 - share) < 0.07
         shares[share] = verdict.wrong_share
@@ -541,12 +548,15 @@ def test_a_judge_needs_more_than_half_of_its_draws():
     assert 0 < result.is_broken.sum()
 
 
-def test_the_judge_takes_any_number_in_padded_batches():
+def test_the_judge_takes_any_number_in_batches():
     images, labels = data(21)
-    judge = engine_lib.Judge(smooth, "linf")
     moved = np.clip(images + 0.05, 0, 1)
-    whole = judge(images, moved, labels, 0.2, JUDGE_SEED, (32,))
-    parts = judge(images, moved, labels, 0.2, JUDGE_SEED, (4, 8))
+    whole, parts = (
+        judging.Judge(smooth, "linf", batch_size=size)(
+            images, moved, labels, 0.2, JUDGE_SEED
+        )
+        for size in (32, 8)
+    )
     for one, other in zip(whole, parts, strict=True):
         assert one.shape[0] == 21
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
@@ -559,10 +569,10 @@ def test_the_judge_gives_the_mean_of_probabilities():
         return smooth(images, seed) + seeds.noise(seed, [3])
 
     images, labels = data(5)
-    judge = engine_lib.Judge(logits_fn, "linf", 4)
-    verdict = judge(images, images, labels, 0.2, JUDGE_SEED, (5,))
+    judge = judging.Judge(logits_fn, "linf", 4)
+    verdict = judge(images, images, labels, 0.2, JUDGE_SEED)
     clean = np.float64(smooth(images, None))
-    seed = seeds.fold(JUDGE_SEED, 0)  # Of the first padded batch.
+    seed = seeds.fold(JUDGE_SEED, 0)  # Of the first batch.
     noise = [seeds.noise(seeds.fold(seed, i), [3]).numpy() for i in range(4)]
     exp = np.exp(clean + np.stack(noise)[:, None])
     mean = (exp / exp.sum(-1, keepdims=True)).mean(axis=0)
@@ -576,9 +586,9 @@ def test_the_judge_gives_the_mean_of_probabilities():
 def test_a_thorough_verdict_takes_five_times_the_draws():
     images, _ = data(400)
     labels = np.zeros(400, np.int32)
-    judge = engine_lib.Judge(lottery(0.3), "linf", 5)
-    some = judge(images, images, labels, 0.2, JUDGE_SEED, (400,))
-    more = judge(images, images, labels, 0.2, JUDGE_SEED, (400,), True)
+    judge = judging.Judge(lottery(0.3), "linf", 5)
+    some = judge(images, images, labels, 0.2, JUDGE_SEED)
+    more = judge(images, images, labels, 0.2, JUDGE_SEED, True)
     assert set(np.rint(5 * some.wrong_share)) <= set(range(6))
     counts = 25 * more.wrong_share
     np.testing.assert_allclose(counts, np.rint(counts), atol=1e-4)
@@ -616,16 +626,16 @@ def test_the_judge_takes_nan_for_right():
     """A claim about an image at which the judged model says nothing."""
     images = flat_images(0.1, 0.3)
     judged = nan_near(0.2, band(0.0, 1.0))
-    judge = engine_lib.Judge(judged, "linf")
+    judge = judging.Judge(judged, "linf")
     candidates = images + np.float32(0.1)
     labels = np.zeros(2, np.int32)
-    verdict = judge(images, candidates, labels, 0.2, JUDGE_SEED, (2,))
+    verdict = judge(images, candidates, labels, 0.2, JUDGE_SEED)
     assert verdict.wrong_share.tolist() == [0, 1]
     assert verdict.prediction.tolist() == [-1, 1]
     assert np.isnan(verdict.margin[0]) and verdict.margin[1] > 0
     # A pixel that is not finite is put back where it was.
     candidates[1, 0, 0] = np.nan
-    verdict = judge(images, candidates, labels, 0.2, JUDGE_SEED, (2,))
+    verdict = judge(images, candidates, labels, 0.2, JUDGE_SEED)
     assert verdict.images[1, 0, 0] == images[1, 0, 0]
     np.testing.assert_array_equal(verdict.images[1, 1], candidates[1, 1])
 
@@ -712,12 +722,12 @@ def test_targets_reach_the_examples_that_they_belong_to(compiled):
     assert result.is_broken.all()
     np.testing.assert_array_equal(result.prediction, targets)
     np.testing.assert_array_equal(result.step, [2] * 12 + [8] * 8)
-    assert set(engine.num_traces()) == {20, 10}
+    assert engine.num_traces() == {None: 1}
     other = run(engine, images, labels, 1.0, 3 - targets)
     np.testing.assert_array_equal(other.prediction, 3 - targets)
 
 
-def test_two_radii_share_one_trace_of_each_batch_size(compiled):
+def test_two_radii_share_one_trace(compiled):
     images, labels = data()
     engine = make(smooth, pgd.build(num_steps=10, step_size=0.02), 20)
     small, large = (run(engine, images, labels, e) for e in (0.05, 0.4))

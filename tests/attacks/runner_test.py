@@ -16,6 +16,7 @@ from ib_keras.attacks import apgd
 from ib_keras.attacks import base
 from ib_keras.attacks import engine as engine_lib
 from ib_keras.attacks import fgs
+from ib_keras.attacks import judging
 from ib_keras.attacks import pgd
 from ib_keras.attacks import runner as runner_lib
 from ib_keras.attacks.runner import Runner
@@ -321,7 +322,7 @@ def test_the_judge_never_draws_with_a_seed_that_an_attack_saw(monkeypatch):
     """In a whole protocol: clean verdicts, stages, restarts and batches."""
     seen = {"attack": [], "judge": []}
     who = ["attack"]
-    judged = engine_lib.Judge._judge
+    judged = judging.Judge._judge
 
     def judge(self, *arguments):
         who.append("judge")
@@ -333,7 +334,7 @@ def test_the_judge_never_draws_with_a_seed_that_an_attack_saw(monkeypatch):
         seen[who[-1]].append(tuple(seed.numpy()))
         return noisy(images, seed)
 
-    monkeypatch.setattr(engine_lib.Judge, "_judge", judge)
+    monkeypatch.setattr(judging.Judge, "_judge", judge)
     images, labels = data(10)
     stages = [
         Stage("a", pgd.build(num_steps=3, step_size=0.05), 2),
@@ -914,7 +915,7 @@ def test_an_unconfirmed_claim_is_no_break(monkeypatch):
     """All draws of the attack say wrong, all draws of the judge say right."""
     images, _ = data(4)
     is_judging = []
-    judged = engine_lib.Judge._judge
+    judged = judging.Judge._judge
 
     def judge(self, *arguments):
         is_judging.append(1)
@@ -926,7 +927,7 @@ def test_an_unconfirmed_claim_is_no_break(monkeypatch):
         wrong = int(not is_judging)
         return 10.0 * tf.one_hot(tf.fill([images.shape[0]], wrong), 2)
 
-    monkeypatch.setattr(engine_lib.Judge, "_judge", judge)
+    monkeypatch.setattr(judging.Judge, "_judge", judge)
     runner = make([Noise(3, 1.0, "margin", False, 1)], model)
     ledger = run(runner, images, np.zeros(4, np.int32))
     assert ledger.robust_accuracy == 1.0

@@ -145,7 +145,10 @@ def _ask(case, name, diagnostic):
     """The findings of one diagnostic, with what they cost on the first."""
     began, before = time.monotonic(), case.gradient_evaluations
     try:
-        findings = diagnostic.ask(case)
+        if _is_moot(case, diagnostic):
+            findings = _not_asked(name, diagnostic)
+        else:
+            findings = diagnostic.ask(case)
     except Exception as error:
         # A foreign model can raise anything, on an image or a gradient that
         # the audit never asked of it. A check that was not run passes nothing.
@@ -170,6 +173,35 @@ def _ask(case, name, diagnostic):
         )
         row["seconds"] = 0.0 if index else round(time.monotonic() - began, 3)
     return rows
+
+
+def _is_moot(case, diagnostic) -> bool:
+    """Whether its answer could change nothing, so that it is not asked.
+
+    Where no example is robust at any radius, what could lower the number is
+    not looked for; what could make it void is.
+    """
+    if diagnostic.cost == "free" or case.is_any_robust:
+        return False
+    return not set(diagnostic.ids) & set(verdict.VALIDITY)
+
+
+def _not_asked(name, diagnostic):
+    """A finding for each id of a check that was not asked."""
+    # "D7: does random noise find more?" is how the modules begin.
+    said = plugins.load("audit.diagnostics", name).__doc__.splitlines()[0]
+    question = said.partition(": ")[2]
+    return [
+        base.Finding(
+            id=id,
+            question=question[:1].upper() + question[1:],
+            status=base.NOT_APPLICABLE,
+            evidence="Not asked: no example is robust at any radius of the "
+            "audit, and nothing can lower zero.",
+            source="ib_keras",
+        )
+        for id in diagnostic.ids
+    ]
 
 
 def describe(set_name: str, case: Case) -> dict[str, Any]:

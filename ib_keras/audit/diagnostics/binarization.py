@@ -47,7 +47,7 @@ class Binarization:
             value = tf.reduce_sum(logits_fn(images, seed) * weights, 1) - turn
             return tf.stack([-value, value], axis=1)
 
-        binary = compiled.of(binary, None, strategies.jit_compile())
+        binary = compiled.on(binary, None, strategies.jit_compile())
 
         other = case.with_subject(_Zero(case))
         is_found = np.zeros(len(rows), bool)

@@ -91,6 +91,12 @@ class Case:
         return max(self.subject.num_judge_samples, 5) if self.is_random else 1
 
     @property
+    def is_any_robust(self) -> bool:
+        """Whether an example is robust at any radius of the audit."""
+        ledgers = [ledger for ledger, _ in self.radii.values()]
+        return any(ledger.is_robust.any() for ledger in ledgers)
+
+    @property
     def summary_here(self) -> Mapping[str, Any]:
         """The summary of the radius in question."""
         return self.radii[float(self.threat_model.epsilon)][1]

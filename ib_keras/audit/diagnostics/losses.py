@@ -51,7 +51,7 @@ class Losses:
         ]
         # A variable, so that both temperatures share compiled functions.
         divisor = tf.Variable(1.0, trainable=False)
-        cooled = compiled.of(
+        cooled = compiled.on(
             lambda x, seed: logits_fn(x, seed) / divisor,
             case.strategy,
             strategies.jit_compile(case.strategy),

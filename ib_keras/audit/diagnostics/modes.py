@@ -34,8 +34,11 @@ class Modes:
         classifiers = _Classifiers(case)
         attack = self._attack(case).attack
 
-        def scores(attacked, rows, modes):
-            """Who is wrong after one run on a mode, by the mode that judges."""
+        # One run a mode, on what stands as well.
+        rows = np.union1d(case.rows, case.standing)
+
+        def scores(attacked):
+            """Who is wrong after one run on a mode, by each that judges."""
             trace = traces.run(case, attack, rows, classifiers.take(attacked))
             return {
                 scored: traces.wrong_share(
@@ -46,10 +49,20 @@ class Modes:
                     _DRAWS if scored == "stochastic" else 1,
                 )
                 > 0.5
-                for scored in modes
+                for scored in MODES
             }
 
-        wrong = {mode: scores(mode, case.rows, MODES) for mode in MODES}
+        everywhere = {mode: scores(mode) for mode in MODES}
+
+        def of(some):
+            """The same of some of the rows."""
+            where = np.searchsorted(rows, some)
+            return {
+                mode: {scored: w[where] for scored, w in found.items()}
+                for mode, found in everywhere.items()
+            }
+
+        wrong = of(case.rows)
         data = {
             "rows": list(MODES),
             "columns": list(MODES),
@@ -59,7 +72,7 @@ class Modes:
             "num_examples": len(case.rows),
         }
         return [
-            self._cross(case, scores, data),
+            self._cross(case, of(case.standing), data),
             self._frozen(case.rows, wrong),
         ]
 
@@ -74,7 +87,7 @@ class Modes:
             {"name": "pgd", "num_restarts": 1, "attack": {"name": "pgd"}}
         )
 
-    def _cross(self, case, scores, data):
+    def _cross(self, case, wrong, data):
         """What the audit calls robust and an attack on another mode breaks."""
         own, rows = case.subject.mode, case.standing
         known = dict(
@@ -91,7 +104,7 @@ class Modes:
                 evidence="The audit left no example standing.",
                 data=data,
             )
-        others = [scores(m, rows, [own])[own] for m in MODES if m != own]
+        others = [wrong[m][own] for m in MODES if m != own]
         found = breaks.finding(
             case,
             rows,
@@ -141,7 +154,7 @@ class _Classifiers:
         self._mean = case.subject.logits_fn
         target, jit_compile = case.subject.target, strategies.jit_compile()
         if case.subject.mode != "mean":
-            self._mean = compiled.of(
+            self._mean = compiled.on(
                 target.logits_fn("mean"), None, jit_compile
             )
         stochastic = target.logits_fn("stochastic", case.subject.num_samples)
@@ -154,7 +167,7 @@ class _Classifiers:
             return stochastic(images, seed)
 
         self._is_frozen = is_frozen
-        self._noisy = compiled.of(noisy, None, jit_compile)
+        self._noisy = compiled.on(noisy, None, jit_compile)
 
     def take(self, mode):
         """The model in this mode, until another is taken."""

@@ -37,7 +37,7 @@ def compiled(logits_fn: LogitsFn, key: Hashable, function: Callable):
     Returns:
         A function `(batched, shared) -> tensors`, of two tuples.
     """
-    logits = compiled_lib.of(logits_fn, None, strategies.jit_compile())
+    logits = compiled_lib.on(logits_fn, None, strategies.jit_compile())
 
     def run(batched, shared):
         logits.resolve(tf.TensorShape(batched[0].shape))
@@ -86,7 +86,7 @@ def run(
     threat_model = case.threat_model
     if epsilon is None:
         epsilon = threat_model.epsilon
-    logits = compiled_lib.of(
+    logits = compiled_lib.on(
         logits_fn or case.subject.logits_fn, None, strategies.jit_compile()
     )
     count = len(rows)

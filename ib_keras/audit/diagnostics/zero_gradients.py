@@ -94,7 +94,7 @@ def _norms(
     return [
         attacks_base.evaluate_gradient(
             logits_fn,
-            lambda logits, loss=losses.get(name): loss(logits, labels),
+            lambda logits, name=name: losses.get(name)(logits, labels),
             points,
             labels,
             seed,

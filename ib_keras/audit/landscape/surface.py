@@ -267,7 +267,7 @@ class Surveyor:
                 fix="Set span to 1.25.",
             )
         # On the one device that this process calls.
-        self._logits = compiled.of(logits_fn, None, strategies.jit_compile())
+        self._logits = compiled.on(logits_fn, None, strategies.jit_compile())
         self._threat_model = threat_model
         self._axis = np.linspace(-span, span, grid).astype(np.float32)
         self._axis[grid // 2] = 0.0

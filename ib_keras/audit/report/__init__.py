@@ -39,7 +39,6 @@ import numpy as np
 from ib_keras import errors
 from ib_keras import files
 from ib_keras.audit.report import load
-from ib_keras.audit.report import page
 
 
 def write(
@@ -71,6 +70,9 @@ def write(
             expected="a list of one or more audit folders",
             fix="Name the --workdir of each audit.",
         )
+    # Brings jinja2 and matplotlib, which reading an audit needs not.
+    from ib_keras.audit.report import page
+
     audits = [load.load(os.fspath(folder)) for folder in folders]
     clean = _check_clean_images(clean_images or {}, audits)
     html = page.render(audits, clean)

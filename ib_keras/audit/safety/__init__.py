@@ -7,208 +7,25 @@
 A seat belt, not a sandbox: `docs/safety.md` says against what it protects.
 """
 
-import contextlib
-import difflib
-import hashlib
-import importlib
-import os
-import tempfile
-import time
-from collections.abc import Iterable
-from collections.abc import Iterator
-
-from ib_keras.audit.safety import archive
-from ib_keras.audit.safety import fingerprint
-from ib_keras.audit.safety import ops
-from ib_keras.audit.safety import probe as probes
-from ib_keras.audit.safety import scan
-from ib_keras.audit.safety import strip
-from ib_keras.audit.safety import tree
-from ib_keras.audit.safety import variables
-from ib_keras.audit.safety.report import RULES_VERSION
-from ib_keras.audit.safety.report import Limits
-from ib_keras.audit.safety.report import Report
-from ib_keras.audit.safety.report import refuse
-from ib_keras.audit.safety.report import unused
-from ib_keras.errors import UserError
+from ib_keras import lazy
 
 __all__ = [
     "RULES_VERSION",
     "Limits",
     "Report",
     "check",
+    "inspect",
     "loadable",
 ]
 
-
-def check(
-    path: str,
-    *,
-    allow_ops: Iterable[str] = (),
-    limits: Limits | None = None,
-    probe: bool = True,
-) -> Report:
-    """Checks a model before anything of it runs.
-
-    Args:
-        path: A SavedModel folder or a `.keras` file, local or remote.
-        allow_ops: Operations, hidden attributes or Keras classes to accept
-            beyond the rules, by the names that a refusal gives.
-        limits: What the model may take; None takes `Limits()`.
-        probe: Whether to make the first calls, in a child process with limits
-            on memory and time and without network where that is possible. The
-            whole check is then made in the child. Without it the files are
-            only read, in this process.
-
-    Returns:
-        A `Report` on a model that is accepted.
-
-    Raises:
-        UserError: If there is no such model or it is damaged.
-        UnsafeError: If it is refused.
-    """
-    limits = limits or Limits()
-    allow_ops = _check_allowed(allow_ops)
-    path = os.fspath(path).rstrip("/")
-    began = time.monotonic()
-    with tree.local(path, limits) as place:
-        if probe:
-            report = probes.run(place, path, allow_ops, limits)
-        else:
-            report = inspect(place, path, allow_ops, limits)
-    report.seconds = round(time.monotonic() - began, 3)
-    return report
-
-
-def _check_allowed(allow_ops):
-    names = sorted(set(allow_ops))
-    for name in names:
-        is_op = name.isidentifier() and not name.startswith("_")
-        if is_op and ops.definition(name) is None:
-            near = difflib.get_close_matches(name, ops.known(), n=1)
-            hint = f'Did you mean "{near[0]}"? ' if near else ""
-            raise UserError(
-                "No operation of TensorFlow has this name",
-                received=f"{name} in --allow_ops",
-                expected="names of operations",
-                fix=f"{hint}Give the names from the refusal.",
-            )
-    return names
-
-
-def inspect(
-    place: str, path: str, allow_ops: list[str], limits: Limits
-) -> Report:
-    """The static pass over local files; nothing of the model runs.
-
-    Args:
-        place: Local file or folder.
-        path: What messages and the report call it.
-        allow_ops: As of `check`, sorted.
-        limits: As of `check`.
-
-    Returns:
-        A `Report` without `probe`.
-
-    Raises:
-        UserError: If the model is damaged.
-        UnsafeError: If it is refused.
-    """
-    if not os.path.isdir(place):
-        return archive.inspect(place, path, allow_ops, limits)
-    names = tree.listing(place, path, limits)
-    data = tree.read(place, tree.GRAPH_FILE, limits.max_graph_mb * 2**20)
-    proto = scan.parse(data, path)
-    found = scan.scan(proto, frozenset(allow_ops), limits)
-    if found.problems:
-        raise refuse(path, found.problems)
-    meta_graph = proto.meta_graphs[0]
-    _check_assets_are_there(meta_graph, names, path)
-    variables.check(place, names, meta_graph, path, limits)
-    families = {}
-    for name in sorted(found.ops):
-        families.setdefault(ops.family(name), []).append(name)
-    if only_main := found.main_ops - found.ops:
-        families["main graph, not run"] = sorted(only_main)
-    if found.saver_ops:
-        families["saver, not loaded"] = sorted(found.saver_ops)
-    return Report(
-        path=path,
-        kind="saved_model",
-        files=tree.digests(place, names),
-        ops=families,
-        allow_ops=list(allow_ops),
-        exceptions=sorted(found.used),
-        notes=[
-            *fingerprint.notes(place, names),
-            *unused(allow_ops, found.used),
-        ],
-    )
-
-
-def _check_assets_are_there(meta_graph, names, path):
-    for asset in meta_graph.asset_file_def:
-        if f"assets/{asset.filename}" not in names:
-            raise UserError(
-                "The model is damaged or incomplete",
-                received=f"{path} without assets/{asset.filename}",
-                expected="a whole SavedModel folder",
-                fix="Copy or export the model again.",
-            )
-
-
-def _import_classes(report):
-    """Imports the modules of ours whose classes a `.keras` file names.
-
-    Keras finds such classes only once they are registered, which importing
-    their modules does.
-    """
-    for name in report.ops.get("classes", ()):
-        if name.startswith("ib_keras."):
-            importlib.import_module(name.rpartition(".")[0])
-
-
-@contextlib.contextmanager
-def loadable(path: str, report: Report) -> Iterator[str]:
-    """What may be loaded in place of a checked model.
-
-    Args:
-        path: The model that `check` accepted.
-        report: What it returned.
-
-    Yields:
-        A private folder with a copy that has no saver, for
-        `tf.saved_model.load`; or a private `.keras` file with nothing but
-        config and weights, for `keras.saving.load_model(..., compile=False)`.
-        It is gone after the block, so load inside.
-
-    Raises:
-        UserError: If the files are not those that were checked.
-    """
-    limits = Limits(max_model_gb=1 << 20)
-    path = os.fspath(path).rstrip("/")
-    with (
-        tree.local(path, limits) as place,
-        tempfile.TemporaryDirectory(prefix="ib_keras_") as folder,
-    ):
-        if report.kind == "keras":
-            _import_classes(report)
-            yield archive.write(place, path, report, folder)
-            return
-        names = tree.listing(place, path, limits)
-        data = tree.read(place, tree.GRAPH_FILE, limits.max_graph_mb * 2**20)
-        proto = scan.parse(data, path)
-        strip.write(proto, place, names, folder)
-        # Of what was read and of what will be: not of the source again.
-        copied = {
-            tree.GRAPH_FILE: hashlib.sha256(data).hexdigest(),
-            **strip.digests(folder, place, names),
-        }
-        if copied != report.files:
-            raise UserError(
-                "The model has changed since it was checked",
-                received=path,
-                expected="the files whose SHA-256 the check recorded",
-                fix="Run the same command again.",
-            )
-        yield folder
+__getattr__ = lazy.names(
+    __name__,
+    {
+        "RULES_VERSION": "report",
+        "Limits": "report",
+        "Report": "report",
+        "check": "checking",
+        "inspect": "checking",
+        "loadable": "checking",
+    },
+)

@@ -10,8 +10,6 @@ import json
 import os
 import zipfile
 
-import h5py
-
 from ib_keras.audit.safety import classes
 from ib_keras.audit.safety import tree
 from ib_keras.audit.safety.report import Limits
@@ -211,6 +209,8 @@ def _parse(data, path):
 
 def _weight_problems(members, path, limits):
     """Links, external storage and sizes in the HDF5 file of the weights."""
+    import h5py
+
     problems, total = [], 0
     try:
         with h5py.File(io.BytesIO(members[WEIGHTS]), "r") as file:

@@ -2,17 +2,25 @@
 
 What the static pass cannot see (an endless loop, a tensor as large as the
 machine) ends the child, by the kernel's own limits, and this process lives on.
+A child can be started before its answer is wanted, and before this process has
+TensorFlow: see `start`. An answer stands as long as the files do.
 """
 
+import atexit
 import contextlib
+import copy
+import ctypes
 import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 
 from ib_keras import errors
+from ib_keras import files
+from ib_keras.audit.safety import tree
 from ib_keras.audit.safety.report import Limits
 from ib_keras.audit.safety.report import Problem
 from ib_keras.audit.safety.report import Report
@@ -46,8 +54,39 @@ _SIGNALS = {
 }
 
 
+_PR_SET_PDEATHSIG = 1
+
+# What was asked -> the child that was started for it, and the last answer.
+_pending: dict[str, "_Child"] = {}
+_answers: dict[str, Report] = {}
+
+
+def start(
+    path: str, allow_ops: Iterable[str] = (), limits: Limits | None = None
+) -> None:
+    """Starts the child of a check that `safety.check` will ask for.
+
+    Nothing is started for a remote model, which has to be copied first. The
+    child ends with this process.
+
+    Args:
+        path: As of `safety.check`.
+        allow_ops: As of `safety.check`.
+        limits: As of `safety.check`.
+    """
+    path = os.fspath(path).rstrip("/")
+    if files.is_remote(path):
+        return
+    job = _job(path, path, sorted(set(allow_ops)), limits or Limits())
+    if _key(job) not in _pending:
+        _pending[_key(job)] = _Child(job)
+
+
 def run(place: str, path: str, allow_ops: list[str], limits: Limits) -> Report:
     """Checks local files in a child process, and makes the first calls there.
+
+    What this process has asked before is answered as before, if all files are
+    still the same.
 
     Args:
         place: Local file or folder.
@@ -62,24 +101,87 @@ def run(place: str, path: str, allow_ops: list[str], limits: Limits) -> Report:
         UserError: If the model is damaged.
         UnsafeError: If it is refused, by the scan or for what it did.
     """
-    job = {
+    job = _job(place, path, allow_ops, limits)
+    key = _key(job)
+    known = _answers.get(key)
+    if known is None or known.files != _digests(place, path, limits):
+        child = _pending.pop(key, None) or _Child(job)
+        status, output, errors_text = child.answer(limits)
+        known = _read(path, status, output, errors_text, limits)
+        _answers[key] = known
+    return copy.deepcopy(known)
+
+
+def follow(parent: int) -> None:
+    """Ends this process, a child, with its parent, however that ends."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _job(place, path, allow_ops, limits):
+    return {
         "place": os.path.abspath(place),
         "path": path,
         "allow_ops": allow_ops,
         "limits": vars(limits),
-        "sys_path": [os.path.abspath(p) for p in sys.path],
     }
-    with tempfile.TemporaryDirectory(prefix="ib_keras_") as home:
+
+
+def _key(job):
+    return json.dumps(job, sort_keys=True)
+
+
+def _digests(place, path, limits):
+    """As `Report.files` has them."""
+    if not os.path.isdir(place):
+        return {os.path.basename(path): tree.sha256(place)}
+    return tree.digests(place, tree.listing(place, path, limits))
+
+
+class _Child:
+    """A child process at its job, and its private folder."""
+
+    def __init__(self, job):
+        self._home = tempfile.TemporaryDirectory(prefix="ib_keras_")
+        job = {
+            **job,
+            "home": self._home.name,
+            "parent": os.getpid(),
+            "sys_path": [os.path.abspath(p) for p in sys.path],
+        }
         command = [
             *_without_network(),
             sys.executable,
             "-c",
             "import json, sys; job = json.loads(sys.argv[1]);"
             " sys.path[:] = job['sys_path'];"
+            " from ib_keras.audit.safety import probe;"
+            " probe.follow(job['parent']);"
+            " from ib_keras import lazy; lazy.tensorflow();"
             " from ib_keras.audit.safety import child; child.main(job)",
-            json.dumps({**job, "home": home}),
+            json.dumps(job),
         ]
-        status, output, errors_text = _wait(command, _environment(home), limits)
+        self._process = _launch(command, _environment(self._home.name))
+        atexit.register(self._end)
+
+    def answer(self, limits):
+        """Status, output and errors of the child, once it is over."""
+        try:
+            return _wait(self._process, limits)
+        finally:
+            atexit.unregister(self._end)
+            self._home.cleanup()
+
+    def _end(self):
+        _end_group(self._process)
+        self._process.communicate()
+        self._home.cleanup()
+
+
+def _read(path, status, output, errors_text, limits):
+    """The report, or the error, that the lines of a child give."""
     stage, answer = "start", None
     for line in output.splitlines():
         with contextlib.suppress(ValueError, AttributeError):
@@ -115,9 +217,8 @@ def _without_network():
     return []
 
 
-def _wait(command, environment, limits):
-    """Runs the child; its whole process group goes when it is over."""
-    child = subprocess.Popen(
+def _launch(command, environment):
+    return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -126,6 +227,10 @@ def _wait(command, environment, limits):
         cwd=environment["HOME"],
         start_new_session=True,
     )
+
+
+def _wait(child, limits):
+    """Waits for a child; its whole process group goes when it is over."""
     try:
         output, errors_text = child.communicate(timeout=_START + limits.seconds)
     except subprocess.TimeoutExpired:

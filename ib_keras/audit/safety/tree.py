@@ -11,8 +11,6 @@ import stat
 import tempfile
 from collections.abc import Iterator
 
-import tensorflow as tf
-
 from ib_keras import files
 from ib_keras.audit.safety.report import Limits
 from ib_keras.audit.safety.report import Problem
@@ -34,11 +32,6 @@ _KNOWN = {
 }
 _CHUNK = 1 << 22
 _MAX_FILES = 10_000
-
-
-def is_remote(path: str) -> bool:
-    """Whether a path is of another file system than this machine's."""
-    return "://" in path
 
 
 @contextlib.contextmanager
@@ -64,20 +57,23 @@ def local(path: str, limits: Limits) -> Iterator[str]:
             expected="a SavedModel folder or a .keras file",
             fix="Check the path.",
         )
-    if not is_remote(path):
+    if not files.is_remote(path):
         yield path
         return
+    import tensorflow as tf
+
+    gfile = tf.io.gfile
     with tempfile.TemporaryDirectory(prefix="ib_keras_") as folder:
         target = os.path.join(folder, os.path.basename(path))
         names = _remote_names(path)
         _check_size(
             path,
-            sum(tf.io.gfile.stat(path + name).length for name in names),
+            sum(gfile.stat(path + name).length for name in names),
             limits,
         )
         for name in names:
             os.makedirs(os.path.dirname(target + name), exist_ok=True)
-            tf.io.gfile.copy(path + name, target + name)
+            gfile.copy(path + name, target + name)
         yield target
 
 
@@ -86,7 +82,7 @@ def _remote_names(path):
     if not files.is_folder(path):
         return [""]
     names = []
-    for folder, _, found in tf.io.gfile.walk(path):
+    for folder, _, found in files.gfile.walk(path):
         below = folder.rstrip("/")[len(path) :]
         names += [f"{below}/{name}" for name in found]
     odd = [n for n in names if ".." in n.split("/") or "\\" in n]

@@ -2,6 +2,7 @@
 
 The files of this room, in the order of the work:
 
+* `options`: what a user says of a model, without TensorFlow.
 * `loading`: a checked folder or file into functions and variables.
 * `signatures`: which function of several is meant.
 * `reading`: how images go in and scores come out; `outputs`: what scores are.
@@ -11,14 +12,7 @@ The files of this room, in the order of the work:
   show of a model that answers.
 """
 
-from ib_keras.audit.target.checks import check_finite
-from ib_keras.audit.target.checks import check_gradients
-from ib_keras.audit.target.loading import hash_folder
-from ib_keras.audit.target.reading import Options
-from ib_keras.audit.target.target import MODES
-from ib_keras.audit.target.target import Target
-from ib_keras.audit.target.target import from_function
-from ib_keras.audit.target.target import load
+from ib_keras import lazy
 
 __all__ = [
     "MODES",
@@ -30,3 +24,17 @@ __all__ = [
     "hash_folder",
     "load",
 ]
+
+__getattr__ = lazy.names(
+    __name__,
+    {
+        "check_finite": "checks",
+        "check_gradients": "checks",
+        "hash_folder": "options",
+        "Options": "options",
+        "MODES": "options",
+        "Target": "target",
+        "from_function": "target",
+        "load": "target",
+    },
+)

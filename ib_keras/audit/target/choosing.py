@@ -13,7 +13,6 @@ image, stands if nothing speaks against it; else the user is asked.
 import dataclasses
 
 import numpy as np
-from scipy import optimize
 
 from ib_keras.audit.target.reading import Reading
 from ib_keras.errors import UserError
@@ -60,6 +59,8 @@ class Trial:
             The accuracy under it, and for each of the model's classes the
             label it seems to mean.
         """
+        from scipy import optimize
+
         size = max(self.log_p.shape[1], int(self.labels.max()) + 1)
         counts = np.zeros([size, size])
         known = self.prediction >= 0

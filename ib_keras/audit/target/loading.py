@@ -5,69 +5,26 @@ they become one.
 """
 
 import contextlib
-import hashlib
 from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from ib_keras import files
 from ib_keras.audit import safety
+from ib_keras.audit.target.options import check_path
+from ib_keras.audit.target.options import hash_folder
+from ib_keras.audit.target.options import is_keras
 from ib_keras.audit.target.signatures import Endpoint
 from ib_keras.errors import UserError
 
-_CHUNK = 1 << 24
-
-
-def is_keras(path: str) -> bool:
-    """Whether a path names a Keras file rather than a SavedModel folder."""
-    return path.endswith((".keras", ".h5", ".hdf5"))
-
-
-def check_path(path: str) -> None:
-    """Refuses a path where there is no model.
-
-    Raises:
-        UserError: If there is neither a SavedModel nor a .keras file.
-    """
-    if is_keras(path) and files.exists(path) and not files.is_folder(path):
-        return
-    if files.exists(files.join(path, "saved_model.pb")):
-        return
-    inside = files.join(path, "saved_model")
-    hint = f"Did you mean {inside}? " if files.exists(inside) else ""
-    raise UserError(
-        "There is no SavedModel",
-        received=path,
-        expected="a folder that holds saved_model.pb, or a .keras file",
-        fix=f"{hint}Give the folder that training exported.",
-    )
-
-
-def _digest(path: str) -> str:
-    digest = hashlib.sha256()
-    with tf.io.gfile.GFile(path, "rb") as file:
-        while block := file.read(_CHUNK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def hash_folder(path: str) -> str:
-    """SHA-256 over the relative names and digests of all files below.
-
-    Of a single file it is the digest of the file alone.
-    """
-    if not files.is_folder(path):
-        return _digest(path)
-    total = hashlib.sha256()
-    names = []
-    for folder, _, found in tf.io.gfile.walk(path):
-        names += [files.join(folder, name) for name in found]
-    for name in sorted(names):
-        relative = name[len(path) :].lstrip("/")
-        total.update(f"{relative}\0{_digest(name)}\n".encode())
-    return total.hexdigest()
+__all__ = [
+    "check_path",
+    "hash_folder",
+    "is_keras",
+    "keras_endpoint",
+    "load",
+]
 
 
 @contextlib.contextmanager

@@ -13,8 +13,6 @@ import tensorflow as tf
 from ib_keras.errors import UserError
 from ib_keras.errors import unknown_name
 
-KINDS = ("logits", "log_probabilities", "probabilities")
-
 # Croce and Hein's automatic check takes 1e-5; rows of half precision round
 # more coarsely.
 _TOLERANCE = {"float16": 5e-3, "bfloat16": 4e-2}
@@ -120,15 +118,6 @@ def kind_of(values: np.ndarray, dtype: str = "float32") -> str | None:
         if np.abs(total - 1).max() < 10 * slack:
             return "log_probabilities"
     return "logits"
-
-
-def check_kind(kind: str | None) -> str | None:
-    """Refuses a kind of outputs that there is not."""
-    if kind is not None and kind not in KINDS:
-        raise unknown_name(
-            "kind of outputs", kind, KINDS, "Set --config.model.outputs to it."
-        )
-    return kind
 
 
 def to_logits(scores: tf.Tensor, kind: str) -> tf.Tensor:

@@ -8,73 +8,17 @@ so attacks, epsilons and verdicts stay in pixel units of [0, 1].
 
 import dataclasses
 from collections.abc import Callable
-from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from ib_keras.audit.target import outputs as outputs_
+from ib_keras.audit.target.options import LAYOUTS
 from ib_keras.audit.target.signatures import Endpoint
-from ib_keras.errors import UserError
-from ib_keras.errors import unknown_name
 from ib_keras.types import LogitsFn
 
-LAYOUTS = ("channels_last", "channels_first")
 RANGES = ((0.0, 1.0), (0.0, 255.0), (-1.0, 1.0))
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What a user says of a model; None leaves it to be found.
-
-    Attributes:
-        signature: Name of the endpoint.
-        output: Name of the tensor among several that it returns.
-        outputs: "logits", "log_probabilities" or "probabilities".
-        input_range: (lowest, highest) value of the images that it takes.
-        layout: "channels_last" or "channels_first".
-    """
-
-    signature: str | None = None
-    output: str | None = None
-    outputs: str | None = None
-    input_range: tuple[float, float] | None = None
-    layout: str | None = None
-
-    def __post_init__(self):
-        outputs_.check_kind(self.outputs)
-        if self.layout is not None and self.layout not in LAYOUTS:
-            raise unknown_name(
-                "layout", self.layout, LAYOUTS, "Set --config.model.layout."
-            )
-        if self.input_range is not None:
-            found = _check_range(self.input_range)
-            object.__setattr__(self, "input_range", found)
-
-    @classmethod
-    def from_config(cls, section: Mapping[str, Any] | None) -> "Options":
-        """Reads the section `model` of an audit config.
-
-        Raises:
-            UserError: If a value is none that the field can have.
-        """
-        return cls(**(section or {}))
-
-
-def _check_range(values) -> tuple[float, float]:
-    try:
-        low, high = (float(value) for value in values)
-    except (TypeError, ValueError):
-        low = high = 0.0
-    if not -1e6 < low < high < 1e6:
-        raise UserError(
-            "The model's range of input values is none",
-            received=values,
-            expected="two numbers, the lower one first",
-            fix="Set --config.model.input_range=0,255 or another.",
-        )
-    return low, high
 
 
 @dataclasses.dataclass(frozen=True)

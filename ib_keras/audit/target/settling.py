@@ -10,6 +10,7 @@ from ib_keras import seeds
 from ib_keras.audit.target import choosing
 from ib_keras.audit.target import outputs
 from ib_keras.audit.target import reading as readings
+from ib_keras.audit.target.options import KINDS
 from ib_keras.audit.target.reading import Reading
 from ib_keras.errors import UserError
 
@@ -58,7 +59,7 @@ def settle(target, images, labels, mode="mean", num_samples=None) -> Any:
     chosen, is_clear = choosing.choose(trials)
     answers = known[[t is chosen for t in trials].index(True)]
     reading = chosen.reading
-    if reading.outputs not in outputs.KINDS:
+    if reading.outputs not in KINDS:
         raise UserError(
             "It cannot be told whether the outputs are logits",
             received=f"values from {answers.scores.min():.4g} to "

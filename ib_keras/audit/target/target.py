@@ -3,7 +3,7 @@
 `load` takes a SavedModel folder or a .keras file, `from_function` a Python
 function. What the graph does not tell `Target.settle` finds by a few calls on
 clean examples, or refuses to guess. Every finding can be said instead: see
-`reading.Options`.
+`options.Options`.
 """
 
 import dataclasses
@@ -20,15 +20,14 @@ from ib_keras.audit.target import loading
 from ib_keras.audit.target import reading as readings
 from ib_keras.audit.target import settling
 from ib_keras.audit.target import signatures
-from ib_keras.audit.target.loading import hash_folder
-from ib_keras.audit.target.reading import Options
+from ib_keras.audit.target.options import MODES
+from ib_keras.audit.target.options import Options
+from ib_keras.audit.target.options import hash_folder
 from ib_keras.audit.target.reading import Reading
 from ib_keras.audit.target.signatures import Endpoint
 from ib_keras.errors import UserError
 from ib_keras.errors import unknown_name
 from ib_keras.types import LogitsFn
-
-MODES = ("mean", "stochastic")
 
 
 @dataclasses.dataclass(frozen=True)

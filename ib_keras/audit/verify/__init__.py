@@ -6,7 +6,14 @@ arithmetic on the folder's own arrays, `tallies` the counts of its summary,
 again, and `verification` puts them together.
 """
 
-from ib_keras.audit.verify.verification import Verification
-from ib_keras.audit.verify.verification import verify
+from ib_keras import lazy
 
 __all__ = ["Verification", "verify"]
+
+__getattr__ = lazy.names(
+    __name__,
+    {
+        "Verification": "verification",
+        "verify": "verification",
+    },
+)

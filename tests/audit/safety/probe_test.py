@@ -42,11 +42,12 @@ sys.exit(status)
 def quick_child(monkeypatch):
     """Children that are forks, which saves the seconds of an import."""
 
-    def wait(command, environment, limits):
+    def wait(command, limits):
         process = runs.Process(command[-1], code=_CHILD)
         status = process.wait()
         return status, process.read("output"), process.read("errors").encode()
 
+    monkeypatch.setattr(probe, "_launch", lambda command, environment: command)
     monkeypatch.setattr(probe, "_wait", wait)
 
 
@@ -141,6 +142,7 @@ def test_a_call_that_fails_is_noted(tmp_path, quick_child):
 
 
 def test_a_child_that_cannot_start_is_a_fault_of_ours(tmp_path, monkeypatch):
+    monkeypatch.setattr(probe, "_launch", lambda *unused: None)
     monkeypatch.setattr(
         probe, "_wait", lambda *unused: (1, "", b"a\nImportError: x")
     )
@@ -152,6 +154,7 @@ def test_a_child_that_cannot_start_is_a_fault_of_ours(tmp_path, monkeypatch):
 def test_a_child_without_an_answer_is_never_a_pass(
     tmp_path, monkeypatch, output
 ):
+    monkeypatch.setattr(probe, "_launch", lambda *unused: None)
     monkeypatch.setattr(probe, "_wait", lambda *unused: (0, output, b""))
     with pytest.raises((RuntimeError, UnsafeError)):
         safety.check(hostile.honest(tmp_path / "model"))

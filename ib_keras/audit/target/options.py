@@ -1,0 +1,122 @@
+"""What a user says of a model, and where it lies: known without TensorFlow."""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from ib_keras import files
+from ib_keras.errors import UserError
+from ib_keras.errors import unknown_name
+
+MODES = ("mean", "stochastic")
+KINDS = ("logits", "log_probabilities", "probabilities")
+LAYOUTS = ("channels_last", "channels_first")
+
+_CHUNK = 1 << 24
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a user says of a model; None leaves it to be found.
+
+    Attributes:
+        signature: Name of the endpoint.
+        output: Name of the tensor among several that it returns.
+        outputs: "logits", "log_probabilities" or "probabilities".
+        input_range: (lowest, highest) value of the images that it takes.
+        layout: "channels_last" or "channels_first".
+    """
+
+    signature: str | None = None
+    output: str | None = None
+    outputs: str | None = None
+    input_range: tuple[float, float] | None = None
+    layout: str | None = None
+
+    def __post_init__(self):
+        if self.outputs is not None and self.outputs not in KINDS:
+            raise unknown_name(
+                "kind of outputs",
+                self.outputs,
+                KINDS,
+                "Set --config.model.outputs to it.",
+            )
+        if self.layout is not None and self.layout not in LAYOUTS:
+            raise unknown_name(
+                "layout", self.layout, LAYOUTS, "Set --config.model.layout."
+            )
+        if self.input_range is not None:
+            found = _check_range(self.input_range)
+            object.__setattr__(self, "input_range", found)
+
+    @classmethod
+    def from_config(cls, section: Mapping[str, Any] | None) -> "Options":
+        """Reads the section `model` of an audit config.
+
+        Raises:
+            UserError: If a value is none that the field can have.
+        """
+        return cls(**(section or {}))
+
+
+def _check_range(values) -> tuple[float, float]:
+    try:
+        low, high = (float(value) for value in values)
+    except (TypeError, ValueError):
+        low = high = 0.0
+    if not -1e6 < low < high < 1e6:
+        raise UserError(
+            "The model's range of input values is none",
+            received=values,
+            expected="two numbers, the lower one first",
+            fix="Set --config.model.input_range=0,255 or another.",
+        )
+    return low, high
+
+
+def is_keras(path: str) -> bool:
+    """Whether a path names a Keras file rather than a SavedModel folder."""
+    return path.endswith((".keras", ".h5", ".hdf5"))
+
+
+def check_path(path: str) -> None:
+    """Refuses a path where there is no model.
+
+    Raises:
+        UserError: If there is neither a SavedModel nor a .keras file.
+    """
+    if is_keras(path) and files.exists(path) and not files.is_folder(path):
+        return
+    if files.exists(files.join(path, "saved_model.pb")):
+        return
+    inside = files.join(path, "saved_model")
+    hint = f"Did you mean {inside}? " if files.exists(inside) else ""
+    raise UserError(
+        "There is no SavedModel",
+        received=path,
+        expected="a folder that holds saved_model.pb, or a .keras file",
+        fix=f"{hint}Give the folder that training exported.",
+    )
+
+
+def _digest(path: str) -> str:
+    digest = hashlib.sha256()
+    with files.open_bytes(path) as file:
+        while block := file.read(_CHUNK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def hash_folder(path: str) -> str:
+    """SHA-256 over the relative names and digests of all files below.
+
+    Of a single file it is the digest of the file alone.
+    """
+    if not files.is_folder(path):
+        return _digest(path)
+    total = hashlib.sha256()
+    for name in sorted(files.walk(path)):
+        relative = name[len(path) :].lstrip("/")
+        total.update(f"{relative}\0{_digest(name)}\n".encode())
+    return total.hexdigest()

@@ -1,0 +1,50 @@
+"""What is imported only once it is needed: names of packages, and Keras."""
+
+import importlib
+import sys
+from collections.abc import Callable
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+
+def names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """Makes the `__getattr__` of a package whose names lie in its modules.
+
+    Args:
+        package: The package's `__name__`.
+        homes: Name -> the module of the package that defines it.
+
+    Returns:
+        A function from a name to what it names, imported by then.
+    """
+
+    def find(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(
+                f"module {package!r} has no attribute {name!r}", name=name
+            )
+        module = importlib.import_module(f"{package}.{homes[name]}")
+        value = getattr(module, name)
+        setattr(sys.modules[package], name, value)
+        return value
+
+    return find
+
+
+def tensorflow() -> ModuleType:
+    """Imports TensorFlow, and not the Keras that it imports last.
+
+    `import tensorflow` ends by importing Keras, with all that Keras plots and
+    wraps: 2.6 of 7.2 s, and nothing that a SavedModel needs. Whoever asks for
+    `tf.keras` or imports Keras later gets it all the same.
+    """
+    last = "keras.src.optimizers"
+    if "tensorflow" not in sys.modules and "keras" not in sys.modules:
+        sys.modules[last] = None  # TensorFlow does without what is not there.
+        try:
+            importlib.import_module("tensorflow")
+        finally:
+            if sys.modules.get(last) is None:
+                sys.modules.pop(last, None)
+    return importlib.import_module("tensorflow")

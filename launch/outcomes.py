@@ -1,0 +1,80 @@
+"""What commands print and write when a training or an audit is done."""
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def print_training(result: dict[str, Any], workdir: str) -> None:
+    """Prints what a training reached, and where its SavedModel is."""
+    from ib_keras import files
+    from ib_keras.training import loop
+
+    both = [
+        f"{name.replace('_', ' ')} {result[name]:.4f}"
+        for name in ("accuracy", "accuracy_stochastic")
+        if name in result
+    ]
+    print(f"Step {result['step']}: {', '.join(both)}.")
+    print(f"SavedModel: {files.join(workdir, loop.SAVED_MODEL)}")
+
+
+def print_audit(summary: dict[str, Any]) -> None:
+    """Prints the numbers of an audit, a line for each stage."""
+    low, high = summary["robust_accuracy_ci95"]
+    threat_model = summary["threat_model"]
+    print(
+        f"{summary['protocol']}, {summary['mode']} mode, "
+        f"{threat_model['norm']} {threat_model['epsilon']:g}: clean accuracy "
+        f"{summary['clean_accuracy']:.4f}, robust accuracy "
+        f"{summary['robust_accuracy']:.4f} (95% interval {low:.4f} to "
+        f"{high:.4f}), {summary['num_examples']} examples, "
+        f"{summary['gradient_evaluations']} gradient evaluations."
+    )
+    for stage in summary["stages"]:
+        print(
+            f"  after {stage['name']}: {stage['robust_accuracy']:.4f} "
+            f"({stage['num_broken']} of {stage['num_attacked']} broken)"
+        )
+
+
+def print_verdict(workdir: str) -> Any:
+    """Prints the verdict of an audit folder, and returns it; None if none."""
+    from ib_keras.audit.formats import verdicts
+    from ib_keras.audit.report import load
+    from ib_keras.audit.report import text
+
+    verdict = verdicts.of(load.load(workdir))
+    if verdict is None:
+        print("Verdict: none, for no diagnostics were run.")
+        return None
+    print(f"Verdict: {text.clean(verdicts.sentence(verdict))}")
+    for reason in verdict.decided_by:
+        print(f"  {text.clean(reason.id)}: {text.clean(reason.why, 400)}")
+    for step in verdict.next_steps:
+        print(f"  Next: {text.clean(step, 400)}")
+    return verdict
+
+
+def write_page(folders: Sequence[str], path: str | None = None) -> str:
+    """Writes the page of audits, with clean images where the data are at hand.
+
+    Args:
+        folders: Audit folders.
+        path: The file; report.html in the first folder by default.
+
+    Returns:
+        Its path.
+    """
+    from ib_keras import files
+    from ib_keras.audit import examples
+    from ib_keras.audit import folder as names
+    from ib_keras.audit import report
+
+    clean = {}
+    for folder in folders:
+        summary = files.read_json(files.join(folder, names.SUMMARY))
+        images = examples.of_folder(folder, summary)
+        if images is not None:
+            clean[folder] = images
+    path = path or files.join(folders[0], "report.html")
+    return report.write(list(folders), path, clean)

@@ -1,0 +1,60 @@
+"""The console: nothing that a user cannot act on, and all that one can."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.support import runs
+
+NAMES = ("TF_CPP_MIN_LOG_LEVEL", "TF_ENABLE_ONEDNN_OPTS")
+
+
+def python(source, **environment):
+    """Runs Python as a user has it, with neither variable set."""
+    kept = {k: v for k, v in os.environ.items() if k not in NAMES}
+    return subprocess.run(
+        [sys.executable, "-c", source],
+        cwd=runs.ROOT,
+        env=kept | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+
+
+def test_the_library_says_nothing_and_passes_real_warnings_on():
+    done = python(
+        "from ib_keras import attacks\n"
+        "import logging, tensorflow as tf, warnings\n"
+        "tf.config.list_logical_devices()\n"
+        "f = tf.function(lambda x: 2 * x)\n"
+        "for i in range(9): f(i)\n"
+        "print(attacks.run.__name__, flush=True)\n"
+        "tf.get_logger().warning('a real one')\n"
+        "warnings.warn('another')\n"
+    )
+    assert done.stdout == "run\n"
+    first, second = done.stderr.strip().splitlines()
+    assert first.endswith("a real one") and second.endswith("another")
+
+
+@pytest.mark.parametrize(
+    "before, environment, expected",
+    [
+        ("", {}, ["3", "1"]),
+        ("", {NAMES[0]: "1", NAMES[1]: "0"}, ["1", "0"]),
+        # It has read them: what is set now would be untrue.
+        ("sys.modules['tensorflow'] = sys; ", {}, [None, None]),
+    ],
+)
+def test_the_environment_of_the_user_stands(before, environment, expected):
+    done = python(
+        f"import json, os, sys; {before}import ib_keras; "
+        f"print(json.dumps([os.environ.get(n) for n in {NAMES}]))",
+        **environment,
+    )
+    assert json.loads(done.stdout) == expected
