@@ -122,12 +122,14 @@ def peer(name, folder, data, epsilon):
 
 def starts(models):
     """Median seconds of processes that only start."""
-    codes = {IMPORT: IMPORT}
+    codes = {IMPORT: (sys.executable, IMPORT)}
     for name, path in models.items():
-        codes[f"and load {name}"] = f"{IMPORT}; tf.saved_model.load({path!r})"
+        load = f"{IMPORT}; tf.saved_model.load({path!r})"
+        codes[f"and load {name}"] = (sys.executable, load)
+    codes["import torch"] = (FLAGS.peer_python, "import torch")
     found = {}
-    for name, code in codes.items():
-        times = [run([sys.executable, "-c", code])[0] for _ in range(3)]
+    for name, (python, code) in codes.items():
+        times = [run([python, "-c", code])[0] for _ in range(3)]
         found[name] = round(statistics.median(times), 2)
         print(f"{name}: {found[name]} s", flush=True)
     return found
