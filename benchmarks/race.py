@@ -12,6 +12,9 @@ the same, on the same images and the same weights (rebuilt from the SavedModel's
 variables, and checked to give the same logits). Robust accuracy stands beside
 the time. foolbox has no AutoPGD and runs PGD 10 x 100; ART takes eps_step = 2
 epsilon, for its default is weaker. A peer that is not installed is left out.
+
+Run it with nothing else running: PyTorch's threads wait by spinning, so that
+beside another process a peer takes several times as long as alone.
 """
 
 import datetime
@@ -42,6 +45,7 @@ flags.mark_flags_as_required(["vib", "deterministic"])
 FLAGS = flags.FLAGS
 
 TARGET = 0.8
+QUIET = 0.5  # Processes that run, as an average over the last minute.
 IMPORT = "import tensorflow as tf"
 
 
@@ -146,6 +150,9 @@ def main(argv):
     from ib_keras.data import source
 
     del argv
+    load = os.getloadavg()[0]
+    if load > QUIET:
+        print(f"Something else runs (load {load:.1f}): these are no times.")
     images, labels = mnist.build().load(f"test[:{FLAGS.num_examples}]")
     images = source.to_float(images).numpy()
     models = {"vib": FLAGS.vib, "deterministic": FLAGS.deterministic}
@@ -173,6 +180,7 @@ def main(argv):
         found = {
             "command": "python -m benchmarks.race " + " ".join(sys.argv[1:]),
             "cpu": processor(),
+            "load_before": round(load, 2),
             "python": platform.python_version(),
             "date": datetime.date.today().isoformat(),
             "num_examples": FLAGS.num_examples,
