@@ -91,11 +91,12 @@ def test_audit_says_what_its_summary_says(done):
     assert robust in outputs["audit"]
     assert "after pgd: " in outputs["audit"]
     assert f"Report: {folder}/audit/report.html" in outputs["audit"]
+    # Nothing is robust, so no landscape is asked for.
+    assert summary["robust_accuracy"] == 0.0
     assert sorted(os.listdir(folder / "audit")) == [
         "config.json",
         "examples.npz",
         "findings.json",
-        "landscapes.npz",
         "report.html",
         "safety.json",
         "summary.json",
