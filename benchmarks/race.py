@@ -96,7 +96,7 @@ def race(model, path, epsilon, data, folder, peers):
         workdir = os.path.join(folder, f"{epsilon}_{turn}")
         seconds, robust["ours"], row["gradients"] = ours(path, epsilon, workdir)
         row["seconds"]["ours"].append(seconds)
-        for name in peers:
+        for name in list(peers):
             seconds, line = run(peer(name, folder, data, epsilon))
             if seconds is None:
                 print(f"{name} is left out: {line}")
