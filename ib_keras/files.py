@@ -74,7 +74,7 @@ class _Anywhere:
 gfile = _Anywhere()
 
 
-def _errors(*names: str) -> tuple[type[Exception], ...]:
+def remote_errors(*names: str) -> tuple[type[Exception], ...]:
     """Errors of TensorFlow; nobody can have raised one who has not got it."""
     tf = sys.modules.get("tensorflow")
     return () if tf is None else tuple(getattr(tf.errors, n) for n in names)
@@ -150,7 +150,7 @@ def user_errors(verb: str, path: str):
     """Turns the file system's refusals into one line for a person."""
     try:
         yield
-    except _errors("UnimplementedError") as error:
+    except remote_errors("UnimplementedError") as error:
         raise UserError(
             f"Cannot {verb}",
             received=f"{path}, of a file system that is not installed",
@@ -158,13 +158,13 @@ def user_errors(verb: str, path: str):
             fix='For gs:// run pip install -e ".[gcs]"; copy anything else to '
             "this machine.",
         ) from error
-    except (OSError, *_errors("OpError")) as error:
+    except (OSError, *remote_errors("OpError")) as error:
         reason = (
             getattr(error, "strerror", None)
             or getattr(error, "message", None)
             or type(error).__name__
         )
-        full = isinstance(error, _errors("ResourceExhaustedError")) or (
+        full = isinstance(error, remote_errors("ResourceExhaustedError")) or (
             getattr(error, "errno", None) == errno.ENOSPC
         )
         raise UserError(
@@ -245,14 +245,14 @@ def read_json(path: str) -> Any:
     """
     try:
         return json.loads(read_text(path))
-    except (*_errors("NotFoundError"), FileNotFoundError) as error:
+    except (*remote_errors("NotFoundError"), FileNotFoundError) as error:
         raise UserError(
             "A file is missing",
             received=f"no {os.fspath(path)}",
             expected="the JSON file that an earlier step wrote",
             fix="Check the path, or run that step again.",
         ) from error
-    except (OSError, *_errors("OpError"), ValueError) as error:
+    except (OSError, *remote_errors("OpError"), ValueError) as error:
         raise UserError(
             "A file is damaged",
             received=f"{os.fspath(path)} ({type(error).__name__}: {error})",
@@ -282,7 +282,7 @@ def read_npz(path: str) -> dict[str, np.ndarray]:
     try:
         with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except (*_errors("NotFoundError"), FileNotFoundError) as error:
+    except (*remote_errors("NotFoundError"), FileNotFoundError) as error:
         raise UserError(
             "A file is missing",
             received=f"no {os.fspath(path)}",

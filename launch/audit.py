@@ -83,23 +83,25 @@ def main() -> int:
     from ib_keras import lazy
     from ib_keras import workdirs
     from ib_keras.audit import settings
+    from ib_keras.audit.formats import verdicts
     from ib_keras.audit.safety import probe
 
+    most, workdir = absl_flags.FLAGS.max_hours, flags.FLAGS.workdir
     settings.check_start(
         config,
         absl_flags.FLAGS.saved_model,
-        None if absl_flags.FLAGS.plan else flags.FLAGS.workdir,
+        None if absl_flags.FLAGS.plan else workdir,
         is_alone=flags.FLAGS.strategy != "multi_worker",
     )
+    if not absl_flags.FLAGS.plan:
+        verdicts.check_gate(absl_flags.FLAGS.fail_on, config, workdir)
     # It reads and calls the model while TensorFlow is imported here.
     probe.start(absl_flags.FLAGS.saved_model, absl_flags.FLAGS.allow_ops)
     tf = lazy.tensorflow()
 
     from ib_keras import strategy
     from ib_keras.audit import runner
-    from ib_keras.audit.formats import verdicts
 
-    most, workdir = absl_flags.FLAGS.max_hours, flags.FLAGS.workdir
     is_begun = files.exists(files.join(workdir, workdirs.CONFIG_FILE))
     # What has begun may go on, or the same command would not resume it.
     is_asked = most is not None and not is_begun
@@ -114,7 +116,6 @@ def main() -> int:
             _print_plan(rows)
             return 0
         _check_hours(rows, most)
-    verdicts.check_gate(absl_flags.FLAGS.fail_on, config, workdir)
     devices = flags.make_strategy()
     is_plain = isinstance(devices, tf.distribute.OneDeviceStrategy)
     summary = runner.audit(

@@ -34,11 +34,17 @@ absl_flags.DEFINE_list(
 def main() -> int:
     """Surveys, draws and writes one example after the other."""
     from ib_keras import files
+    from ib_keras import lazy
+    from ib_keras.audit import folder as folders
+
+    values = absl_flags.FLAGS
+    folders.check(values.workdir)
+    lazy.tensorflow()
+
     from ib_keras.audit.landscape import examples as landscape_examples
     from ib_keras.audit.landscape import survey as landscape_survey
     from ib_keras.audit.report import landscapes
 
-    values = absl_flags.FLAGS
     output = values.output
     files.make_folder(output)
     for index, found in landscape_survey.survey(

@@ -124,6 +124,10 @@ def main() -> int:
     stop = flags.StopRequest()
     plan = _make_plan()
 
+    from ib_keras.sweeps import plan as plans
+
+    plans.choose(plan, flags.FLAGS.only)  # Before TensorFlow is imported.
+
     from ib_keras.sweeps import records
     from ib_keras.sweeps import sweep
     from ib_keras.sweeps import table

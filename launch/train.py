@@ -20,6 +20,11 @@ def main() -> int:
     stop = flags.StopRequest()
     config = flags.config_values()
 
+    from ib_keras.training import settings
+
+    is_alone = flags.FLAGS.strategy != "multi_worker"
+    settings.check_start(config, flags.FLAGS.workdir, is_alone)
+
     began = time.monotonic()
     from ib_keras.training import loop
 

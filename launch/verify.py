@@ -39,9 +39,22 @@ absl_flags.DEFINE_bool("quiet", False, "Print what does not hold alone.")
 def main() -> int:
     """Runs `ib_keras.audit.verify.verify`."""
     from ib_keras import files
-    from ib_keras.audit import verify
+    from ib_keras import lazy
+    from ib_keras.audit import folder as folders
+    from ib_keras.audit.safety import probe
 
     values = absl_flags.FLAGS
+    summary = folders.check(values.workdir)
+    path = values.saved_model
+    if path is None and isinstance(summary, dict):
+        path = folders.model_path(summary)
+    if path is not None and files.exists(path):
+        # It reads and calls the model while TensorFlow is imported here.
+        probe.start(path, values.allow_ops)
+    lazy.tensorflow()
+
+    from ib_keras.audit import verify
+
     result = verify.verify(
         values.workdir,
         values.saved_model,

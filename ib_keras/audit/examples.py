@@ -10,9 +10,8 @@ import numpy as np
 from ib_keras import files
 from ib_keras import plugins
 from ib_keras import workdirs
-from ib_keras.attacks import base
-from ib_keras.data import source as sources
 from ib_keras.errors import UserError
+from ib_keras.types import check_count
 from ib_keras.types import check_images
 from ib_keras.types import check_labels
 
@@ -84,7 +83,7 @@ def load(config: Mapping[str, Any], metadata: Mapping[str, Any]) -> Examples:
             fix="Set dataset.name to the data set of the model.",
         )
     images, labels = source.load(split)
-    count = base.check_count("num_examples", config["num_examples"])
+    count = check_count("num_examples", config["num_examples"])
     if count > len(labels):
         raise UserError(
             "There are fewer examples than asked for",
@@ -99,6 +98,8 @@ def load(config: Mapping[str, Any], metadata: Mapping[str, Any]) -> Examples:
         "description": source.description,
     }
     most = min(max(count, _PROBE), len(labels))
+    from ib_keras.data import source as sources
+
     images = check_images(sources.to_float(images[:most]).numpy())
     labels = check_labels(labels[:most], most, classes)
     few = slice(None, min(most, _PROBE))

@@ -1,6 +1,11 @@
-"""The names of what an audit folder holds."""
+"""What an audit folder holds, by name."""
+
+from collections.abc import Mapping
+from typing import Any
 
 from ib_keras import files
+from ib_keras import workdirs
+from ib_keras.errors import UserError
 
 SUMMARY = "summary.json"
 EXAMPLES = "examples.npz"
@@ -20,3 +25,34 @@ def radius_name(epsilon: float) -> str:
 def radius(workdir: str, epsilon: float) -> str:
     """The folder of another radius than the audit's own."""
     return files.join(workdir, radius_name(epsilon))
+
+
+def check(workdir: str) -> Any:
+    """Refuses a folder that no audit has finished.
+
+    Returns:
+        What its summary holds.
+
+    Raises:
+        UserError: If the summary or the config is missing or damaged.
+    """
+    summary = files.read_json(files.join(workdir, SUMMARY))
+    files.read_json(files.join(workdir, workdirs.CONFIG_FILE))
+    return summary
+
+
+def model_path(summary: Mapping[str, Any]) -> str:
+    """Where the summary says that the audited model is.
+
+    Raises:
+        UserError: If there is nothing.
+    """
+    path = (summary.get("model") or {}).get("path")
+    if path and files.exists(path):
+        return path
+    raise UserError(
+        "The audited model is not where the summary says",
+        received=f"{path or 'no path'}",
+        expected="the model whose sha256 the summary holds",
+        fix="Give its place with --saved_model.",
+    )

@@ -15,7 +15,7 @@ from ib_keras.sweeps import plan as plans
 from ib_keras.sweeps import records
 from ib_keras.sweeps.plan import Plan
 from ib_keras.sweeps.plan import Run
-from ib_keras.training import loop
+from ib_keras.training import settings
 
 SWEEP_FILE = "sweep.json"
 LOCK_FILE = "sweep.lock"
@@ -171,7 +171,7 @@ class Folder:
                 if records.check(record, run, path):
                     return record["status"], record
         folder = self.run(run.name)
-        workdirs.check(folder, run.config, loop.MAY_DIFFER)
+        workdirs.check(folder, run.config, settings.MAY_DIFFER)
         if record is not None and records.has_failed(record):
             return records.FAILED, record
         begun = files.exists(files.join(folder, workdirs.CONFIG_FILE))

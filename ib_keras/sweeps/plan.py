@@ -13,7 +13,7 @@ from typing import Any
 
 from ib_keras.errors import UserError
 from ib_keras.errors import unknown_name
-from ib_keras.training import loop
+from ib_keras.training import settings
 
 _NAME = re.compile(r"[a-z0-9_][a-z0-9_.-]*")
 _SCALARS = (str, int, float, bool, type(None))
@@ -140,7 +140,7 @@ def make(
 
 def matters(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Those overrides that change a result, and so make it another sweep."""
-    return {k: v for k, v in overrides.items() if k not in loop.MAY_DIFFER}
+    return {k: v for k, v in overrides.items() if k not in settings.MAY_DIFFER}
 
 
 def override(
@@ -251,3 +251,33 @@ def _check_landscape(run, landscape):
             fix="Correct the config's sweep().",
         )
     return _plain(landscape)
+
+
+def choose(plan: Plan, only: str | None) -> list[Run]:
+    """The runs whose names match somewhere.
+
+    Args:
+        plan: The sweep.
+        only: A regular expression; None for all.
+
+    Raises:
+        UserError: If it is none, or no name matches.
+    """
+    try:
+        pattern = re.compile(only or "")
+    except re.error as error:
+        raise UserError(
+            "--only is not a regular expression",
+            received=f"{only!r} ({error})",
+            expected="a part of the names, or an expression such as seed_[01]",
+            fix="Correct --only; --list shows the names.",
+        ) from error
+    chosen = [run for run in plan.runs if pattern.search(run.name)]
+    if not chosen:
+        raise UserError(
+            "No run matches",
+            received=f"--only={only}",
+            expected=f"a part of names such as {plan.runs[0].name}",
+            fix="See the names with --list.",
+        )
+    return chosen

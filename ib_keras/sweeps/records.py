@@ -22,7 +22,7 @@ from ib_keras.audit import training_seeds
 from ib_keras.audit.target import loading
 from ib_keras.errors import UserError
 from ib_keras.sweeps.plan import Run
-from ib_keras.training import loop
+from ib_keras.training import settings
 
 FORMAT_VERSION = 1
 DONE, DIVERGED, FAILED = "done", "diverged", "failed"
@@ -115,8 +115,8 @@ def compose(
         UserError: If a file is missing or damaged.
     """
     record = frame(run, preset, DONE, git_commit)
-    result = files.read_json(files.join(folder, loop.RESULT_FILE))
-    saved_model = files.join(folder, loop.SAVED_MODEL)
+    result = files.read_json(files.join(folder, settings.RESULT_FILE))
+    saved_model = files.join(folder, settings.SAVED_MODEL)
     metadata = export.read_metadata(saved_model) or {}
     num_classes = int(metadata["num_classes"])
     record["collapsed"] = training_seeds.collapse(
@@ -243,6 +243,7 @@ def _train_seconds(folder, config) -> float | None:
         tf.errors.OpError,
         ArithmeticError,
         LookupError,
+        OSError,
         TypeError,
         ValueError,  # Such as a UserError.
     ):
@@ -290,7 +291,7 @@ def check(record: Mapping[str, Any], run: Run, path: str) -> bool:
     Raises:
         UserError: If it is of another config; the field is named.
     """
-    _refuse(path, "", record["config"], run.config, loop.MAY_DIFFER)
+    _refuse(path, "", record["config"], run.config, settings.MAY_DIFFER)
     is_whole = True
     for name, config in run.audits.items():
         there = record["audit_configs"].get(name)

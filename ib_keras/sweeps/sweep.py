@@ -1,6 +1,5 @@
 """Runs a sweep, or what is left of it, and says what it came to."""
 
-import re
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
@@ -14,38 +13,9 @@ from ib_keras.sweeps import table
 from ib_keras.sweeps.folder import Folder
 from ib_keras.sweeps.plan import Plan
 from ib_keras.sweeps.plan import Run
+from ib_keras.sweeps.plan import choose
 from ib_keras.sweeps.pool import Pool
 from ib_keras.sweeps.worker import Settings
-
-
-def choose(plan: Plan, only: str | None) -> list[Run]:
-    """The runs whose names match somewhere.
-
-    Args:
-        plan: The sweep.
-        only: A regular expression; None for all.
-
-    Raises:
-        UserError: If it is none, or no name matches.
-    """
-    try:
-        pattern = re.compile(only or "")
-    except re.error as error:
-        raise UserError(
-            "--only is not a regular expression",
-            received=f"{only!r} ({error})",
-            expected="a part of the names, or an expression such as seed_[01]",
-            fix="Correct --only; --list shows the names.",
-        ) from error
-    chosen = [run for run in plan.runs if pattern.search(run.name)]
-    if not chosen:
-        raise UserError(
-            "No run matches",
-            received=f"--only={only}",
-            expected=f"a part of names such as {plan.runs[0].name}",
-            fix="See the names with --list.",
-        )
-    return chosen
 
 
 def states(folder: Folder, plan: Plan) -> list[tuple[Run, str, Any]]:

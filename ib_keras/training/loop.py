@@ -6,7 +6,6 @@ evaluation, checkpoints, logs and the SavedModel at the end.
 
 import contextlib
 import inspect
-import math
 import tempfile
 import time
 from collections.abc import Callable
@@ -33,65 +32,19 @@ from ib_keras.errors import Interrupted
 from ib_keras.errors import UserError
 from ib_keras.errors import unknown_name
 from ib_keras.progress import Progress
+from ib_keras.training import settings
 from ib_keras.training.background import Background
 from ib_keras.training.checkpoints import Checkpoints
 from ib_keras.training.metrics_log import MetricsLog
+from ib_keras.training.settings import CHECKPOINTS
+from ib_keras.training.settings import MAY_DIFFER
+from ib_keras.training.settings import RESULT_FILE
+from ib_keras.training.settings import SAVED_MODEL
 from ib_keras.training.startup import Startup
 from ib_keras.types import check_images
 from ib_keras.types import check_labels
 from ib_keras.watchdog import Watchdog
 
-RESULT_FILE = "result.json"
-SAVED_MODEL = "saved_model"
-CHECKPOINTS = "checkpoints"
-
-# Fields that change no result: a run may be continued with others.
-MAY_DIFFER = (
-    "data.data_dir",
-    "data.download",
-    "checkpoint.every_steps",
-    "checkpoint.keep",
-    "steps_per_call",
-)
-
-# The fields of a config; the sections of parts are checked by the parts.
-_FIELDS = {
-    "seed": None,
-    "num_epochs": None,
-    "num_samples": None,
-    "steps_per_call": None,
-    "precision": None,
-    "data": ...,
-    "input": {"normalisation": None},
-    "encoder": ...,
-    "bottleneck": ...,
-    "decoder": {"initializer": None},
-    "optim": ...,
-    "averaging": {"decay": None},
-    "train": {
-        "split": None,
-        "batch_size": None,
-        "augment": None,
-        "log_every_steps": None,
-    },
-    "eval": {
-        "split": None,
-        "other_splits": None,
-        "batch_size": None,
-        "every_epochs": None,
-    },
-    "checkpoint": {"every_steps": None, "keep": None},
-}
-_COUNTS = (
-    ("num_samples",),
-    ("steps_per_call",),
-    ("train", "batch_size"),
-    ("train", "log_every_steps"),
-    ("eval", "batch_size"),
-    ("checkpoint", "every_steps"),
-    ("checkpoint", "keep"),
-)
-_LENGTHS = (("num_epochs",), ("eval", "every_epochs"))
 _SCHEDULE = ("learning_rate", "decay_factor", "decay_every_epochs")
 _UNEVEN = "decay_at_epochs"  # In place of the last, a list.
 
@@ -107,37 +60,6 @@ _EVAL_VALUES = (
     "accuracy",
     "accuracy_stochastic",
 )
-
-
-def _check_config(config):
-    """Refuses fields that do not exist, and numbers that cannot be used."""
-    workdirs.check_fields(config, _FIELDS)
-    for path in (*_COUNTS, *_LENGTHS):
-        value = config
-        for name in path:
-            value = value[name]
-        is_count = path in _COUNTS
-        kind = int if is_count else int | float
-        if isinstance(value, kind) and 0 < value < math.inf:
-            continue
-        raise UserError(
-            f"{path[-1]} is not a {'count' if is_count else 'length'}",
-            received=f"{'.'.join(path)}={value!r}",
-            expected="a whole number, 1 or more"
-            if is_count
-            else "a number above 0",
-            fix=f"Set --config.{'.'.join(path)} to one.",
-        )
-    others = config["eval"]["other_splits"]
-    if not isinstance(others, tuple | list) or not all(
-        isinstance(split, str) for split in others
-    ):
-        raise UserError(
-            "other_splits is not a list of splits",
-            received=f"eval.other_splits={others!r}",
-            expected='names in parentheses, such as ("adversarial",), or ()',
-            fix="Set --config.eval.other_splits to them.",
-        )
 
 
 def build_optimizer(
@@ -158,11 +80,10 @@ def build_optimizer(
     Raises:
         UserError: If the name or an argument is unknown, or cannot be used.
     """
+    settings.check_optimizer(config)
     makers = {"adam": optimizers.FusedAdam, "sgd": keras.optimizers.SGD}
     own = dict(config)
-    name = own.pop("name", None)
-    if name not in makers:
-        raise unknown_name("optimizer", name, makers, "Set optim.name to it.")
+    name = own.pop("name")
     documented = {"adam": keras.optimizers.Adam}.get(name, makers[name])
     valid = {*inspect.signature(documented).parameters, *_SCHEDULE, _UNEVEN}
     valid -= {"kwargs", "use_ema", "ema_momentum"}
@@ -706,7 +627,7 @@ def train(
         Interrupted: If it was stopped; a checkpoint is saved.
     """
     # What is refused is refused before anything is written.
-    _check_config(config)
+    settings.check_start(config, workdir, is_alone=False)
     workdirs.check(workdir, config, MAY_DIFFER)
     done = files.join(workdir, RESULT_FILE)
     if files.exists(done):

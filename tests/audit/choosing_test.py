@@ -96,6 +96,11 @@ def test_another_order_of_classes_is_found_and_undone():
     assert choosing.permutation(right) is None
 
 
+def test_where_no_order_can_do_better_none_is_looked_for(monkeypatch):
+    monkeypatch.setattr(choosing.Trial, "reordered", None)
+    assert choosing.permutation(trial(UNIT, 0.9, 0.9)) is None
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_luck_is_no_order(seed):
     labels = np.random.default_rng(seed).integers(0, 10, 64)

@@ -16,6 +16,7 @@ from ib_keras import plugins
 from ib_keras import workdirs
 from ib_keras.audit import protocol
 from ib_keras.training import loop
+from ib_keras.training import settings
 from ib_keras.types import ThreatModel
 from tests.support import runs
 
@@ -83,7 +84,7 @@ def test_a_config_holds_plain_values_alone(module):
 @pytest.mark.parametrize("name", TRAINING)
 def test_a_full_config_is_one_that_training_reads(name):
     config = values(get(f"configs.{name}"))
-    loop._check_config(config)
+    settings.check(config)
     data, model = name.rsplit("_", 1)
     assert config["data"]["name"] == data
     bottleneck = {"linear": "deterministic"}.get(model, model)

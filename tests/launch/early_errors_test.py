@@ -1,5 +1,6 @@
 """What needs no TensorFlow is refused before TensorFlow is imported."""
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -7,8 +8,6 @@ import sys
 import pytest
 
 from ib_keras import plugins
-from ib_keras.audit import diagnostics
-from ib_keras.audit import settings
 from ib_keras.errors import UserError
 from tests.support import runs
 
@@ -110,8 +109,80 @@ def test_a_workdir_of_another_audit(tmp_path, model):
     assert "The workdir belongs to another config" in said
 
 
-def test_sets_are_those_of_the_diagnostics():
-    assert settings.SETS == diagnostics.SETS
+def test_a_gate_without_diagnostics(tmp_path, model):
+    off = "--config.diagnostics.set=none"
+    said = audit(tmp_path, model, off, "--fail_on=invalid")
+    assert "There will be no verdict to fail on" in said
+
+
+@pytest.mark.parametrize(
+    "argument, said",
+    [
+        ("--config.sed=1", "config field"),
+        ("--config.train.batch_size=0", "batch_size is not a count"),
+        ("--config.num_epochs=-1", "num_epochs is not a length"),
+        ("--config.data.name=mnits", 'Did you mean "mnist"?'),
+        ("--config.encoder.name=mlpp", 'Did you mean "mlp"?'),
+        ("--config.encoder.name=linear", "argument of encoders part linear"),
+        ("--config.bottleneck.name=vab", 'Did you mean "vib"?'),
+        ("--config.bottleneck.name=ceb", "argument of bottlenecks part ceb"),
+        ("--config.optim.name=adm", 'Did you mean "adam"?'),
+    ],
+)
+def test_a_wrong_field_of_a_training(tmp_path, argument, said):
+    workdir = tmp_path / "run"
+    config = "--config=configs/mnist_vib.py"
+    found = refused("train", config, f"--workdir={workdir}", argument)
+    assert said in found
+    assert not workdir.exists()
+
+
+def test_a_workdir_that_a_training_cannot_have(tmp_path):
+    (tmp_path / "other").write_text("")
+    said = refused(
+        "train", "--config=configs/mnist_vib.py", f"--workdir={tmp_path}"
+    )
+    assert "The workdir holds something else" in said
+
+
+def test_a_sweep_of_nothing(tmp_path):
+    given = f"--workdir={tmp_path / 'sweep'}"
+    said = refused("sweep", "--config=configs/mnist_deterministic.py", given)
+    assert "The config has no grid" in said
+    said = refused(
+        "sweep", "--config=configs/mnist_vib.py", given, "--only=none"
+    )
+    assert "No run matches" in said
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("report",),
+        ("report", "--format=csv"),
+        ("verify",),
+        ("show", "--index=0"),
+        ("landscape", "--output=nowhere"),
+    ],
+    ids=" ".join,
+)
+def test_a_folder_of_no_audit(tmp_path, command):
+    said = refused(*command, f"--workdir={tmp_path}")
+    assert f"A file is missing. Received: no {tmp_path}/summary.json" in said
+    assert not os.path.exists(runs.ROOT / "nowhere")
+
+
+def test_an_audit_without_its_model(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "summary.json").write_text('{"model": {"path": "gone"}}')
+    said = refused("verify", f"--workdir={tmp_path}")
+    assert "The audited model is not where the summary says" in said
+
+
+def test_a_format_and_a_figure_that_there_are_not(tmp_path):
+    said = refused("report", f"--workdir={tmp_path}", "--format=latx")
+    assert 'Did you mean "latex"?' in said
+    assert "11" in refused("figures", "--figure=11", f"--output={tmp_path}")
 
 
 @pytest.mark.parametrize(

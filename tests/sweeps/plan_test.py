@@ -10,7 +10,7 @@ from ib_keras import workdirs
 from ib_keras.audit import protocol
 from ib_keras.sweeps import landscapes
 from ib_keras.sweeps import plan
-from ib_keras.training import loop
+from ib_keras.training import settings
 from tests.support import runs
 
 SWEPT = ("mnist_vib", "cifar10_ceb", "cifar10_vib", "digits_vib", "digits_ceb")
@@ -54,7 +54,7 @@ def test_a_grid_is_of_configs_that_training_and_audits_read(config, preset):
     models = {run.labels["model"] for run in found.runs}
     assert models == {config.rpartition("_")[2], "deterministic"}
     for run in found.runs:
-        loop._check_config(run.config)
+        settings.check(run.config)
         assert run.config["bottleneck"]["name"] == run.labels["model"]
         assert run.config["seed"] == run.labels["seed"]
         for name in ("beta", "rho"):

@@ -13,6 +13,7 @@ writes findings.json with the verdict.
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 from typing import Any
 
 from ib_keras import files
@@ -20,16 +21,17 @@ from ib_keras import plugins
 from ib_keras.audit import folder as folders
 from ib_keras.audit import verdict
 from ib_keras.audit.diagnostics import base
-from ib_keras.audit.diagnostics import together
-from ib_keras.audit.diagnostics.case import Case
+from ib_keras.audit.settings import SETS
 from ib_keras.errors import Interrupted
 from ib_keras.errors import unknown_name
 from ib_keras.progress import Progress
 
+if TYPE_CHECKING:
+    from ib_keras.audit.diagnostics.case import Case
+
 _PARTIAL_FILE = "findings_partial.json"
 FORMAT_VERSION = 1
 
-SETS = ("none", "quick", "full")
 _COSTS = {"none": (), "quick": ("free", "cheap")}
 _COSTS["full"] = (*_COSTS["quick"], "full")
 
@@ -69,7 +71,7 @@ def load(name: str) -> dict[str, Any]:
 
 
 def examine(
-    case: Case,
+    case: "Case",
     set_name: str,
     folder: str,
     *,
@@ -92,6 +94,8 @@ def examine(
         Interrupted: If it was stopped; the answers so far are saved.
         UserError: If there is no such set or the folder cannot be written.
     """
+    from ib_keras.audit.diagnostics import together
+
     path = files.join(folder, folders.FINDINGS)
     partial = files.join(folder, _PARTIAL_FILE)
     asked_for = describe(set_name, case)
@@ -204,7 +208,7 @@ def _not_asked(name, diagnostic):
     ]
 
 
-def describe(set_name: str, case: Case) -> dict[str, Any]:
+def describe(set_name: str, case: "Case") -> dict[str, Any]:
     """What answers depend on besides the audit: others are asked again."""
     return {
         "set": set_name,

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from ib_keras import files
 from ib_keras import types
@@ -137,7 +136,7 @@ def load(folder: str) -> Audit:
         examples = files.read_npz(files.join(folder, folders.EXAMPLES))
         found = _optional(folder, folders.FINDINGS)
         scan = _optional(folder, folders.SAFETY)
-    except (OSError, tf.errors.OpError) as error:
+    except (OSError, *files.remote_errors("OpError")) as error:
         raise UserError(
             "Cannot read the audit",
             received=f"{folder} ({getattr(error, 'message', error)})",

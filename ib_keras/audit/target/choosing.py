@@ -52,6 +52,14 @@ class Trial:
         best = np.where(finite[:, None], self.log_p, -1e300).argmax(axis=1)
         return np.where(finite, best, -1)
 
+    def counts(self) -> np.ndarray:
+        """How often a class is answered, by the label: `[classes, labels]`."""
+        size = max(self.log_p.shape[1], int(self.labels.max()) + 1)
+        counts = np.zeros([size, size])
+        known = self.prediction >= 0
+        np.add.at(counts, (self.prediction[known], self.labels[known]), 1)
+        return counts
+
     def reordered(self) -> tuple[float, list[int]]:
         """The order of the classes that explains the labels best.
 
@@ -61,10 +69,7 @@ class Trial:
         """
         from scipy import optimize
 
-        size = max(self.log_p.shape[1], int(self.labels.max()) + 1)
-        counts = np.zeros([size, size])
-        known = self.prediction >= 0
-        np.add.at(counts, (self.prediction[known], self.labels[known]), 1)
+        counts = self.counts()
         rows, columns = optimize.linear_sum_assignment(-counts)
         accuracy = counts[rows, columns].sum() / len(self.labels)
         return float(accuracy), [int(c) for c in columns]
@@ -109,11 +114,14 @@ def permutation(trial: Trial) -> tuple[float, list[int]] | None:
         the order is right, or the images are too few to tell.
     """
     count, classes = trial.log_p.shape
-    accuracy, order = trial.reordered()
     # Some gain comes by luck, for the order is the best of many.
-    luck = 3 * np.sqrt(classes / count)
-    gain = accuracy - trial.accuracy
-    return (accuracy, order) if gain > max(_GAIN, luck / 2) else None
+    least = max(_GAIN, 1.5 * np.sqrt(classes / count))
+    # No order can do better than each class at its most frequent label.
+    most = trial.counts().max(axis=1).sum() / count
+    if most - trial.accuracy <= least:
+        return None
+    accuracy, order = trial.reordered()
+    return (accuracy, order) if accuracy - trial.accuracy > least else None
 
 
 def _gaps(first: Trial, second: Trial) -> tuple[float, float, float]:

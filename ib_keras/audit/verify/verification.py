@@ -152,7 +152,7 @@ def verify(
     """
     workdir = str(workdir).rstrip("/")
     top = _read(workdir)
-    path = saved_model or _path_of(top.summary)
+    path = saved_model or folders.model_path(top.summary)
     subject = _load_subject(top, data_dir, path, strategy, allow_ops, probe)
     if batch_size is None:
         audited = check_count("batch_size", top.config["batch_size"])
@@ -222,18 +222,6 @@ def _read(workdir) -> claims.Folder:
         ) from error
     return claims.Folder(
         config["audit"], config["model_sha256"], summary, arrays
-    )
-
-
-def _path_of(summary):
-    path = (summary.get("model") or {}).get("path")
-    if path and files.exists(path):
-        return path
-    raise UserError(
-        "The audited model is not where the summary says",
-        received=f"{path or 'no path'}",
-        expected="the model whose sha256 the summary holds",
-        fix="Give its place with --saved_model.",
     )
 
 

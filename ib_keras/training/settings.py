@@ -1,0 +1,148 @@
+"""The config of a training, and what can be refused without TensorFlow.
+
+`check` is of fields and numbers alone; `check_start` is all that can be said
+before anything is built, in milliseconds.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ib_keras import files
+from ib_keras import plugins
+from ib_keras import workdirs
+from ib_keras.errors import UserError
+from ib_keras.errors import unknown_name
+
+RESULT_FILE = "result.json"
+SAVED_MODEL = "saved_model"
+CHECKPOINTS = "checkpoints"
+
+# Fields that change no result: a run may be continued with others.
+MAY_DIFFER = (
+    "data.data_dir",
+    "data.download",
+    "checkpoint.every_steps",
+    "checkpoint.keep",
+    "steps_per_call",
+)
+
+# The fields of a config; the sections of parts are checked by the parts.
+FIELDS = {
+    "seed": None,
+    "num_epochs": None,
+    "num_samples": None,
+    "steps_per_call": None,
+    "precision": None,
+    "data": ...,
+    "input": {"normalisation": None},
+    "encoder": ...,
+    "bottleneck": ...,
+    "decoder": {"initializer": None},
+    "optim": ...,
+    "averaging": {"decay": None},
+    "train": {
+        "split": None,
+        "batch_size": None,
+        "augment": None,
+        "log_every_steps": None,
+    },
+    "eval": {
+        "split": None,
+        "other_splits": None,
+        "batch_size": None,
+        "every_epochs": None,
+    },
+    "checkpoint": {"every_steps": None, "keep": None},
+}
+_COUNTS = (
+    ("num_samples",),
+    ("steps_per_call",),
+    ("train", "batch_size"),
+    ("train", "log_every_steps"),
+    ("eval", "batch_size"),
+    ("checkpoint", "every_steps"),
+    ("checkpoint", "keep"),
+)
+_LENGTHS = (("num_epochs",), ("eval", "every_epochs"))
+OPTIMIZERS = ("adam", "sgd")
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Refuses fields that do not exist, and numbers that cannot be used.
+
+    Raises:
+        UserError: If there is one.
+    """
+    workdirs.check_fields(config, FIELDS)
+    for path in (*_COUNTS, *_LENGTHS):
+        value = config
+        for name in path:
+            value = value[name]
+        is_count = path in _COUNTS
+        kind = int if is_count else int | float
+        if isinstance(value, kind) and 0 < value < math.inf:
+            continue
+        raise UserError(
+            f"{path[-1]} is not a {'count' if is_count else 'length'}",
+            received=f"{'.'.join(path)}={value!r}",
+            expected="a whole number, 1 or more"
+            if is_count
+            else "a number above 0",
+            fix=f"Set --config.{'.'.join(path)} to one.",
+        )
+    others = config["eval"]["other_splits"]
+    if not isinstance(others, tuple | list) or not all(
+        isinstance(split, str) for split in others
+    ):
+        raise UserError(
+            "other_splits is not a list of splits",
+            received=f"eval.other_splits={others!r}",
+            expected='names in parentheses, such as ("adversarial",), or ()',
+            fix="Set --config.eval.other_splits to them.",
+        )
+
+
+def check_optimizer(section: Mapping[str, Any]) -> None:
+    """Refuses an optimiser that does not exist.
+
+    Raises:
+        UserError: If the section `optim` names none that there is.
+    """
+    name = section.get("name")
+    if name not in OPTIMIZERS:
+        raise unknown_name(
+            "optimizer", name, OPTIMIZERS, "Set optim.name to it."
+        )
+
+
+def check_start(
+    config: Mapping[str, Any], workdir: str, is_alone: bool = True
+) -> None:
+    """Refuses what can be refused before TensorFlow is imported.
+
+    Args:
+        config: A training config.
+        workdir: The run's folder; a remote one is left to `loop.train`.
+        is_alone: Whether no other process shares the training.
+
+    Raises:
+        UserError: If config or workdir cannot be used.
+    """
+    check(config)
+    plugins.check("data", config["data"])
+    plugins.check("encoders", config["encoder"], image_shape=None)
+    plugins.check(
+        "bottlenecks",
+        config["bottleneck"],
+        num_classes=None,
+        steps_per_epoch=None,
+    )
+    check_optimizer(config["optim"])
+    if files.is_remote(workdir):
+        return
+    workdirs.check(workdir, config, MAY_DIFFER)
+    if not files.exists(files.join(workdir, RESULT_FILE)):
+        workdirs.check_writable(workdir)
+        if is_alone:
+            workdirs.check_free(workdir)
