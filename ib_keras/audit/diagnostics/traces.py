@@ -106,11 +106,12 @@ def run(
         state, record = loop.advance(state, record, step, step + 1)
         said.append((state.evaluated.loss, state.evaluated.is_wrong))
     if not attack.evaluates_proposal:  # Nobody has looked at the last one.
-        before = record.is_wrong
-        record = loop.finish(
-            state, record, images, labels, example_seeds, radius
-        )
-        said.append((state.evaluated.loss, record.is_wrong & ~before))
+        more = (images, labels, example_seeds, radius)
+        # What the record says of all iterates is taken back for this one.
+        none = tf.zeros_like(record.is_wrong)
+        alone = loop.finish(state, record._replace(is_wrong=none), *more)
+        record = loop.finish(state, record, *more)
+        said.append((state.evaluated.loss, alone.is_wrong))
     case.gradient_evaluations += count * (
         attack.gradients_at_init + attack.num_steps * attack.gradients_per_step
     )

@@ -249,6 +249,15 @@ def test_a_trace_looks_at_the_last_iterate(honest):
     assert not found.is_wrong[0].any()
 
 
+def test_what_stays_broken_is_wrong_at_the_last_iterate_too(honest):
+    attack = stage("pgd", num_steps=12, step_size=0.02).attack
+    found = traces.run(honest, attack, honest.rows)
+    before, last = found.is_wrong[-2], found.is_wrong[-1]
+    assert before.sum() > 5
+    # The margin of a linear model falls by no step.
+    assert last[before].all()
+
+
 def test_luck_does_not_hide_what_is_found_in_noise():
     """A draw in twenty is wrong; random corners break what is near enough."""
     near = lottery(0.05)
