@@ -20,7 +20,7 @@ from ib_keras.attacks import losses
 from ib_keras.errors import UserError
 from ib_keras.types import LogitsFn
 from ib_keras.types import ThreatModel
-from ib_keras.types import is_number
+from ib_keras.types import check_count as check_count  # For attacks.
 
 
 class Evaluation(NamedTuple):
@@ -110,11 +110,10 @@ class GradientAttack:
 
 def kind(attack: Attack) -> Hashable:
     """What attacks have in common that share compiled functions."""
-    rest = {
-        name: value
-        for name, value in vars(attack).items()
-        if name not in attack.varying
-    }
+    varying = getattr(attack, "varying", None)
+    if varying is None:
+        return id(attack)
+    rest = {k: v for k, v in vars(attack).items() if k not in varying}
     # Compiled code asks whether there are targets, not how many.
     if rest.get("num_targets") is not None:
         rest["num_targets"] = True
@@ -346,19 +345,3 @@ def model_seed(example_seeds: tf.Tensor, *purpose) -> tf.Tensor:
 def draw_seed(seed: tf.Tensor, draw) -> tf.Tensor:
     """The seed of one of the draws that an expectation is taken over."""
     return seeds.fold(seed, draw)
-
-
-def check_count(name: str, value, smallest: int = 1) -> int:
-    """Returns a count from a config.
-
-    Raises:
-        UserError: If it is not a whole number, or too small.
-    """
-    if not is_number(value) or int(value) != value or value < smallest:
-        raise UserError(
-            f"{name} is not a count",
-            received=repr(value),
-            expected=f"a whole number, {smallest} or more",
-            fix=f"Set {name} to a count in the config.",
-        )
-    return int(value)

@@ -165,7 +165,8 @@ def on(
     """
     if not isinstance(logits_fn, CompiledLogits):
         return CompiledLogits(logits_fn, strategy, jit_compile)
-    other = CompiledLogits(logits_fn._logits_fn, strategy, jit_compile)
-    is_same = logits_fn.strategy is other.strategy
-    is_same &= bool(logits_fn.jit_compile) == bool(jit_compile)
-    return logits_fn if is_same else other
+    place = None if devices.is_direct(strategy) else strategy
+    is_same = bool(logits_fn.jit_compile) == bool(jit_compile)
+    if is_same and logits_fn.strategy is place:
+        return logits_fn
+    return CompiledLogits(logits_fn._logits_fn, strategy, jit_compile)

@@ -152,3 +152,27 @@ def test_an_attack_that_names_no_numbers_shares_with_its_equals_alone():
     one, other = Own(3, [1.0]), Own(3, [1.0])
     assert base.kind(one) != base.kind(other)
     assert base.numbers(one) == {}
+
+
+class Bare:
+    """Fulfils the contract and nothing more: it names no `varying`."""
+
+    num_steps, gradients_at_init, gradients_per_step = 3, 0, 1
+    evaluates_proposal = runs_eagerly = False
+    num_targets = None
+
+    def __init__(self):
+        self._attack = stage("pgd", num_steps=3, step_size=0.02).attack
+        self.init, self.step = self._attack.init, self._attack.step
+
+
+def test_an_attack_without_the_attribute_runs_and_shares_with_nobody():
+    one, other = Bare(), Bare()
+    assert isinstance(one, base.Attack)
+    assert base.kind(one) != base.kind(other)
+    assert base.numbers(one) == {}
+    plain = stage("pgd", num_steps=3, step_size=0.02)
+    assert_same(
+        attack(linear, [runner.Stage("bare", one)], 0.05),
+        attack(linear, [plain], 0.05),
+    )
