@@ -22,6 +22,7 @@ from launch import flags
 from launch import outcomes
 
 absl_flags.DEFINE_string("workdir", "quickstart", "Folder to write to.")
+flags.define_watchdog()
 
 # Model -> its modes; a deterministic model has no noise.
 _MODELS = {
@@ -61,6 +62,7 @@ def _train(name: str, run: str, strategy, stop) -> None:
         run,
         strategy=strategy,
         should_stop=stop,
+        watchdog_minutes=flags.FLAGS.watchdog_minutes,
         provenance=provenance,
     )
     outcomes.print_training(result, run)
@@ -96,6 +98,7 @@ def _audit(name: str, run: str, mode: str, audits: str, stop) -> list[str]:
             subject,
             folder,
             should_stop=stop,
+            watchdog_minutes=flags.FLAGS.watchdog_minutes,
             command=command,
             git_commit=flags.git_commit(),
         )
