@@ -4,6 +4,8 @@ python -m launch.audit --config=configs/audits/pgd_restarts.py \
     --saved_model=runs/mnist_vib/saved_model --workdir=audits/pgd
 """
 
+import importlib
+
 from absl import flags as absl_flags
 
 from launch import flags
@@ -101,6 +103,10 @@ def main() -> int:
 
     from ib_keras import strategy
     from ib_keras.audit import runner
+
+    if not absl_flags.FLAGS.plan:
+        # Drawing takes a second to import, during which the child answers.
+        importlib.import_module("ib_keras.audit.report.page")
 
     is_begun = files.exists(files.join(workdir, workdirs.CONFIG_FILE))
     # What has begun may go on, or the same command would not resume it.
