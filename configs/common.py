@@ -505,6 +505,16 @@ def audit(
             "outputs": placeholder(str),  # logits, probabilities, ...
             "input_range": placeholder(tuple),  # Lowest and highest value.
             "layout": placeholder(str),  # channels_last or channels_first
+            # What is done to images in [0, 1] before the model sees them: a
+            # recipe, scale * x + offset, or (x - mean) / std, by channel.
+            "preprocessing": {
+                "recipe": placeholder(str),  # imagenet, mnist, signed, ...
+                "scale": placeholder(tuple),
+                "offset": placeholder(tuple),
+                "mean": placeholder(tuple),
+                "std": placeholder(tuple),
+                "channel_order": placeholder(str),  # rgb or bgr
+            },
         }
     )
     config.dataset = ml_collections.ConfigDict(

@@ -107,7 +107,14 @@ def _config(control: Control) -> dict[str, Any]:
         "chunk_steps": 16,
         "compact": True,
         "model": dict.fromkeys(
-            ("signature", "output", "outputs", "input_range", "layout")
+            (
+                "signature",
+                "output",
+                "outputs",
+                "input_range",
+                "layout",
+                "preprocessing",
+            )
         ),
         "dataset": {},
         "threat_model": {"norm": "linf", "epsilon": EPSILON},

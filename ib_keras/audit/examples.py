@@ -15,8 +15,10 @@ from ib_keras.types import check_count
 from ib_keras.types import check_images
 from ib_keras.types import check_labels
 
-# Examples that a model's range and kind of outputs are told by.
-_PROBE = 500
+# Examples that a model's input and kind of outputs are told by, and the bytes
+# that more than the first few of them may take.
+_FEWEST_PROBE, _MOST_PROBE = 500, 2000
+_PROBE_BYTES = 64 << 20
 
 
 class Examples(NamedTuple):
@@ -27,7 +29,7 @@ class Examples(NamedTuple):
         labels: int32 `[examples]`.
         dataset: For the summary: name, split, description.
         probe_images: The examples and what follows them in the split, up to
-            500: what a model is found out by.
+            2,000: what a model is found out by.
         probe_labels: Of these.
     """
 
@@ -97,12 +99,14 @@ def load(config: Mapping[str, Any], metadata: Mapping[str, Any]) -> Examples:
         "split": split,
         "description": source.description,
     }
-    most = min(max(count, _PROBE), len(labels))
+    probe = _PROBE_BYTES // (4 * int(np.prod(source.image_shape)))
+    probe = min(max(probe, _FEWEST_PROBE), _MOST_PROBE)
+    most = min(max(count, probe), len(labels))
     from ib_keras.data import source as sources
 
     images = check_images(sources.to_float(images[:most]).numpy())
     labels = check_labels(labels[:most], most, classes)
-    few = slice(None, min(most, _PROBE))
+    few = slice(None, min(most, probe))
     return Examples(
         images[:count], labels[:count], dataset, images[few], labels[few]
     )

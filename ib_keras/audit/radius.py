@@ -262,6 +262,9 @@ class Audit:
                 "norm": self.threat_model.norm,
                 "epsilon": float(self.threat_model.epsilon),
             },
+            "epsilon_in_model_units": subject.target.preprocessing.epsilon(
+                self.threat_model.epsilon
+            ),
             "mode": subject.mode,
             "num_samples": subject.num_samples,
             "num_judge_samples": subject.num_judge_samples,

@@ -50,6 +50,7 @@ FIELDS = {
         "outputs": None,
         "input_range": None,
         "layout": None,
+        "preprocessing": None,
     },
     "dataset": ...,
     "threat_model": {"norm": None, "epsilon": None},
@@ -67,7 +68,7 @@ def check(config: Mapping[str, Any]) -> None:
     Raises:
         UserError: If there is one.
     """
-    workdirs.check_fields(config, FIELDS)
+    workdirs.check_fields(_completed(config), FIELDS)
     for name, (is_right, expected) in _KINDS.items():
         value = functools.reduce(operator.getitem, name.split("."), config)
         if not is_right(value):
@@ -77,6 +78,14 @@ def check(config: Mapping[str, Any]) -> None:
                 expected=expected,
                 fix=f"Set {name} in the config, as --config.{name}=... does.",
             )
+
+
+def _completed(config):
+    """A config of version 0.1, which has no section `model.preprocessing`."""
+    model = config.get("model")
+    if not isinstance(model, Mapping):
+        return config
+    return {**config, "model": {"preprocessing": None, **model}}
 
 
 def _is_seed(value) -> bool:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ib_keras.audit.target import choosing
+from ib_keras.audit.target.preprocessing import Preprocessing
 from ib_keras.audit.target.reading import Reading
 from tests.support import runs
 
@@ -18,7 +19,8 @@ def trial(range_, accuracy, confidence, seed=0, labels=LABELS):
     prediction = np.where(wrong, others, labels) % 10
     p = np.full([len(labels), 10], (1 - confidence) / 9)
     p[np.arange(len(labels)), prediction] = confidence
-    reading = Reading((8, 8, 1), input_range=range_, num_classes=10)
+    way = Preprocessing.of_range(*range_)
+    reading = Reading((8, 8, 1), preprocessing=way, num_classes=10)
     return choosing.Trial(reading, np.log(p), labels)
 
 
@@ -27,14 +29,18 @@ UNIT, BYTES, SIGNED = (0.0, 1.0), (0.0, 255.0), (-1.0, 1.0)
 
 def chosen(*trials):
     best, is_clear = choosing.choose(list(trials))
-    return best.reading.input_range, is_clear
+    return best.reading.preprocessing.input_range, is_clear
 
 
 def test_the_accuracy_and_the_likelihood_are_what_they_are_called():
+    """A temperature makes of any such probability the best one.
+
+    That is the share p that is right, and (1 - p) / 9 of each other class.
+    """
     one = trial(UNIT, 0.75, 0.9)
     assert one.accuracy == 0.75
-    expected = 0.75 * np.log(0.9) + 0.25 * np.log(0.1 / 9)
-    assert one.log_likelihood == pytest.approx(expected)
+    expected = 0.75 * np.log(0.75) + 0.25 * np.log(0.25 / 9)
+    assert one.log_likelihood == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_better_accuracy_decides():
@@ -42,22 +48,46 @@ def test_a_better_accuracy_decides():
     assert chosen(low, high) == (BYTES, True)
 
 
-def test_between_equal_accuracies_the_likelihood_decides():
-    """Of two scales of one linear model the one that is not too sure."""
-    sure = 1 - 1e-9
-    assert chosen(trial(UNIT, 0.9, sure), trial(BYTES, 0.9, 0.9)) == (
-        BYTES,
-        True,
-    )
-    assert chosen(trial(UNIT, 0.9, 0.9), trial(BYTES, 0.9, sure)) == (
-        UNIT,
-        True,
-    )
+def graded(range_, noise, factor=1.0, seed=0):
+    """Right as often as another, but unsure by as much as its noise."""
+    rng = np.random.default_rng(7)
+    logits = rng.normal(size=[len(LABELS), 10])
+    logits[np.arange(len(LABELS)), LABELS] += 4.0
+    other = np.random.default_rng(seed + 1).normal(size=logits.shape)
+    log_p = choosing.log_softmax(factor * (logits + noise * other))
+    way = Preprocessing.of_range(*range_)
+    reading = Reading((8, 8, 1), preprocessing=way, num_classes=10)
+    return choosing.Trial(reading, log_p, LABELS)
 
 
-def test_where_nothing_decides_the_unit_range_stands():
+@pytest.mark.parametrize("factor", [1e-2, 1.0, 30.0])
+def test_between_equal_accuracies_the_likelihood_decides(factor):
+    """At the best temperature: a factor of the logits says nothing."""
+    good, bad = graded(UNIT, 0.0, factor), graded(BYTES, 0.5)
+    assert abs(good.accuracy - bad.accuracy) < 0.05
+    assert chosen(good, bad) == (UNIT, True)
+    good, bad = graded(BYTES, 0.0), graded(UNIT, 0.5, factor)
+    assert chosen(bad, good) == (BYTES, True)
+
+
+def test_where_little_decides_the_unit_range_stands():
+    rivals = graded(UNIT, 0.0), graded(SIGNED, 0.02)
+    gap, error, nats = choosing._gaps(*rivals)
+    assert abs(gap) <= 3 * error + 0.02 and 1 < nats < 2.5
+    assert chosen(*rivals) == (UNIT, False)
+
+
+def test_where_nothing_decides_the_user_is_asked():
     right = [trial(r, 0.9, 0.9, seed=i) for i, r in enumerate((UNIT, SIGNED))]
-    assert chosen(*right) == (UNIT, False)
+    runs.refused(choosing.choose, right)
+
+
+def test_a_scale_that_makes_the_model_far_too_sure_is_ruled_out():
+    """Other things being equal; never one that makes it unsure."""
+    plain = graded(UNIT, 0.0)
+    sure, unsure = (graded(BYTES, 0.08, f, seed=2) for f in (255.0, 1 / 255))
+    assert chosen(plain, sure) == (UNIT, True)
+    runs.refused(choosing.choose, [plain, unsure])
 
 
 def test_a_range_that_is_better_by_little_is_not_passed_over():
@@ -82,7 +112,8 @@ def test_an_answer_that_is_not_finite_is_wrong():
     one = trial(UNIT, 1.0, 0.9)
     one.log_p[:40] = np.nan
     assert one.accuracy == 0.9
-    assert one.log_likelihood == pytest.approx(0.9 * np.log(0.9) - 1.0)
+    # At the best temperature all others are right for certain, near enough.
+    assert one.log_likelihood == pytest.approx(-1.0, abs=1e-6)
 
 
 def test_another_order_of_classes_is_found_and_undone():

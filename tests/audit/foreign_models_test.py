@@ -298,7 +298,8 @@ def test_what_cannot_be_told_is_asked_for(make, fix):
 
 
 def test_what_is_said_goes_before_what_is_found():
-    target = settle(foreign.module(two_scores), output="b")
+    said = {"output": "b", "input_range": (0, 1)}
+    target = settle(foreign.module(two_scores), **said)
     assert target.reading.output == "b"
     target = settle(foreign.module(other=two_scores), signature="predict")
     assert_is_the_classifier(target)

@@ -99,6 +99,7 @@ def test_the_summary_has_all_fields_of_their_types(finished):
         "protocol": str,
         "protocol_version": int,
         "threat_model": dict,
+        "epsilon_in_model_units": list,
         "mode": str,
         "num_samples": type(None),
         "num_judge_samples": int,
@@ -124,6 +125,7 @@ def test_the_summary_has_all_fields_of_their_types(finished):
     assert {name: type(value) for name, value in summary.items()} == types
     assert summary["protocol"] == "pgd_restarts"
     assert summary["threat_model"] == {"norm": "linf", "epsilon": EPSILON}
+    assert summary["epsilon_in_model_units"] == [EPSILON]
     assert summary["mode"] == "mean"
     assert summary["num_examples"] == 60
     assert summary["seed"] == 0

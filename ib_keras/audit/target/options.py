@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ib_keras import files
+from ib_keras.audit.target import preprocessing as preprocessings
+from ib_keras.audit.target.preprocessing import Preprocessing
 from ib_keras.errors import UserError
 from ib_keras.errors import unknown_name
 
@@ -26,6 +28,8 @@ class Options:
         outputs: "logits", "log_probabilities" or "probabilities".
         input_range: (lowest, highest) value of the images that it takes.
         layout: "channels_last" or "channels_first".
+        preprocessing: What is done to images in [0, 1] before the model sees
+            them; `input_range` in general.
     """
 
     signature: str | None = None
@@ -33,6 +37,7 @@ class Options:
     outputs: str | None = None
     input_range: tuple[float, float] | None = None
     layout: str | None = None
+    preprocessing: Preprocessing | None = None
 
     def __post_init__(self):
         if self.outputs is not None and self.outputs not in KINDS:
@@ -49,6 +54,21 @@ class Options:
         if self.input_range is not None:
             found = _check_range(self.input_range)
             object.__setattr__(self, "input_range", found)
+        if self.input_range is not None and self.preprocessing is not None:
+            raise UserError(
+                "The model's input is said in two ways",
+                received=f"input_range={self.input_range} and "
+                f"preprocessing={self.preprocessing.describe()}",
+                expected="one of them",
+                fix="Leave out --config.model.input_range.",
+            )
+
+    @property
+    def said_preprocessing(self) -> Preprocessing | None:
+        """What the user says of the model's input, in either way."""
+        if self.input_range is not None:
+            return Preprocessing.of_range(*self.input_range)
+        return self.preprocessing
 
     @classmethod
     def from_config(cls, section: Mapping[str, Any] | None) -> "Options":
@@ -57,7 +77,9 @@ class Options:
         Raises:
             UserError: If a value is none that the field can have.
         """
-        return cls(**(section or {}))
+        fields = dict(section or {})
+        said = preprocessings.from_config(fields.pop("preprocessing", None))
+        return cls(**fields, preprocessing=said)
 
 
 def _check_range(values) -> tuple[float, float]:

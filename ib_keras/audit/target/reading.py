@@ -15,10 +15,9 @@ import tensorflow as tf
 
 from ib_keras.audit.target import outputs as outputs_
 from ib_keras.audit.target.options import LAYOUTS
+from ib_keras.audit.target.preprocessing import Preprocessing
 from ib_keras.audit.target.signatures import Endpoint
 from ib_keras.types import LogitsFn
-
-RANGES = ((0.0, 1.0), (0.0, 255.0), (-1.0, 1.0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Reading:
     Attributes:
         image_shape: (height, width, channels) of the audit's images.
         layout: The model's.
-        input_range: The model's.
+        preprocessing: What the model wants done to images in [0, 1].
         output: Name of the tensor in its answer; "" where that is one.
         outputs: Kind of the scores, one of `outputs.KINDS`.
         num_classes: How many logits there are.
@@ -36,7 +35,7 @@ class Reading:
 
     image_shape: tuple[int, ...]
     layout: str = "channels_last"
-    input_range: tuple[float, float] = (0.0, 1.0)
+    preprocessing: Preprocessing = Preprocessing()
     output: str = ""
     outputs: str = "logits"
     num_classes: int = 0
@@ -78,9 +77,14 @@ def prepare(
     images: tf.Tensor, endpoint: Endpoint, reading: Reading
 ) -> tf.Tensor:
     """Takes images of the audit to what the endpoint takes."""
-    low, high = reading.input_range
-    if (low, high) != (0.0, 1.0):
-        images = low + images * (high - low)
+    images = _apply(images, reading.preprocessing)
+    return arrange(images, endpoint, reading)
+
+
+def arrange(
+    images: tf.Tensor, endpoint: Endpoint, reading: Reading
+) -> tf.Tensor:
+    """Takes images in the model's units to its layout, shape and dtype."""
     if reading.layout == "channels_first":
         images = tf.transpose(images, [0, 3, 1, 2])
     shape = endpoint.shape
@@ -93,6 +97,18 @@ def prepare(
     if endpoint.spec.dtype.is_integer:
         images = tf.round(images)
     return tf.cast(images, endpoint.spec.dtype)
+
+
+def _apply(images, preprocessing):
+    if preprocessing.is_identity:
+        return images
+    if preprocessing.channel_order == "bgr":
+        images = tf.reverse(images, [-1])
+    scale, offset = (
+        tf.constant(values, images.dtype)
+        for values in (preprocessing.scale, preprocessing.offset)
+    )
+    return offset + images * scale
 
 
 def _size(shape) -> int:

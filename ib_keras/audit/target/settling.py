@@ -9,8 +9,10 @@ import tensorflow as tf
 from ib_keras import seeds
 from ib_keras.audit.target import choosing
 from ib_keras.audit.target import outputs
+from ib_keras.audit.target import preprocessing as preprocessings
 from ib_keras.audit.target import reading as readings
 from ib_keras.audit.target.options import KINDS
+from ib_keras.audit.target.preprocessing import Preprocessing
 from ib_keras.audit.target.reading import Reading
 from ib_keras.errors import UserError
 
@@ -31,13 +33,49 @@ class _Answers:
 
 def settle(target, images, labels, mode="mean", num_samples=None) -> Any:
     """As `target.Target.settle`."""
-    options = target.options
     images = np.asarray(images, np.float32)
     labels = np.asarray(labels)
     candidates = _candidates(target, images.shape[1:])
-    most = _BATCH if len(candidates) == 1 else _MOST
-    images, labels = images[:most], labels[:most]
+    few = _BATCH if len(candidates) == 1 else _MOST
     call = target.caller(mode, num_samples)
+    try:
+        found = _choose(target, call, candidates, images[:few], labels[:few])
+    except choosing.Undecided:
+        found = _choose_by_more(target, call, candidates, images, labels)
+    answers, chosen, trials, is_clear = found
+    reading = chosen.reading
+    if reading.outputs not in KINDS:
+        raise UserError(
+            "It cannot be told whether the outputs are logits",
+            received=f"values from {answers.scores.min():.4g} to "
+            f"{answers.scores.max():.4g} whose rows do not sum to 1",
+            expected="logits, or probabilities that sum to 1",
+            fix="Set --config.model.outputs=logits or =probabilities.",
+        )
+    if len({trial.reading.preprocessing for trial in trials}) > 1:
+        _check_fit(target, call, chosen, images[:_MOST], labels[:_MOST])
+    notes = [
+        *_notes_on_input(target, reading, trials, is_clear),
+        *_notes_on_output(target, answers, chosen),
+    ]
+    settled = dataclasses.replace(target, reading=reading)
+    return settled.with_notes(*notes)
+
+
+def _choose_by_more(target, call, candidates, images, labels):
+    """As `_choose` on all images, when the first few did not tell."""
+    try:
+        return _choose(target, call, candidates, images, labels)
+    except choosing.Undecided as error:
+        # None of what comes close need be right.
+        if len({c.preprocessing for c in candidates}) > 1:
+            few = images[:_MOST], labels[:_MOST]
+            _check_fit(target, call, error.best, *few)
+        raise
+
+
+def _choose(target, call, candidates, images, labels):
+    """Asks the model by each candidate; the best, and what all gave."""
     known, problems = [], []
     for candidate in candidates:
         try:
@@ -55,24 +93,89 @@ def settle(target, images, labels, mode="mean", num_samples=None) -> Any:
             fix="Check the data set, --config.model.signature and "
             "--config.model.layout.",
         )
-    trials = [_trial(answers, options, labels) for answers in known]
+    trials = [_trial(answers, target.options, labels) for answers in known]
     chosen, is_clear = choosing.choose(trials)
     answers = known[[t is chosen for t in trials].index(True)]
-    reading = chosen.reading
-    if reading.outputs not in KINDS:
-        raise UserError(
-            "It cannot be told whether the outputs are logits",
-            received=f"values from {answers.scores.min():.4g} to "
-            f"{answers.scores.max():.4g} whose rows do not sum to 1",
-            expected="logits, or probabilities that sum to 1",
-            fix="Set --config.model.outputs=logits or =probabilities.",
+    return answers, chosen, trials, is_clear
+
+
+def _check_fit(target, call, chosen, images, labels):
+    """Refuses a preprocessing that a fitted one beats by more than noise."""
+    reading, endpoint = chosen.reading, target.endpoint
+    if not chosen.is_distribution or endpoint.batch_size is not None:
+        return
+    if chosen.accuracy < 2 / chosen.log_p.shape[1]:
+        return  # Next to chance there is nothing to fit.
+    order = choosing.permutation(chosen)
+    if order is not None:
+        labels = np.argsort(order[1])[labels]
+    start = reading.preprocessing
+    if start.channel_order == "bgr":
+        images = images[..., ::-1]
+    seed = seeds.from_int(0)
+
+    def logits_of(scale, offset, some):
+        given = offset + tf.constant(some) * scale
+        answer = call(readings.arrange(given, endpoint, reading), seed)
+        scores = outputs.flatten(answer)[reading.output]
+        return outputs.to_logits(scores, reading.outputs)
+
+    def evaluate(scale, offset, which):
+        chosen_images = images[which]
+        scale, offset = (
+            tf.constant(values, tf.float32) for values in (scale, offset)
         )
-    notes = [
-        *_notes_on_input(target, reading, trials, is_clear),
-        *_notes_on_output(target, answers, chosen),
-    ]
-    settled = dataclasses.replace(target, reading=reading)
-    return settled.with_notes(*notes)
+        batches = [
+            slice(first, first + _BATCH)
+            for first in range(0, len(chosen_images), _BATCH)
+        ]
+
+        def pull_back(upstream):
+            total = np.zeros([2, images.shape[-1]])
+            for batch in batches:
+                with tf.GradientTape() as tape:
+                    tape.watch((scale, offset))
+                    logits = logits_of(scale, offset, chosen_images[batch])
+                total += tape.gradient(
+                    logits,
+                    (scale, offset),
+                    tf.constant(upstream[batch], tf.float32),
+                )
+            return total
+
+        logits = [logits_of(scale, offset, chosen_images[b]) for b in batches]
+        values = np.concatenate(logits).astype(np.float64)
+        return values, pull_back if has_gradient else None
+
+    has_gradient = _has_gradient(logits_of, start, images)
+    fit = choosing.fit_affine(start, images.shape[-1], evaluate, labels)
+    if fit.is_better:
+        raise UserError(
+            "The model seems to take images of other values",
+            received=f"{start.describe()} is the best of the known ways "
+            f"(accuracy {chosen.accuracy:.3f} on {len(labels)} clean images), "
+            f"but {fit.preprocessing.describe()}, fitted to half of the "
+            f"images, does better on the other half (accuracy "
+            f"{fit.accuracy:.3f}, {fit.gain:.3f} nats, {fit.errors:.1f} "
+            "standard errors)",
+            expected="the preprocessing that the model was trained with",
+            fix="Say it: --config.model.preprocessing.mean and .std (in units "
+            "of [0, 1]), or .scale and .offset, or --config.model.input_range."
+            f" {start.flags()} takes the known way all the same.",
+        )
+
+
+def _has_gradient(logits_of, start, images) -> bool:
+    """Whether the answer has a gradient with respect to the scale."""
+    scale = tf.constant(start.scale, tf.float32)
+    try:
+        with tf.GradientTape() as tape:
+            tape.watch(scale)
+            logits = logits_of(scale, tf.constant(start.offset), images[:2])
+        gradient = tape.gradient(logits, scale)
+    except Exception:  # A foreign graph can raise anything.
+        return False
+    return gradient is not None and bool(tf.reduce_all(gradient != 0))
 
 
 def _candidates(target, image_shape):
@@ -89,23 +192,35 @@ def _candidates(target, image_shape):
             expected=f"images for the model's {endpoint.shape}{layout}",
             fix="Set dataset.name to the data set of the model.",
         )
-    said = options.input_range or target.metadata.get("input_range")
+    said = target.said_preprocessing
     is_declared = target.kind in ("ib_keras", "function")
     if said is not None:
-        ranges = [tuple(map(float, said))]
+        _check_channels(said, image_shape)
+        ways = [said]
     elif is_declared:
-        ranges = [readings.RANGES[0]]
+        ways = [Preprocessing()]
     elif endpoint.spec is not None and endpoint.spec.dtype.is_integer:
-        ranges = [readings.RANGES[1]]
+        ways = [preprocessings.RECIPES["bytes"]]
     else:
-        ranges = list(readings.RANGES)
+        ways = preprocessings.candidates(image_shape[-1])
     if is_declared:
         fitting = fitting[:1]
     return [
-        Reading(tuple(image_shape), layout, range_)
+        Reading(tuple(image_shape), layout, way)
         for layout in fitting
-        for range_ in ranges
+        for way in ways
     ]
+
+
+def _check_channels(said, image_shape):
+    if said.channels not in (None, image_shape[-1]):
+        raise UserError(
+            "The preprocessing is for another number of channels",
+            received=f"{said.describe()} for images of shape "
+            f"{tuple(image_shape)}",
+            expected=f"one value, or {image_shape[-1]}",
+            fix="Correct --config.model.preprocessing.",
+        )
 
 
 def _ask(target, call, reading, images, labels):
@@ -180,11 +295,10 @@ def _notes_on_input(target, reading, trials, is_clear):
             f"The model takes images of shape {endpoint.shape}; they are "
             "reshaped inside of the audited function."
         )
-    low, high = reading.input_range
-    if len({trial.reading.input_range for trial in trials}) > 1:
+    way = reading.preprocessing
+    if len({trial.reading.preprocessing for trial in trials}) > 1:
         tried = ", ".join(
-            f"{t.accuracy:.3f} in [{t.reading.input_range[0]:g}, "
-            f"{t.reading.input_range[1]:g}]"
+            f"{t.accuracy:.3f} in {t.reading.preprocessing.describe()}"
             for t in trials
             if t.reading.layout == reading.layout
         )
@@ -195,12 +309,12 @@ def _notes_on_input(target, reading, trials, is_clear):
             "set --config.model.input_range"
         )
         notes.append(
-            f"The model takes images in [{low:g}, {high:g}], {how}. Accuracy "
+            f"The model takes images in {way.describe()}, {how}. Accuracy "
             f"on {len(trials[0].labels)} clean images: {tried}."
         )
-    if (low, high) != (0.0, 1.0):
+    if not way.is_identity:
         notes.append(
-            f"Images are taken from [0, 1] to [{low:g}, {high:g}] inside of "
+            f"Images are taken from [0, 1] to {way.describe()} inside of "
             "the audited function; epsilons stay in units of [0, 1]."
         )
     if endpoint.batch_size is not None:

@@ -23,6 +23,7 @@ from ib_keras.audit.target import signatures
 from ib_keras.audit.target.options import MODES
 from ib_keras.audit.target.options import Options
 from ib_keras.audit.target.options import hash_folder
+from ib_keras.audit.target.preprocessing import Preprocessing
 from ib_keras.audit.target.reading import Reading
 from ib_keras.audit.target.signatures import Endpoint
 from ib_keras.errors import UserError
@@ -106,6 +107,20 @@ class Target:
         return dataclasses.replace(self, endpoint=endpoint)
 
     @property
+    def preprocessing(self) -> Preprocessing:
+        """What is done to images in [0, 1] before the model sees them."""
+        return (self.reading or self._declared()).preprocessing
+
+    @property
+    def said_preprocessing(self) -> Preprocessing | None:
+        """What user or metadata say of the model's input, if they do."""
+        said = self.options.said_preprocessing
+        range_ = self.metadata.get("input_range")
+        if said is None and range_ is not None:
+            return Preprocessing.of_range(*map(float, range_))
+        return said
+
+    @property
     def about(self) -> dict[str, Any]:
         """The metadata, corrected by what the graph tells."""
         return {
@@ -126,7 +141,8 @@ class Target:
             "precision": self.precision,
             "output": reading.output,
             "outputs": reading.outputs,
-            "input_range": list(reading.input_range),
+            "input_range": list(reading.preprocessing.input_range),
+            "preprocessing": reading.preprocessing.to_json(),
             "layout": reading.layout,
             "image_shape": list(reading.image_shape),
             "num_classes": reading.num_classes,
@@ -232,11 +248,10 @@ class Target:
                 fix="Call target.settle(images, labels) with clean examples.",
             )
         options = self.options
-        range_ = self.metadata.get("input_range")
         return Reading(
             self.image_shape,
             options.layout or "channels_last",
-            options.input_range or tuple(range_ or readings.RANGES[0]),
+            self.said_preprocessing or Preprocessing(),
             options.output or "",
             options.outputs or "logits",
             self.num_classes,

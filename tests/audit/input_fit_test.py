@@ -1,0 +1,178 @@
+"""No model is audited on images of other values than it was trained on.
+
+Small networks on digits, each trained on one preprocessing: the audit finds
+it, or asks. Wrong is neither.
+"""
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ib_keras import errors
+from ib_keras.audit import target as targets
+from ib_keras.audit.target import choosing
+from ib_keras.audit.target.preprocessing import Preprocessing
+from ib_keras.audit.target.reading import Reading
+from tests.support import foreign
+
+MEAN, STD = 0.306, 0.376
+
+# Name -> scale and offset of what the network was trained on.
+TRAINED_ON = {
+    "unit": (1.0, 0.0),
+    "bytes": (255.0, 0.0),
+    "signed": (2.0, -1.0),
+    "centered": (1.0, -0.5),
+    "inverted": (-1.0, 1.0),
+    "constants of MNIST": (1 / 0.3081, -0.1307 / 0.3081),
+    "standardised": (1 / STD, -MEAN / STD),
+}
+
+
+@functools.cache
+def network(scale, offset, seed=0):
+    keras.utils.set_random_seed(seed)
+    model = keras.Sequential(
+        [
+            keras.Input(foreign.SHAPE),
+            keras.layers.Flatten(),
+            keras.layers.Dense(64, activation="relu"),
+            keras.layers.Dense(10),
+        ]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(3e-3), loss)
+    images, labels = foreign.data("train")
+    given = scale * images + offset
+    model.fit(given, labels, epochs=15, batch_size=64, verbose=0)
+    return model
+
+
+def settled(model):
+    """The range that was found; None where the user is asked."""
+    path = foreign.export(model)
+    try:
+        target = targets.load(path).settle(*foreign.data())
+    except errors.UserError as error:
+        assert "--config.model." in error.fix
+        return None
+    return target.describe()["preprocessing"]
+
+
+@pytest.mark.parametrize("name", TRAINED_ON)
+def test_the_preprocessing_is_found_or_asked_for(name):
+    scale, offset = TRAINED_ON[name]
+    found = settled(network(scale, offset))
+    if found is not None:
+        assert found["scale"] == pytest.approx([scale], rel=1e-3)
+        assert found["offset"] == pytest.approx([offset], abs=1e-3)
+
+
+def test_the_usual_one_is_found_as_a_rule():
+    """Asking always would not do; never is another one taken."""
+    found = [settled(network(1.0, 0.0, seed)) for seed in range(4)]
+    known = [each["scale"] for each in found if each is not None]
+    assert known and all(scale == [1.0] for scale in known)
+
+
+@pytest.mark.parametrize("factor", [0.01, 0.1, 30.0])
+def test_a_factor_of_the_logits_changes_nothing(factor):
+    """Logits that are too small rewarded [0, 255] once."""
+    plain = network(1.0, 0.0)
+    path = foreign.module(
+        lambda x: plain(x) * factor, variables=plain.variables
+    )
+    try:
+        target = targets.load(path).settle(*foreign.data())
+    except errors.UserError as error:
+        assert "--config.model.input_range=0,1" in error.fix
+    else:
+        assert target.describe()["input_range"] == [0.0, 1.0]
+
+
+def test_a_fit_that_is_better_is_said_with_its_numbers():
+    model = network(*TRAINED_ON["standardised"])
+    path = foreign.export(model)
+    with pytest.raises(errors.UserError) as caught:
+        targets.load(path).settle(*foreign.data())
+    assert "standard errors" in caught.value.received
+    assert ".preprocessing.mean" in caught.value.fix
+
+
+def labelled(count=400, classes=3, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=[count, classes])
+    p = np.exp(choosing.log_softmax(2.0 * x))
+    labels = [rng.choice(classes, p=row) for row in p]
+    return x, np.array(labels)
+
+
+def test_the_temperature_is_that_of_the_labels():
+    """Drawn at temperature 0.5; its error on 4,000 is some per cent."""
+    x, labels = labelled(4000)
+    found = choosing.fit_temperature(x, labels)
+    assert found == pytest.approx(0.5, rel=0.1)
+    assert choosing.fit_temperature(1e3 * x, labels) == pytest.approx(
+        1e3 * found, rel=1e-3
+    )
+
+
+def linear_fit(start, true, count=1000, has_gradient=True):
+    """A classifier of known input map, and images of two channels."""
+    rng = np.random.default_rng(1)
+    x = rng.uniform(0, 1, [count, 2])
+    bias = np.array([[0.0, 0.3, -0.4], [0.2, -0.5, 0.1]])
+
+    def logits(given):
+        bent = tf.math.tanh(given - 0.5)
+        return 8.0 * tf.matmul(bent, tf.constant(bias))
+
+    scale, offset = (np.array(v) for v in true)
+    p = np.exp(choosing.log_softmax(logits(x * scale + offset).numpy()))
+    labels = np.array([rng.choice(3, p=row) for row in p])
+
+    def evaluate(scale, offset, which):
+        def pull_back(upstream):
+            a, b = tf.constant(scale), tf.constant(offset)
+            with tf.GradientTape() as tape:
+                tape.watch((a, b))
+                values = logits(x[which] * a + b)
+            return tape.gradient(values, (a, b), tf.constant(upstream))
+
+        values = logits(x[which] * scale + offset).numpy()
+        return values, pull_back if has_gradient else None
+
+    return choosing.fit_affine(Preprocessing(*start), 2, evaluate, labels)
+
+
+@pytest.mark.parametrize("has_gradient", [True, False])
+def test_a_wrong_map_is_beaten_and_the_right_one_is_not(has_gradient):
+    true = (3.0, 2.0), (-1.0, 0.5)
+    right = linear_fit(true, true, has_gradient=has_gradient)
+    assert not right.is_better
+    wrong = linear_fit(
+        ((1.0,), (0.0,)), true, count=3000, has_gradient=has_gradient
+    )
+    assert wrong.is_better
+    assert wrong.gain > right.gain
+
+
+def test_among_close_readings_none_is_taken():
+    x, labels = labelled()
+    ways = [Preprocessing((1.0,), (-0.5,)), Preprocessing((2.0,), (-1.0,))]
+    rng = np.random.default_rng(2)
+    trials = [
+        choosing.Trial(
+            Reading((2, 2, 1), preprocessing=way),
+            choosing.log_softmax(2.0 * x + rng.normal(scale=0.1, size=x.shape)),
+            labels,
+        )
+        for way in ways
+    ]
+    with pytest.raises(choosing.Undecided) as caught:
+        choosing.choose(trials)
+    assert "--config.model.input_range=-0.5,0.5" in caught.value.fix
+    assert "--config.model.input_range=-1,1" in caught.value.fix
