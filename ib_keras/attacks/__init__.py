@@ -8,6 +8,7 @@ in `engine.py` decides, and the pool in `runner.py` keeps the books.
     losses.py    what attacks maximise, per example
     geometry.py  the ball cut with the box, per norm
     base.py      the contract; one gradient evaluation
+    outputs.py   what a model answers with, made into logits
     engine.py    one run on one batch: chunks of compiled steps, compaction
     runner.py    stages, restarts, targets, the pool and the ledger
     others       one attack a file

@@ -9,6 +9,7 @@ everything that was run, over all examples.
 import copy
 import dataclasses
 import time
+import warnings
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from ib_keras.attacks import base
 from ib_keras.attacks import compiled
 from ib_keras.attacks import engine
 from ib_keras.attacks import judging
+from ib_keras.attacks import outputs as outputs_lib
 from ib_keras.errors import UserError
 from ib_keras.types import LogitsFn
 from ib_keras.types import ThreatModel
@@ -477,20 +479,11 @@ class Runner:
         None where no stage that is still to run is targeted.
         """
         left = self.stages[progress.position.stage :]
-        counts = [stage.attack.num_targets for stage in left]
-        if all(count is None for count in counts):
+        if all(stage.attack.num_targets is None for stage in left):
             return None
         labels = progress.ledger.label
         logits = self._judge_clean(images, labels).logits
         others = logits.shape[1] - 1
-        for stage, count in zip(left, counts, strict=True):
-            if count is not None and count > others:
-                raise UserError(
-                    f"Stage {stage.name} has more targets than other classes",
-                    received=f"num_targets={count}",
-                    expected=f"at most {others}, or 0 for all",
-                    fix="Lower num_targets in the attack's section.",
-                )
         logits[np.arange(len(labels)), labels] = -np.inf
         order = np.argsort(-logits, axis=1, kind="stable")
         return order[:, :others].astype(np.int32)
@@ -542,12 +535,10 @@ class Runner:
 
     def _next_pass(self, position, targets):
         stage = self.stages[position.stage]
-        num_targets = 1
-        if stage.attack.num_targets is not None:
-            num_targets = stage.attack.num_targets or targets.shape[1]
+        others = 0 if targets is None else targets.shape[1]
         position.batch = 0
         position.target += 1
-        if position.target >= num_targets:
+        if position.target >= num_targets(stage, others + 1):
             position.target = 0
             position.restart += 1
         if position.restart >= stage.num_restarts:
@@ -613,10 +604,14 @@ class Runner:
 
 
 def num_targets(stage: Stage, num_classes: int) -> int:
-    """Runs that one restart of a stage takes: one, or one for each target."""
+    """Runs that one restart of a stage takes: one, or one for each target.
+
+    There are no more targets than classes besides the label's.
+    """
     if stage.attack.num_targets is None:
         return 1
-    return stage.attack.num_targets or num_classes - 1
+    others = num_classes - 1
+    return min(stage.attack.num_targets or others, others)
 
 
 def _gradients_once(attack):
@@ -661,12 +656,16 @@ def run(
     num_restarts: int = 1,
     batch_size: int = 256,
     seed: int = 0,
+    output: str | None = None,
+    outputs: str | None = None,
     **arguments,
 ) -> Ledger:
     """Attacks any Keras model or function from images to logits.
 
     Args:
-        model: `(images) -> logits [batch, classes]`, differentiable.
+        model: `(images) -> scores [batch, classes]`, differentiable; one
+            score `[batch, 1]` or `[batch]` is of the second of two classes.
+            It may return several tensors, by name or in turn.
         images: `[examples, height, width, channels]` in [0, 1].
         labels: int `[examples]`.
         attack: Name of a part of `ib_keras.attacks`.
@@ -675,6 +674,10 @@ def run(
         num_restarts: Independent runs; later ones see only what stands.
         batch_size: Largest batch.
         seed: A whole number; the same one gives the same result.
+        output: Name of the tensor among several; the place of it in a tuple,
+            as "1".
+        outputs: "logits", "log_probabilities" or "probabilities"; None tells
+            by what the model answers, and warns of probabilities.
         **arguments: Those of the attack's `build`.
 
     Returns:
@@ -692,11 +695,20 @@ def run(
         array([ True])
     """
     images = check_images(images)
-    probe = model(tf.constant(images[:1]))
-    labels = check_labels(labels, len(images), int(probe.shape[-1]))
+    logits_fn, num_classes, kind = outputs_lib.reader(
+        model, images, output, outputs
+    )
+    if kind == "probabilities" and outputs is None:
+        warnings.warn(
+            "The model returns probabilities; attacks work on their "
+            "logarithm, which has no gradient where float32 rounds one to 1. "
+            'Give a model that returns logits, or say outputs="probabilities".',
+            stacklevel=2,
+        )
+    labels = check_labels(labels, len(images), num_classes)
     config = {"attack": {"name": attack, **arguments}}
     runner = Runner(
-        lambda x, noise_seed: model(x),
+        lambda x, noise_seed: logits_fn(x),
         [Stage.build({**config, "num_restarts": num_restarts})],
         ThreatModel(norm, epsilon),
         batch_size=min(batch_size, max(len(images), 1)),

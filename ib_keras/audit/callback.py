@@ -17,11 +17,11 @@ import tensorflow as tf
 
 from ib_keras import types
 from ib_keras.attacks import base
+from ib_keras.attacks import outputs as readers
 from ib_keras.attacks import runner
-from ib_keras.errors import UserError
+from ib_keras.attacks.outputs import KINDS
 from ib_keras.errors import unknown_name
 
-OUTPUTS = ("logits", "probabilities")
 PROTOCOLS = ("fgs", "pgd")
 
 
@@ -49,9 +49,11 @@ class AuditCallback(keras.callbacks.Callback):
             as in `configs/audits/`: name -> `{num_restarts, attack}`.
         every_epochs: Audits after every so many epochs.
         norm: "linf" or "l2".
-        outputs: What the model returns, "logits" or "probabilities"; None to
-            see from what it says. Of probabilities the attack sees the
-            logarithm, which saturates: prefer models that return logits.
+        output: Name of the classes' scores among several tensors.
+        outputs: What the model returns, "logits", "log_probabilities" or
+            "probabilities"; None to see from what it says. Of probabilities
+            the attack sees the logarithm, which saturates: prefer models that
+            return logits.
         batch_size: Largest batch.
         seed: A whole number; every audit draws the same numbers.
 
@@ -79,6 +81,7 @@ class AuditCallback(keras.callbacks.Callback):
         protocol: str | Mapping[str, Any] = "fgs",
         every_epochs: int = 1,
         norm: str = "linf",
+        output: str | None = None,
         outputs: str | None = None,
         batch_size: int = 256,
         seed: int = 0,
@@ -89,10 +92,11 @@ class AuditCallback(keras.callbacks.Callback):
         self.every_epochs = base.check_count("every_epochs", every_epochs)
         self.threat_model = types.ThreatModel(norm, epsilon)
         self.stages = _stages(protocol, self.threat_model.epsilon)
-        if outputs not in (None, *OUTPUTS):
+        if outputs not in (None, *KINDS):
             raise unknown_name(
-                "kind of outputs", outputs, OUTPUTS, "Set outputs to one."
+                "kind of outputs", outputs, KINDS, "Set outputs to one."
             )
+        self.output = output
         self.outputs = outputs
         self.batch_size = base.check_count("batch_size", batch_size)
         self.seed = seed
@@ -127,18 +131,19 @@ class AuditCallback(keras.callbacks.Callback):
         if self._runner is not None:
             return
         model = self.model
-        answers = _classes(model(tf.constant(self.images[:32]), training=False))
-        self.labels = types.check_labels(
-            self.labels, len(self.images), int(answers.shape[-1])
+        read, num_classes, _ = readers.reader(
+            lambda images: model(images, training=False),
+            self.images,
+            self.output,
+            self.outputs,
         )
-        outputs = self.outputs or _kind(answers.numpy())
+        self.labels = types.check_labels(
+            self.labels, len(self.images), num_classes
+        )
 
         def logits_fn(images, noise_seed):
             del noise_seed  # Nothing is random but the attack.
-            answers = _classes(model(images, training=False))
-            if outputs == "logits":
-                return answers
-            return tf.math.log(tf.maximum(answers, np.finfo(np.float32).tiny))
+            return read(images)
 
         self._runner = runner.Runner(
             logits_fn,
@@ -182,24 +187,3 @@ def _stages(protocol, epsilon: float) -> list[runner.Stage]:
         runner.Stage.build({"name": name, **section})
         for name, section in protocol.items()
     ]
-
-
-def _classes(answers) -> tf.Tensor:
-    """The model's answer, if it is one row of numbers an image."""
-    shape = getattr(answers, "shape", None)
-    if shape is None or len(shape) != 2 or shape[-1] is None or shape[-1] < 2:
-        raise UserError(
-            "The model does not return one number a class",
-            received=f"shape {shape}" if shape else type(answers).__name__,
-            expected="logits or probabilities [batch, classes], 2 or more",
-            fix="Give a model with one output a class, without a last sigmoid.",
-        )
-    return tf.cast(answers, tf.float32)
-
-
-def _kind(answers: np.ndarray) -> str:
-    """What the model returns, by values that only a softmax gives."""
-    sums = answers.sum(axis=-1)
-    in_range = (answers >= 0).all() and (answers <= 1).all()
-    is_softmax = in_range and np.allclose(sums, 1, atol=1e-3)
-    return "probabilities" if is_softmax else "logits"

@@ -10,7 +10,6 @@ from ib_keras.audit import settings
 from ib_keras.audit.settings import FIELDS
 from ib_keras.audit.settings import MAY_DIFFER
 from ib_keras.audit.settings import check
-from ib_keras.errors import UserError
 from ib_keras.types import ThreatModel
 
 __all__ = [
@@ -42,24 +41,10 @@ def take_gradients(stages: list[runner.Stage]) -> bool:
     return any(a.gradients_at_init or a.gradients_per_step for a in attacks)
 
 
-def _check_targets(stages, num_classes):
-    """The runner refuses it too, but only once something is written."""
-    for stage in stages:
-        count = stage.attack.num_targets
-        if count is not None and count >= num_classes:
-            raise UserError(
-                f"Stage {stage.name} has more targets than other classes",
-                received=f"num_targets={count}",
-                expected=f"at most {num_classes - 1}, or 0 for all",
-                fix="Lower num_targets in the attack's section.",
-            )
-
-
 def build_runner(
     config, subject, stages, strategy=None, first=0
 ) -> runner.Runner:
     """Builds the runner of a protocol at the config's own radius."""
-    _check_targets(stages, subject.target.num_classes)
     threat_model = config["threat_model"]
     batch_size = base.check_count("batch_size", config["batch_size"])
     return runner.Runner(

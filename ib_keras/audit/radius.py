@@ -317,9 +317,15 @@ class Audit:
         last_target = {}
         for restart, _, standing, gradients in books.curve:
             last_target[restart] = (standing / count, gradients)
+        targets = None
+        if stage.attack.num_targets is not None:
+            classes = self.subject.target.num_classes
+            targets = runner.num_targets(stage, classes)
         return {
             "name": stage.name,
             "attack": stage.config,
+            # As many as there are other classes, where more are asked for.
+            "num_targets": targets,
             "num_restarts": stage.num_restarts,
             "robust_accuracy": float((right & ~fallen).mean()),
             "num_attacked": books.num_attacked,

@@ -195,7 +195,7 @@ def test_images_in_bytes_are_refused_at_once():
 
 
 @pytest.mark.parametrize(
-    ("labels", "units"), [(np.full(4, 10), 10), (np.zeros(3), 10), ([0] * 4, 1)]
+    ("labels", "units"), [(np.full(4, 10), 10), (np.zeros(3), 10), ([2] * 4, 1)]
 )
 def test_what_does_not_fit_is_refused_before_the_first_step(labels, units):
     images = digits()[0][:4]

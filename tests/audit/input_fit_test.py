@@ -135,17 +135,25 @@ def linear_fit(start, true, count=1000, has_gradient=True):
     labels = np.array([rng.choice(3, p=row) for row in p])
 
     def evaluate(scale, offset, which):
-        def pull_back(upstream):
-            a, b = tf.constant(scale), tf.constant(offset)
-            with tf.GradientTape() as tape:
-                tape.watch((a, b))
-                values = logits(x[which] * a + b)
-            return tape.gradient(values, (a, b), tf.constant(upstream))
+        return logits(x[which] * scale + offset).numpy()
 
-        values = logits(x[which] * scale + offset).numpy()
-        return values, pull_back if has_gradient else None
+    def gradient(scale, offset, factor, which):
+        given = [tf.constant(v) for v in (scale, offset, np.float64(factor))]
+        with tf.GradientTape() as tape:
+            tape.watch(given)
+            values = logits(x[which] * given[0] + given[1]) * given[2]
+            loss = tf.reduce_mean(
+                tf.nn.sparse_softmax_cross_entropy_with_logits(
+                    labels[which], values
+                )
+            )
+        parts = tape.gradient(loss, given)
+        return float(loss), *(part.numpy() for part in parts)
 
-    return choosing.fit_affine(Preprocessing(*start), 2, evaluate, labels)
+    gradient = gradient if has_gradient else None
+    return choosing.fit_affine(
+        Preprocessing(*start), 2, evaluate, gradient, labels
+    )
 
 
 @pytest.mark.parametrize("has_gradient", [True, False])

@@ -873,11 +873,6 @@ REFUSED = {
         "(28, 28, 1)",
         "(8, 8, 1)",
     ),
-    "more targets than classes": (
-        pgd_attack(name="multi_targeted", num_targets=10),
-        "num_targets=10",
-        "at most 9",
-    ),
 }
 
 

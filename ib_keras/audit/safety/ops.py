@@ -22,21 +22,41 @@ _ESCAPES = re.compile(
     r"|XlaAllReduce|XlaReduceScatter|_.*"
 )
 
-# No kernel for XLA on CPUs, and honest classifiers have them.
-_EXTRA = frozenset(
-    {
-        "DisableCopyOnRead",
-        "HashTableV2",
-        "ImageProjectiveTransformV3",
-        "LookupTableFindV2",
-        "LookupTableImportV2",
-        "LookupTableSizeV2",
-        "Placeholder",
-        "PlaceholderWithDefault",
-        "VarHandleOp",
-        "VarIsInitializedOp",
-    }
-)
+_RESAMPLES = "computes pixels of its output from those of its input"
+
+# No kernel for XLA on CPUs, and honest classifiers have them: name -> all that
+# it can do.
+_EXTRA = {
+    "CropAndResize": _RESAMPLES,
+    "CropAndResizeGradBoxes": "the gradient of CropAndResize",
+    "CropAndResizeGradImage": "the gradient of CropAndResize",
+    "Dilation2D": "takes maxima over windows",
+    "Dilation2DBackpropFilter": "the gradient of Dilation2D",
+    "Dilation2DBackpropInput": "the gradient of Dilation2D",
+    "DisableCopyOnRead": "says how a variable of the model is read",
+    "HashTableV2": "makes a table in memory",
+    "ImageProjectiveTransformV2": _RESAMPLES,
+    "ImageProjectiveTransformV3": _RESAMPLES,
+    "LookupTableFindV2": "reads a table in memory",
+    "LookupTableImportV2": "fills a table in memory from tensors",
+    "LookupTableSizeV2": "the size of a table in memory",
+    "MaxPoolGradWithArgmax": "the gradient of MaxPoolWithArgmax",
+    "MaxPoolWithArgmax": "takes maxima over windows, and where they were",
+    "Placeholder": "is an input",
+    "PlaceholderWithDefault": "is an input",
+    "ResizeArea": _RESAMPLES,
+    "ResizeBicubic": _RESAMPLES,
+    "ResizeBicubicGrad": "the gradient of ResizeBicubic",
+    "ScaleAndTranslate": _RESAMPLES,
+    "ScaleAndTranslateGrad": "the gradient of ScaleAndTranslate",
+    "SegmentMax": "takes maxima of rows",
+    "SegmentMean": "takes means of rows",
+    "SegmentMin": "takes minima of rows",
+    "SegmentProd": "takes products of rows",
+    "SegmentSum": "takes sums of rows",
+    "VarHandleOp": "names a variable of the model",
+    "VarIsInitializedOp": "whether a variable of the model has a value",
+}
 
 # Allowed in the main graph alone, where variables that are saved are made.
 VARIABLE_OPS = frozenset({"VarHandleOp"})
@@ -135,7 +155,9 @@ _REFUSED = {
 def allowed() -> frozenset[str]:
     """Names of the operations that may be anywhere in a model."""
     table = json.loads(XLA_OPS_FILE.read_text(encoding="utf-8"))["ops"]
-    return _EXTRA | {name for name in table if not _ESCAPES.fullmatch(name)}
+    return frozenset(_EXTRA) | {
+        name for name in table if not _ESCAPES.fullmatch(name)
+    }
 
 
 def definition(name: str):

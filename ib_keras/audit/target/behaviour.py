@@ -12,8 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from ib_keras import seeds
+from ib_keras.attacks import outputs
 from ib_keras.audit.target import choosing
-from ib_keras.audit.target import outputs
 from ib_keras.types import LogitsFn
 
 _REPEATS = 5

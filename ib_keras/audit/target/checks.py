@@ -28,16 +28,12 @@ def check_gradients(
             there is no gradient with respect to images.
     """
     images = tf.repeat(tf.constant(images[:1]), 2, axis=0)
-    problem = "None"
-    gradient = None
-    with tf.GradientTape() as tape:
-        tape.watch(images)
-        try:
-            logits = logits_fn(images, seeds.from_int(0))
-            answer = f"shape {tuple(logits.shape)}, {logits.dtype.name}"
-        except Exception as error:  # A foreign graph can raise anything.
-            reason = " ".join(str(error).split())[:200]
-            logits, answer = None, f"{type(error).__name__}: {reason}"
+    seed = seeds.from_int(0)
+    try:
+        logits = logits_fn(images, seed)
+        answer = f"shape {tuple(logits.shape)}, {logits.dtype.name}"
+    except Exception as error:  # A foreign graph can raise anything.
+        answer = f"{type(error).__name__}: {_reason(error)}"
     if answer != f"shape {(2, num_classes)}, float32":
         raise UserError(
             "The model does not answer clean images with logits",
@@ -48,18 +44,29 @@ def check_gradients(
         )
     if not is_needed:
         return
+    problem = "None"
+    gradient = None
     try:
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            logits = logits_fn(images, seed)
         gradient = tape.gradient(logits, images)
     except Exception as error:  # A foreign graph can raise anything.
-        problem = " ".join(str(error).split())[:200]
+        problem = _reason(error)
     if gradient is None:
         raise UserError(
             "The model has no gradient with respect to images",
             received=problem,
             expected="a differentiable function from images to logits",
             fix="Export it without rounding, casts to integers or operations "
-            "that have no gradient; gradient-free attacks need none.",
+            "that have no gradient, and with its custom gradients: "
+            "tf.saved_model.SaveOptions(experimental_custom_gradients=True). "
+            "Protocols of gradient-free attacks alone need none.",
         )
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def check_finite(

@@ -16,7 +16,6 @@ the other half: where they do better, none of the recipes is it.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -40,6 +39,7 @@ _CALIBRATED = np.exp(1.5)
 # Nats that a fitted scale and offset must win, beside the standard errors.
 _FIT_GAIN = 0.01
 _FIT_STEPS = 30
+_FIT_TOLERANCE = 1e-5
 
 
 class Undecided(UserError):
@@ -340,7 +340,8 @@ class Fit:
 def fit_affine(
     start: Preprocessing,
     channels: int,
-    evaluate: Callable[[np.ndarray, np.ndarray, slice], tuple[np.ndarray, Any]],
+    evaluate: Callable[[np.ndarray, np.ndarray, slice], np.ndarray],
+    gradient: Callable[..., tuple[float, ...]] | None,
     labels: np.ndarray,
 ) -> Fit:
     """Fits scale and offset of each channel, crosswise on two halves.
@@ -349,9 +350,10 @@ def fit_affine(
         start: Where the fit begins, and what it is compared with.
         channels: Of the images.
         evaluate: Takes scale and offset `[channels]` and which images, and
-            gives logits `[examples, classes]` and the function that takes a
-            gradient of theirs to gradients of scale and offset; None for that
-            where the model has no gradient.
+            gives logits `[examples, classes]`.
+        gradient: Takes the same and a factor of the logits, and gives the
+            mean cross-entropy with its gradients with respect to scale,
+            offset and factor; None where the model has none.
         labels: `[examples]`, in the model's order of classes.
     """
     scale = np.resize(np.asarray(start.scale, np.float64), channels)
@@ -360,16 +362,17 @@ def fit_affine(
     halves = (slice(0, half), slice(half, None))
     gains, right = [], []
     for fitted, held in (halves, halves[::-1]):
-        logits, _ = evaluate(scale, offset, fitted)
-        heat = fit_temperature(logits, labels[fitted])
-        found = _minimize(scale, offset, heat, evaluate, fitted, labels[fitted])
-        logits, _ = evaluate(*found, held)
-        before, _ = evaluate(scale, offset, held)
+        truth = labels[fitted]
+        heat = fit_temperature(evaluate(scale, offset, fitted), truth)
+        found = _minimize(
+            scale, offset, heat, evaluate, gradient, fitted, truth
+        )
         # Each temperature is of the half that was fitted to.
-        mine = fit_temperature(evaluate(*found, fitted)[0], labels[fitted])
+        mine = fit_temperature(evaluate(*found, fitted), truth)
+        logits = evaluate(*found, held)
         gains.append(
             label_log_p(logits, labels[held], mine)
-            - label_log_p(before, labels[held], heat)
+            - label_log_p(evaluate(scale, offset, held), labels[held], heat)
         )
         right.append(logits.argmax(axis=1) == labels[held])
     gain = np.concatenate(gains)
@@ -386,12 +389,11 @@ def fit_affine(
     )
 
 
-def _minimize(scale, offset, heat, evaluate, images, labels):
+def _minimize(scale, offset, heat, evaluate, gradient, images, labels):
     """Scale and offset at the least cross-entropy, the temperature free."""
     from scipy import optimize
 
     size = len(scale)
-    one_hot = np.eye(evaluate(scale, offset, images)[0].shape[1])[labels]
 
     def at(point):
         return (
@@ -400,35 +402,42 @@ def _minimize(scale, offset, heat, evaluate, images, labels):
         )
 
     def loss(point):
-        logits, pull_back = evaluate(*at(point), images)
+        nats = -label_log_p(
+            evaluate(*at(point), images), labels, heat / np.exp(point[-1])
+        )
+        return float(nats.mean())
+
+    def loss_and_gradient(point):
         factor = np.exp(point[-1]) / heat
-        log_p = log_softmax(logits * factor)
-        nats = -(one_hot * log_p).sum(axis=1)
-        if pull_back is None:
-            return float(np.nan_to_num(nats, nan=1e6).mean())
-        if not np.isfinite(nats).all():
+        nats, to_scale, to_offset, to_factor = gradient(
+            *at(point), factor, images
+        )
+        if not np.isfinite(nats):
             return 1e6, np.zeros_like(point)
-        gradient = (np.exp(log_p) - one_hot) / len(labels)
-        to_scale, to_offset = pull_back(gradient * factor)
-        return float(nats.mean()), np.concatenate(
-            [
-                to_scale * at(point)[0],
-                to_offset * scale,
-                [(gradient * logits).sum() * factor],
-            ]
+        return nats, np.concatenate(
+            [to_scale * at(point)[0], to_offset * scale, [to_factor * factor]]
         )
 
     start = np.zeros(2 * size + 1)
-    has_gradient = evaluate(scale, offset, images)[1] is not None
-    found = optimize.minimize(
-        loss,
-        start,
-        jac=has_gradient,
-        method="L-BFGS-B" if has_gradient else "Nelder-Mead",
-        options={"maxiter": _FIT_STEPS, "maxfun": 2 * _FIT_STEPS}
-        if has_gradient
-        else {"maxfev": 5 * _FIT_STEPS},
-    )
+    if gradient is None:
+        found = optimize.minimize(
+            loss,
+            start,
+            method="Nelder-Mead",
+            options={"maxfev": 5 * _FIT_STEPS},
+        )
+    else:
+        found = optimize.minimize(
+            loss_and_gradient,
+            start,
+            jac=True,
+            method="L-BFGS-B",
+            options={
+                "maxiter": _FIT_STEPS,
+                "maxfun": 2 * _FIT_STEPS,
+                "ftol": _FIT_TOLERANCE,
+            },
+        )
     return at(found.x)
 
 

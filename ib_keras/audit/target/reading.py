@@ -13,7 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from ib_keras.audit.target import outputs as outputs_
+from ib_keras.attacks import outputs as outputs_
 from ib_keras.audit.target.options import LAYOUTS
 from ib_keras.audit.target.preprocessing import Preprocessing
 from ib_keras.audit.target.signatures import Endpoint

@@ -7,8 +7,8 @@ import numpy as np
 import tensorflow as tf
 
 from ib_keras import seeds
+from ib_keras.attacks import outputs
 from ib_keras.audit.target import choosing
-from ib_keras.audit.target import outputs
 from ib_keras.audit.target import preprocessing as preprocessings
 from ib_keras.audit.target import reading as readings
 from ib_keras.audit.target.options import KINDS
@@ -18,6 +18,7 @@ from ib_keras.errors import UserError
 
 # Images per call, and images of a choice between readings.
 _BATCH = 64
+_FIT_BATCH = 125
 _MOST = 500
 
 
@@ -114,41 +115,54 @@ def _check_fit(target, call, chosen, images, labels):
         images = images[..., ::-1]
     seed = seeds.from_int(0)
 
+    @tf.function(autograph=False, reduce_retracing=True)
     def logits_of(scale, offset, some):
-        given = offset + tf.constant(some) * scale
+        given = offset + some * scale
         answer = call(readings.arrange(given, endpoint, reading), seed)
         scores = outputs.flatten(answer)[reading.output]
         return outputs.to_logits(scores, reading.outputs)
 
+    @tf.function(autograph=False, reduce_retracing=True)
+    def sums_of(scale, offset, factor, some, truth):
+        with tf.GradientTape() as tape:
+            tape.watch((scale, offset, factor))
+            logits = factor * logits_of(scale, offset, some)
+            nats = tf.reduce_sum(
+                tf.nn.sparse_softmax_cross_entropy_with_logits(truth, logits)
+            )
+        return nats, *tape.gradient(nats, (scale, offset, factor))
+
+    def batches(which):
+        count = len(images[which])
+        for first in range(0, count, _FIT_BATCH):
+            some = slice(first, first + _FIT_BATCH)
+            yield (
+                tf.constant(images[which][some]),
+                tf.constant(labels[which][some], tf.int32),
+            )
+
+    def floats(*values):
+        return [tf.constant(value, tf.float32) for value in values]
+
     def evaluate(scale, offset, which):
-        chosen_images = images[which]
-        scale, offset = (
-            tf.constant(values, tf.float32) for values in (scale, offset)
+        at = floats(scale, offset)
+        logits = [logits_of(*at, some) for some, _ in batches(which)]
+        return np.concatenate(logits).astype(np.float64)
+
+    def gradient(scale, offset, factor, which):
+        at = floats(scale, offset, factor)
+        sums = [sums_of(*at, *batch) for batch in batches(which)]
+        count = len(labels[which])
+        return tuple(
+            sum(np.asarray(part, np.float64) for part in parts) / count
+            for parts in zip(*sums, strict=True)
         )
-        batches = [
-            slice(first, first + _BATCH)
-            for first in range(0, len(chosen_images), _BATCH)
-        ]
 
-        def pull_back(upstream):
-            total = np.zeros([2, images.shape[-1]])
-            for batch in batches:
-                with tf.GradientTape() as tape:
-                    tape.watch((scale, offset))
-                    logits = logits_of(scale, offset, chosen_images[batch])
-                total += tape.gradient(
-                    logits,
-                    (scale, offset),
-                    tf.constant(upstream[batch], tf.float32),
-                )
-            return total
-
-        logits = [logits_of(scale, offset, chosen_images[b]) for b in batches]
-        values = np.concatenate(logits).astype(np.float64)
-        return values, pull_back if has_gradient else None
-
-    has_gradient = _has_gradient(logits_of, start, images)
-    fit = choosing.fit_affine(start, images.shape[-1], evaluate, labels)
+    if not _has_gradient(gradient, start, images.shape[-1]):
+        gradient = None
+    fit = choosing.fit_affine(
+        start, images.shape[-1], evaluate, gradient, labels
+    )
     if fit.is_better:
         raise UserError(
             "The model seems to take images of other values",
@@ -165,17 +179,14 @@ def _check_fit(target, call, chosen, images, labels):
         )
 
 
-def _has_gradient(logits_of, start, images) -> bool:
+def _has_gradient(gradient, start, channels) -> bool:
     """Whether the answer has a gradient with respect to the scale."""
-    scale = tf.constant(start.scale, tf.float32)
+    at = np.resize(start.scale, channels), np.resize(start.offset, channels)
     try:
-        with tf.GradientTape() as tape:
-            tape.watch(scale)
-            logits = logits_of(scale, tf.constant(start.offset), images[:2])
-        gradient = tape.gradient(logits, scale)
+        _, to_scale, _, _ = gradient(*at, 1.0, slice(0, 2))
     except Exception:  # A foreign graph can raise anything.
         return False
-    return gradient is not None and bool(tf.reduce_all(gradient != 0))
+    return bool(np.any(to_scale != 0))
 
 
 def _candidates(target, image_shape):

@@ -116,7 +116,10 @@ class Target:
         """What user or metadata say of the model's input, if they do."""
         said = self.options.said_preprocessing
         range_ = self.metadata.get("input_range")
-        if said is None and range_ is not None:
+        # What wraps a model of ours carries its metadata, and may take images
+        # of other values.
+        is_theirs = self.kind not in ("ib_keras", "function")
+        if said is None and range_ is not None and not is_theirs:
             return Preprocessing.of_range(*map(float, range_))
         return said
 
@@ -347,6 +350,7 @@ def from_function(
     *,
     stochastic: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], Any] | None = None,
     num_samples: int | None = None,
+    output: str | None = None,
     outputs: str | None = None,
     input_range: tuple[float, float] = (0.0, 1.0),
     name: str = "function",
@@ -360,6 +364,7 @@ def from_function(
         stochastic: `(images, seed int32 [2], num_samples) -> scores`, for
             stochastic mode.
         num_samples: S of stochastic mode, where the audit does not say.
+        output: Name of the tensor among several that it returns.
         outputs: "logits", "log_probabilities" or "probabilities"; None looks.
         input_range: (lowest, highest) value of the images it takes.
         name: What reports call it.
@@ -384,7 +389,9 @@ def from_function(
         loaded=loaded,
         kind="function",
         endpoint=endpoint,
-        options=Options(outputs=outputs, input_range=input_range),
+        options=Options(
+            output=output, outputs=outputs, input_range=input_range
+        ),
     )
     state = "".join([name, *target.state_hash().values()])
     digest = hashlib.sha256(state.encode()).hexdigest()

@@ -109,7 +109,8 @@ def budget(folder: claims.Folder, num_classes: int) -> list[str]:
         attack = plugins.build("attacks", row["attack"])
         targets = 1
         if attack.num_targets is not None:
-            targets = attack.num_targets or num_classes - 1
+            others = num_classes - 1
+            targets = min(attack.num_targets or others, others)
         once = targets * (
             attack.gradients_at_init
             + attack.num_steps * attack.gradients_per_step

@@ -72,3 +72,23 @@ def test_what_honest_models_were_seen_to_hold_is_allowed(shared_folder):
     # A print to standard error is refused, since its target is an attribute.
     printing = {"PrintV2", "StringFormat"}
     assert set(seen) - ops.allowed() - ops.SAVER_OPS == printing
+
+
+# What the allow-list of XLA leaves out, and models for images hold.
+COMPUTES = [
+    "ResizeBicubic",
+    "ResizeArea",
+    "ScaleAndTranslate",
+    "CropAndResize",
+    "MaxPoolWithArgmax",
+    "ImageProjectiveTransformV3",
+    "Dilation2D",
+    "SegmentMean",
+    "LookupTableImportV2",
+]
+
+
+@pytest.mark.parametrize("name", COMPUTES)
+def test_what_only_computes_is_allowed(name):
+    assert ops.definition(name) is not None
+    assert name in ops.allowed()

@@ -5,6 +5,7 @@ probabilities, so log p serves as logits; where p was rounded to 1 in float32
 the gradient is lost, which no wrapper can mend, so it is counted and said.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,9 @@ from ib_keras.errors import unknown_name
 _TOLERANCE = {"float16": 5e-3, "bfloat16": 4e-2}
 _TINY = float(np.finfo(np.float32).tiny)
 _CLEAR_NAMES = ("logits", "logit")
+KINDS = ("logits", "log_probabilities", "probabilities")
+# Images that the kind of outputs is told by.
+_PROBE = 64
 
 
 def flatten(answer: Any) -> dict[str, tf.Tensor]:
@@ -31,9 +35,19 @@ def flatten(answer: Any) -> dict[str, tf.Tensor]:
 
 def _is_scores(tensor, count) -> bool:
     shape = getattr(tensor, "shape", None)
-    if shape is None or not tensor.dtype.is_floating:
+    if shape is None or not tensor.dtype.is_floating or not shape.rank:
         return False
-    return shape[:1] == [count] and shape.rank in (1, 2)
+    between = shape[1:-1].as_list()
+    return shape[0] == count and all(extent == 1 for extent in between)
+
+
+def _rows(scores: tf.Tensor) -> tf.Tensor:
+    """Scores `[batch, classes]` of any that `choose` lets pass."""
+    if scores.shape.rank == 1:
+        return scores[:, None]
+    if scores.shape.rank == 2:
+        return scores
+    return tf.reshape(scores, [-1, scores.shape[-1]])
 
 
 def choose(
@@ -65,7 +79,8 @@ def choose(
                 "output of the model",
                 wanted,
                 [name for name in found if name] or ["(one without a name)"],
-                "Set --config.model.output to one of them.",
+                "Set output, of a command --config.model.output, to one of "
+                "them.",
             )
         fitting = [wanted] if _is_scores(found[wanted], count) else []
     else:
@@ -75,8 +90,8 @@ def choose(
             "The model's answer is not one row of scores an image",
             received=f"{described} for {count} images",
             expected=f"floats [{count}, classes]",
-            fix="Set --config.model.signature or --config.model.output to "
-            "the one that classifies.",
+            fix="Name the one that classifies: output=..., or of a command "
+            "--config.model.output or --config.model.signature.",
         )
     if len(fitting) > 1:
         same = [n for n in fitting if found[n].shape[-1] == num_classes]
@@ -87,7 +102,8 @@ def choose(
             "The model has several outputs that could be the classes' scores",
             received=described,
             expected="the name of one of them",
-            fix=f"Set --config.model.output={fitting[0]} or another.",
+            fix=f"Set output={fitting[0]!r} or another, of a command "
+            f"--config.model.output={fitting[0]}.",
         )
     return fitting[0]
 
@@ -124,16 +140,14 @@ def to_logits(scores: tf.Tensor, kind: str) -> tf.Tensor:
     """Logits of a softmax whose probabilities are the model's.
 
     Args:
-        scores: float `[batch, classes]`, `[batch, 1]` or `[batch]`; the last
-            two are of one class against the other.
+        scores: float `[batch, classes]`, or with axes of one between the two;
+            `[batch, 1]` or `[batch]` are of one class against the other.
         kind: One of `KINDS`.
 
     Returns:
         float32 `[batch, classes]`; two classes for one score.
     """
-    scores = tf.cast(scores, tf.float32)
-    if scores.shape.rank == 1:
-        scores = scores[:, None]
+    scores = _rows(tf.cast(scores, tf.float32))
     is_binary = scores.shape[-1] == 1
     if kind == "probabilities":
         if is_binary:
@@ -154,3 +168,61 @@ def saturated_share(logits: np.ndarray) -> float:
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     largest = 1.0 / shifted.sum(axis=1, dtype=np.float32)
     return float(np.mean(largest == 1.0))
+
+
+def reader(
+    model: Callable[[tf.Tensor], Any],
+    images: np.ndarray,
+    output: str | None = None,
+    kind: str | None = None,
+    num_classes: int | None = None,
+) -> tuple[Callable[[tf.Tensor], tf.Tensor], int, str]:
+    """Makes of a model in Python a function from images to logits.
+
+    Args:
+        model: `(images) -> answer`, a tensor, or tensors by name or in turn.
+        images: float32 `[examples, ...]`, clean ones.
+        output: Name of the tensor among several.
+        kind: One of `KINDS`; None looks at what the model answers.
+        num_classes: Of the data; None where that is not known.
+
+    Returns:
+        The function, the number of classes, and the kind of the scores.
+
+    Raises:
+        UserError: If the answer is not one row of scores an image, or the
+            model cannot be compiled when it is.
+    """
+    if kind not in (None, *KINDS):
+        raise unknown_name("kind of outputs", kind, KINDS, "Set outputs.")
+    some = tf.constant(images[:_PROBE])
+    answer = model(some)
+    name = choose(answer, output, len(some), num_classes)
+    scores = flatten(answer)[name]
+    if kind is None:
+        values = _rows(scores).numpy().astype(np.float64)
+        finite = values[np.isfinite(values).all(axis=1)]
+        # What lies in [0, 1] without a sum of 1 is taken at its word.
+        kind = kind_of(finite, scores.dtype.name) or "logits"
+
+    def logits_fn(images):
+        try:
+            answer = model(images)
+        except (AttributeError, RuntimeError) as error:
+            if tf.executing_eagerly():
+                raise
+            raise _not_tensorflow(error) from error
+        return to_logits(flatten(answer)[name], kind)
+
+    return logits_fn, max(int(_rows(scores).shape[-1]), 2), kind
+
+
+def _not_tensorflow(error: Exception) -> UserError:
+    reason = " ".join(str(error).split())[:200]
+    return UserError(
+        "The model leaves TensorFlow, so it has no gradient",
+        received=f"{type(error).__name__}: {reason}",
+        expected="a function of TensorFlow operations alone",
+        fix="Call the model itself, model(images, training=False), and not "
+        "its predict; leave out .numpy() and NumPy functions.",
+    )

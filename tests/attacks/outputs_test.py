@@ -1,0 +1,146 @@
+"""Models in Python answer in many ways; each is attacked as what it is."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ib_keras import attacks
+from ib_keras.attacks import outputs
+from ib_keras.audit import target as targets
+from ib_keras.errors import UserError
+
+# Three pixels whose difference decides between two classes.
+WEIGHTS = np.array([[2.0], [-1.0], [0.5]], np.float32)
+
+
+def score(images):
+    return tf.matmul(tf.reshape(images, [-1, 3]) - 0.4, tf.constant(WEIGHTS))
+
+
+def logits(images):
+    return tf.concat([tf.zeros_like(score(images)), score(images)], axis=1)
+
+
+def data(count=40):
+    images = np.random.default_rng(0).uniform(0, 1, [count, 1, 3, 1])
+    images = images.astype(np.float32)
+    return images, (score(images).numpy()[:, 0] > 0).astype(np.int32)
+
+
+def p(images):
+    return tf.sigmoid(score(images))
+
+
+SAME = {
+    "logits": (logits, {}),
+    "one logit": (lambda x: 3.0 * score(x), {}),
+    "one sigmoid": (p, {"outputs": "probabilities"}),
+    "one sigmoid, flat": (lambda x: p(x)[:, 0], {"outputs": "probabilities"}),
+    "softmax": (
+        lambda x: tf.nn.softmax(logits(x)),
+        {"outputs": "probabilities"},
+    ),
+    "log-softmax": (lambda x: tf.nn.log_softmax(logits(x)), {}),
+    "an axis between": (lambda x: logits(x)[:, None], {}),
+    "a dict": (
+        lambda x: {"z": tf.reshape(x, [-1, 3]), "logits": logits(x)},
+        {"output": "logits"},
+    ),
+    "a tuple": (
+        lambda x: (logits(x), tf.reshape(x, [-1, 3])),
+        {"output": "0"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("model", "said"), SAME.values(), ids=SAME.keys())
+def test_all_ways_are_the_same_attack(model, said):
+    """FGS on a linear score breaks where |score| <= epsilon * |w|_1."""
+    images, labels = data()
+    epsilon = 0.08
+    near = np.clip(
+        images
+        - epsilon
+        * np.sign(WEIGHTS).reshape(1, 1, 3, 1)
+        * np.where(labels, 1, -1)[:, None, None, None],
+        0,
+        1,
+    ).astype(np.float32)
+    expected = (score(near).numpy()[:, 0] > 0) == labels
+    found = attacks.run(model, images, labels, "fgs", epsilon=epsilon, **said)
+    np.testing.assert_array_equal(found.is_robust, expected)
+    assert 0 < expected.mean() < 1
+
+
+@pytest.mark.parametrize("name", ["one sigmoid", "softmax"])
+def test_probabilities_handed_over_as_logits_are_noticed(name):
+    images, labels = data()
+    model = SAME[name][0]
+    with pytest.warns(UserWarning, match="returns probabilities"):
+        found = attacks.run(model, images, labels, "fgs", epsilon=0.08)
+    said = attacks.run(
+        model, images, labels, "fgs", epsilon=0.08, outputs="probabilities"
+    )
+    np.testing.assert_array_equal(found.is_robust, said.is_robust)
+
+
+def test_several_outputs_are_asked_about():
+    images, labels = data()
+
+    def model(images):
+        return {"a": logits(images), "b": -logits(images)}
+
+    with pytest.raises(UserError, match="several outputs") as error:
+        attacks.run(model, images, labels, "fgs", epsilon=0.1)
+    assert "output='a'" in error.value.fix
+    with pytest.raises(UserError, match='Did you mean "a"'):
+        attacks.run(model, images, labels, "fgs", epsilon=0.1, output="aa")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda x: tf.zeros([2, 3]),
+        lambda x: tf.reshape(x, [-1, 1, 3, 1])[:, :, :, 0] + tf.zeros([2, 1]),
+        lambda x: tf.zeros([tf.shape(x)[0], 3], tf.int32),
+        lambda x: {},
+    ],
+)
+def test_what_is_no_row_of_scores_is_refused(answer):
+    images, labels = data()
+    with pytest.raises(UserError, match="not one row of scores"):
+        attacks.run(answer, images, labels, "fgs", epsilon=0.1)
+
+
+@pytest.mark.parametrize(
+    "leaves",
+    [
+        lambda x: tf.constant(logits(x).numpy()),
+        lambda x: tf.constant(x.numpy().reshape(-1, 3)[:, :2]),
+    ],
+)
+def test_a_model_that_leaves_tensorflow_is_said_to(leaves):
+    images, labels = data()
+    with pytest.raises(UserError, match="leaves TensorFlow") as error:
+        attacks.run(leaves, images, labels, "fgs", epsilon=0.1)
+    assert ".numpy()" in error.value.fix
+
+
+def test_targets_of_functions_read_alike():
+    images, labels = data()
+    target = targets.from_function(SAME["a dict"][0], [1, 3, 1], 2, output="z")
+    with pytest.raises(UserError):
+        target.settle(images, np.full(len(labels), 5))
+    target = targets.from_function(
+        SAME["a dict"][0], [1, 3, 1], 2, output="logits"
+    ).settle(images, labels)
+    found = target.logits_fn("mean")(
+        tf.constant(images), tf.zeros([2], "int32")
+    )
+    np.testing.assert_allclose(found, logits(images), rtol=1e-6)
+
+
+def test_the_kinds_are_those_of_the_commands():
+    from ib_keras.audit.target import options
+
+    assert outputs.KINDS == options.KINDS
