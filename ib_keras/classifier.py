@@ -191,7 +191,19 @@ class IBClassifier(keras.Model):
         Returns:
             A `tfp.distributions` object, batch shape `[batch]`, event shape
             `[latent_dim]`.
+
+        Raises:
+            UserError: If the images are of whole numbers, whose units are
+                not known.
         """
+        images = tf.convert_to_tensor(images)
+        if not images.dtype.is_floating:
+            raise UserError(
+                "Images are of whole numbers",
+                received=f"dtype {images.dtype.name}",
+                expected="floating point in [0, 1]",
+                fix='Scale them: images.astype("float32") / 255.',
+            )
         # `fit` and `evaluate` come here without `__call__`, which would build.
         layers.ensure_built(self, tuple(images.shape))
         normalised = (tf.cast(images, tf.float32) - self.input_mean) / (

@@ -20,6 +20,7 @@ from absl import logging
 from ml_collections import config_flags
 
 import ib_keras  # noqa: F401  Quiets the console before TensorFlow is imported.
+from launch import overrides
 
 FLAGS = flags.FLAGS
 
@@ -191,14 +192,48 @@ def run(main: Callable[..., int | None], *, takes_words: bool = False) -> None:
 
 
 def _parse(argv):
+    from ib_keras.errors import UserError
+
     try:
+        argv = [argv[0], *_as_meant(argv[1:])]
         left = flags.FLAGS(argv)
         if "config" in flags.FLAGS:
             config_values()  # A file that is not there is noticed here only.
         return left
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
     except Exception as error:  # A config file can raise anything.
         print(f"Error: {_explain(argv, error)}", file=sys.stderr)
         sys.exit(2)
+
+
+def _as_meant(arguments) -> list[str]:
+    """The arguments with paths for names of configs, and plain numbers."""
+    from ib_keras.__main__ import resolve
+
+    if "config" not in flags.FLAGS:
+        return arguments
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    command = spec.name.rpartition(".")[2] if spec else ""
+    arguments = resolve(command, arguments)
+    path = _config_flag(arguments)
+    if path is None:
+        return arguments
+    try:
+        config = flags.FLAGS["config"].parser.parse(path)
+    except Exception:  # It is parsed again, and then explained.
+        return arguments
+    return overrides.normalise(arguments, config)
+
+
+def _config_flag(arguments) -> str | None:
+    """The value of --config, in one word or two."""
+    for index, word in enumerate(arguments):
+        name, equals, value = word.partition("=")
+        if name.lstrip("-") == "config" and word.startswith("-"):
+            return value if equals else (*arguments, None)[index + 1]
+    return None
 
 
 def _explain(argv, error) -> str:

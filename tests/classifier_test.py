@@ -961,3 +961,21 @@ def test_a_loss_given_to_compile_is_refused_and_not_ignored():
     images, labels = models.data(8)
     with pytest.raises(UserError, match="brings its own loss"):
         model.fit(images, labels, verbose=0)
+
+
+@pytest.mark.parametrize("how", ["fit", "evaluate", "predict", "__call__"])
+def test_images_in_bytes_are_refused(how):
+    """In any way into the model; they went through as 0 to 255 once."""
+    model = models.build()
+    model.compile("sgd")
+    images = np.full([4, *models.IMAGE_SHAPE], 200, np.uint8)
+    labels = np.zeros(4, np.int32)
+    call = getattr(model, how)
+    with pytest.raises(UserError, match="whole numbers") as error:
+        if how in ("fit", "evaluate"):
+            call(images, labels, verbose=0)
+        elif how == "predict":
+            call(images, verbose=0)
+        else:
+            call(images)
+    assert "/ 255" in error.value.fix

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,17 @@ KINDS = ("logits", "log_probabilities", "probabilities")
 LAYOUTS = ("channels_last", "channels_first")
 
 _CHUNK = 1 << 24
+
+# Formats of models that are not audited -> what to do.
+_OTHER_FORMATS = {
+    ".tflite": "TensorFlow Lite has no gradients: give the SavedModel or the "
+    ".keras file that it was converted from.",
+    ".onnx": "Convert it to a SavedModel, for instance with onnx2tf.",
+    ".pt": "Convert it to a SavedModel by way of ONNX.",
+    ".pth": "Convert it to a SavedModel by way of ONNX.",
+    ".weights.h5": "These are weights alone: build the model, load them, and "
+    "save it as a .keras file.",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,18 +120,41 @@ def check_path(path: str) -> None:
     Raises:
         UserError: If there is neither a SavedModel nor a .keras file.
     """
-    if is_keras(path) and files.exists(path) and not files.is_folder(path):
+    is_weights = path.endswith(".weights.h5")
+    if (
+        is_keras(path)
+        and not is_weights
+        and files.exists(path)
+        and not files.is_folder(path)
+    ):
         return
     if files.exists(files.join(path, "saved_model.pb")):
         return
-    inside = files.join(path, "saved_model")
-    hint = f"Did you mean {inside}? " if files.exists(inside) else ""
     raise UserError(
         "There is no SavedModel",
         received=path,
         expected="a folder that holds saved_model.pb, or a .keras file",
-        fix=f"{hint}Give the folder that training exported.",
+        fix=_what_to_give(path),
     )
+
+
+def _what_to_give(path: str) -> str:
+    """What to do, by what lies at or below a path that is no model."""
+    other = next((kind for kind in _OTHER_FORMATS if path.endswith(kind)), None)
+    if other is not None:
+        return _OTHER_FORMATS[other]
+    if path.endswith("saved_model.pb"):
+        return f"Give its folder: {path.rpartition('/')[0] or '.'}"
+    places = ["saved_model"]
+    if os.path.isdir(path):
+        # TensorFlow Serving keeps versions in folders named by numbers.
+        numbers = [int(name) for name in os.listdir(path) if name.isdigit()]
+        places += map(str, sorted(numbers, reverse=True))
+    for place in places:
+        inside = files.join(path, place)
+        if files.exists(files.join(inside, "saved_model.pb")):
+            return f"Did you mean {inside}?"
+    return "Give the folder that training exported."
 
 
 def _digest(path: str) -> str:
