@@ -91,6 +91,31 @@ def test_an_honest_audit_passes(honest):
     assert len(names) == len(set(names)) > 18
 
 
+def test_data_of_ones_own_may_be_called_something_else(tmp_path_factory):
+    config = two_stages(**{"num_examples": 8})
+    config["dataset"]["name"] = "tests.support.own_data"
+    folder = audited(tmp_path_factory, "own", config)
+    all_hold(folder)
+    summary = files.read_json(f"{folder}/summary.json")
+    assert summary["dataset"]["name"] == "my digits"
+
+
+def test_an_audit_of_version_0_1_passes(tmp_path_factory):
+    """It says nothing of preprocessing, neither asked for nor found."""
+    folder = audited(tmp_path_factory, "old", two_stages(num_examples=8))
+    path = pathlib.Path(folder, "summary.json")
+    summary = json.loads(path.read_text())
+    del summary["model"]["preprocessing"], summary["epsilon_in_model_units"]
+    for stage in summary["stages"]:
+        del stage["num_targets"]
+    path.write_text(json.dumps(summary))
+    path = pathlib.Path(folder, "config.json")
+    config = json.loads(path.read_text())
+    config["audit"]["model"].pop("preprocessing", None)
+    path.write_text(json.dumps(config))
+    all_hold(folder)
+
+
 def test_other_batches_and_rounding_change_nothing(honest):
     for batch_size in (1, 7, 1000):
         all_hold(honest, batch_size=batch_size, tolerance=1e-5)

@@ -23,8 +23,8 @@ def model(folder: claims.Folder, subject: Any) -> list[str]:
     # Where it lies and what was noted of it are no claims.
     found = subject.target.describe()
     silent = {"path", "sha256", "notes"}
-    if "precision" not in said["model"]:  # Of audits before it was asked.
-        silent.add("precision")
+    # Of audits before they were asked.
+    silent |= {"precision", "preprocessing"} - said["model"].keys()
     for name in found.keys() - silent:
         problems += claims.differences(
             f"model.{name}", said["model"][name], found[name]

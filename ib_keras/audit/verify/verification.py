@@ -230,6 +230,11 @@ def _load_subject(folder, data_dir, *model):
     try:
         if data_dir is not None:
             config["dataset"] = {**config["dataset"], "data_dir": data_dir}
+        said = folder.summary["model"]
+        if "preprocessing" not in said and said.get("input_range"):
+            # Version 0.1 chose where today the user would be asked.
+            range_ = {"input_range": tuple(said["input_range"])}
+            config["model"] = {**config["model"], **range_}
         return subjects.load(config, *model)
     except (KeyError, TypeError) as error:
         raise UserError(
