@@ -521,6 +521,7 @@ def audit(
         {
             "name": placeholder(str),
             "split": "test",
+            "path": placeholder(str),  # The file of the data set `npz`.
             "data_dir": placeholder(str),
             "download": True,
         }

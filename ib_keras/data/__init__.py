@@ -6,7 +6,8 @@ classes are called, and `load(split)`, which gives the images as uint8, or as
 float32 in [0, 1], and the labels as int32. The data sets that the library is
 built for fit into memory, so nothing here streams.
 
-The parts: `mnist` and `cifar10` (TensorFlow Datasets), `digits` (real images
+The parts: `mnist` and `cifar10` (TensorFlow Datasets), `npz` (an archive of
+the user's own images and labels), `digits` (real images
 that need no network), `random_images` (synthetic, for tests and smoke runs),
 `toy_overlap` and `toy_tsipras` (the paper's toy problems, drawn afresh for
 each batch). `plugins.names("data")` lists them all.

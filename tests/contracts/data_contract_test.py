@@ -35,6 +35,14 @@ def source(request, data_dir):
     section = {"name": request.param}
     if "data_dir" in signature.parameters:
         section |= {"data_dir": str(data_dir), "download": False}
+    if "path" in signature.parameters:
+        section |= {"path": str(data_dir / "own.npz")}
+        rng = np.random.default_rng(0)
+        arrays = {}
+        for split, size in (("train", 200), ("test", 60)):
+            images = rng.integers(0, 256, [size, 6, 5, 3], np.uint8)
+            arrays |= {f"x_{split}": images, f"y_{split}": np.arange(size) % 4}
+        np.savez(section["path"], **arrays)
     try:
         return plugins.build("data", section)
     except UserError as error:
