@@ -202,8 +202,11 @@ def reader(
     if kind is None:
         values = _rows(scores).numpy().astype(np.float64)
         finite = values[np.isfinite(values).all(axis=1)]
-        # What lies in [0, 1] without a sum of 1 is taken at its word.
-        kind = kind_of(finite, scores.dtype.name) or "logits"
+        # What lies in [0, 1] without a sum of 1 is taken at its word, and so is
+        # what is 0 or 1 alone: neither way has it a gradient.
+        kind = "logits"
+        if not np.isin(finite, (0.0, 1.0)).all():
+            kind = kind_of(finite, scores.dtype.name) or "logits"
 
     def logits_fn(images):
         try:

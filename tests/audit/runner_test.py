@@ -148,6 +148,7 @@ def test_each_stage_has_all_fields_of_their_types(finished):
     types = {
         "name": str,
         "attack": dict,
+        "num_targets": type(None),
         "num_restarts": int,
         "robust_accuracy": float,
         "num_attacked": int,
