@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import ml_collections
 from absl import app
 from absl import flags
 from absl import logging
@@ -217,23 +218,29 @@ def _as_meant(arguments) -> list[str]:
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     command = spec.name.rpartition(".")[2] if spec else ""
     arguments = resolve(command, arguments)
-    path = _config_flag(arguments)
-    if path is None:
-        return arguments
-    try:
-        config = flags.FLAGS["config"].parser.parse(path)
-    except Exception:  # It is parsed again, and then explained.
+    config = _unchanged_config(arguments)
+    if config is None:
         return arguments
     return overrides.normalise(arguments, config)
 
 
-def _config_flag(arguments) -> str | None:
-    """The value of --config, in one word or two."""
-    for index, word in enumerate(arguments):
-        name, equals, value = word.partition("=")
-        if name.lstrip("-") == "config" and word.startswith("-"):
-            return value if equals else (*arguments, None)[index + 1]
-    return None
+def _words(arguments) -> list[str]:
+    """Flags and values apart, of --flag=value as of --flag value."""
+    return [word for item in arguments for word in item.split("=", 1)]
+
+
+def _unchanged_config(arguments):
+    """The config that --config names, before overrides; None without one."""
+    words = _words(arguments)
+    is_flag = [word in ("--config", "-config") for word in words]
+    try:
+        path = words[is_flag.index(True) + 1]
+        config = flags.FLAGS["config"].parser.parse(path)
+    except Exception:  # Then something is wrong that is explained elsewhere.
+        return None
+    # Of a file that cannot be read absl makes something that raises when used.
+    is_read = issubclass(type(config), ml_collections.ConfigDict)
+    return config if is_read else None
 
 
 def _explain(argv, error) -> str:
@@ -258,16 +265,12 @@ def _unknown_field(argv):
     """The error of the first override of a field that the config lacks."""
     from ib_keras.errors import unknown_name
 
-    # --flag=value, or --flag value.
-    words = [word for item in argv[1:] for word in item.split("=", 1)]
-    names = [word.lstrip("-") for word in words if word.startswith("-")]
-    try:
-        path = words[words.index("--config") + 1]
-        fields = flags.FLAGS["config"].parser.parse(path).to_dict()
-    except Exception:  # Then something else is wrong.
+    config = _unchanged_config(argv[1:])
+    if config is None:  # Then something else is wrong.
         return None
-    for name in names:
-        section, inside = fields, "config."
+    words = [word for word in _words(argv[1:]) if word.startswith("-")]
+    for name in (word.lstrip("-") for word in words):
+        section, inside = config.to_dict(), "config."
         for part in name.split(".")[1:] if name.startswith(inside) else ():
             part = part.partition("[")[0]
             if not isinstance(section, dict):

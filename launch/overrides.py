@@ -7,8 +7,9 @@ was typed, and absl has the word.
 
 import fractions
 import re
-from collections.abc import Mapping
 from collections.abc import Sequence
+
+from ml_collections import ConfigDict
 
 _FRACTION = re.compile(r"\s*([-+\d.eE]+)\s*/\s*([-+\d.eE]+)\s*")
 _NONE = ("None", "none", "null")
@@ -51,15 +52,11 @@ def normalise(arguments: Sequence[str], config) -> list[str]:
 def _place(config, dotted):
     """The section and the name of a field; (None, None) if there is none."""
     *sections, field = dotted.split(".")
-    for name in sections:
-        if not isinstance(config, Mapping) and not hasattr(config, "get_type"):
+    for name in (*sections, field):
+        if not isinstance(config, ConfigDict) or name not in config:
             return None, None
-        if name not in config:
-            return None, None
-        config = config[name]
-    if not hasattr(config, "get_type") or field not in config:
-        return None, None
-    return config, field
+        section, config = config, config[name]
+    return section, field
 
 
 def _value(text: str, kind: type) -> str:
