@@ -74,3 +74,8 @@ def unknown_name(kind: str, name, valid: Iterable[str], fix: str) -> UserError:
         expected=f"one of {', '.join(valid)}" if valid else "none",
         fix=fix,
     )
+
+
+def reason(error: BaseException, length: int = 200) -> str:
+    """What an exception says, in one line that is no longer than `length`."""
+    return " ".join(str(error).split())[:length]

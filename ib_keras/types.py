@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 LogitsFn = Callable[["tf.Tensor", "tf.Tensor"], "tf.Tensor"]
 
 NORMS = ("linf", "l2")
+# What a classifier answers with.
+KINDS = ("logits", "log_probabilities", "probabilities")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,14 +12,15 @@ import numpy as np
 import tensorflow as tf
 
 from ib_keras.errors import UserError
+from ib_keras.errors import reason
 from ib_keras.errors import unknown_name
+from ib_keras.types import KINDS
 
 # Croce and Hein's automatic check takes 1e-5; rows of half precision round
 # more coarsely.
 _TOLERANCE = {"float16": 5e-3, "bfloat16": 4e-2}
 _TINY = float(np.finfo(np.float32).tiny)
 _CLEAR_NAMES = ("logits", "logit")
-KINDS = ("logits", "log_probabilities", "probabilities")
 # Images that the kind of outputs is told by.
 _PROBE = 64
 
@@ -221,10 +222,9 @@ def reader(
 
 
 def _not_tensorflow(error: Exception) -> UserError:
-    reason = " ".join(str(error).split())[:200]
     return UserError(
         "The model leaves TensorFlow, so it has no gradient",
-        received=f"{type(error).__name__}: {reason}",
+        received=f"{type(error).__name__}: {reason(error)}",
         expected="a function of TensorFlow operations alone",
         fix="Call the model itself, model(images, training=False), and not "
         "its predict; leave out .numpy() and NumPy functions.",

@@ -19,7 +19,6 @@ from ib_keras import types
 from ib_keras.attacks import base
 from ib_keras.attacks import outputs as readers
 from ib_keras.attacks import runner
-from ib_keras.attacks.outputs import KINDS
 from ib_keras.errors import unknown_name
 
 PROTOCOLS = ("fgs", "pgd")
@@ -92,9 +91,9 @@ class AuditCallback(keras.callbacks.Callback):
         self.every_epochs = base.check_count("every_epochs", every_epochs)
         self.threat_model = types.ThreatModel(norm, epsilon)
         self.stages = _stages(protocol, self.threat_model.epsilon)
-        if outputs not in (None, *KINDS):
+        if outputs not in (None, *types.KINDS):
             raise unknown_name(
-                "kind of outputs", outputs, KINDS, "Set outputs to one."
+                "kind of outputs", outputs, types.KINDS, "Set outputs to one."
             )
         self.output = output
         self.outputs = outputs

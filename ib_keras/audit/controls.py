@@ -26,6 +26,7 @@ from sklearn.datasets import load_digits
 from ib_keras import files
 from ib_keras.audit import folder as folders
 from ib_keras.audit import runner
+from ib_keras.audit import settings
 from ib_keras.audit import subject as subjects
 from ib_keras.audit import target as targets
 from ib_keras.audit import verdict
@@ -106,16 +107,7 @@ def _config(control: Control) -> dict[str, Any]:
         "batch_size": _NUM_EXAMPLES,
         "chunk_steps": 16,
         "compact": True,
-        "model": dict.fromkeys(
-            (
-                "signature",
-                "output",
-                "outputs",
-                "input_range",
-                "layout",
-                "preprocessing",
-            )
-        ),
+        "model": dict.fromkeys(settings.FIELDS["model"]),
         "dataset": {},
         "threat_model": {"norm": "linf", "epsilon": EPSILON},
         "epsilon_curve": [],

@@ -14,6 +14,7 @@ import tensorflow as tf
 from ib_keras import seeds
 from ib_keras.attacks import outputs
 from ib_keras.audit.target import choosing
+from ib_keras.errors import reason
 from ib_keras.types import LogitsFn
 
 _REPEATS = 5
@@ -252,8 +253,7 @@ def _gradient(logits_fn, images, seed):
             gap = top[:, 0] - top[:, 1]
         gradient = tape.gradient(gap, images)
     except Exception as error:  # A foreign graph can raise anything.
-        reason = " ".join(str(error).split())[:200]
-        problem = f"{type(error).__name__}: {reason}"
+        problem = f"{type(error).__name__}: {reason(error)}"
         return found | {"gradient": "raises", "gradient_problem": problem}
     if gradient is None:
         return found | {"gradient": "none"}

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from ib_keras import seeds
 from ib_keras.errors import UserError
+from ib_keras.errors import reason
 from ib_keras.types import LogitsFn
 
 
@@ -33,7 +34,7 @@ def check_gradients(
         logits = logits_fn(images, seed)
         answer = f"shape {tuple(logits.shape)}, {logits.dtype.name}"
     except Exception as error:  # A foreign graph can raise anything.
-        answer = f"{type(error).__name__}: {_reason(error)}"
+        answer = f"{type(error).__name__}: {reason(error)}"
     if answer != f"shape {(2, num_classes)}, float32":
         raise UserError(
             "The model does not answer clean images with logits",
@@ -52,7 +53,7 @@ def check_gradients(
             logits = logits_fn(images, seed)
         gradient = tape.gradient(logits, images)
     except Exception as error:  # A foreign graph can raise anything.
-        problem = _reason(error)
+        problem = reason(error)
     if gradient is None:
         raise UserError(
             "The model has no gradient with respect to images",
@@ -63,10 +64,6 @@ def check_gradients(
             "tf.saved_model.SaveOptions(experimental_custom_gradients=True). "
             "Protocols of gradient-free attacks alone need none.",
         )
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
 
 
 def check_finite(

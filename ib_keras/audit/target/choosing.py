@@ -198,7 +198,7 @@ def _is_ruled_out(trial: Trial, all_trials: list[Trial]) -> bool:
         1 / _CALIBRATED < other.temperature < _CALIBRATED
         and not _beats(trial, other)
         for other in all_trials
-        if _above_chance(other)
+        if above_chance(other)
     )
 
 
@@ -222,34 +222,29 @@ def choose(trials: list[Trial]) -> tuple[Trial, bool]:
         trial.with_labels(found[1]) if found else trial
         for trial, found in zip(trials, orders, strict=True)
     ]
-    possible = [t for t in judged if not _is_ruled_out(t, judged)]
+    possible = [
+        (trial, mine)
+        for trial, mine in zip(trials, judged, strict=True)
+        if not _is_ruled_out(mine, judged)
+    ]
     for is_clear in (_beats, _stands):
-        for trial, mine in zip(trials, judged, strict=True):
+        for trial, mine in possible:
             is_usual = trial.reading.preprocessing.is_identity
             if is_clear is _stands and not is_usual:
                 continue
-            if not (any(t is mine for t in possible) and _above_chance(mine)):
-                continue
-            others = [other for other in possible if other is not mine]
-            if all(
+            others = [other for _, other in possible if other is not mine]
+            if above_chance(mine) and all(
                 _same(mine, other) or is_clear(mine, other) for other in others
             ):
                 return trial, is_clear is _beats
-    raise _undecided(trials, judged, possible)
+    raise _undecided(possible)
 
 
-def _undecided(trials, judged, possible) -> Undecided:
-    by_rank = sorted(
-        zip(trials, judged, strict=True),
-        key=lambda pair: -pair[1].log_likelihood,
-    )
-    best, mine_best = by_rank[0]
-    close = [
-        trial
-        for trial, mine in by_rank
-        if any(mine is p for p in possible)
-        and (mine is mine_best or not _beats(mine_best, mine))
-    ]
+def _undecided(possible) -> Undecided:
+    """The error for what is possible, the likeliest of it first."""
+    by_rank = sorted(possible, key=lambda pair: -pair[1].log_likelihood)
+    best, judged_best = by_rank[0]
+    close = [trial for trial, mine in by_rank if not _beats(judged_best, mine)]
     described = "; ".join(
         f"{t.reading.preprocessing.describe()}, {t.reading.layout}: accuracy "
         f"{t.accuracy:.3f}, log-likelihood {t.log_likelihood:.3f}"
@@ -258,11 +253,11 @@ def _undecided(trials, judged, possible) -> Undecided:
     flags = " or ".join(
         dict.fromkeys(t.reading.preprocessing.flags() for t in close)
     )
-    layouts = {trial.reading.layout for trial in trials}
+    layouts = {trial.reading.layout for trial, _ in possible}
     also = ", --config.model.layout" if len(layouts) > 1 else ""
     error = Undecided(
         "It cannot be told which images the model takes",
-        received=f"{described} (on {len(trials[0].labels)} clean images, at "
+        received=f"{described} (on {len(best.labels)} clean images, at "
         "the best temperature of each)",
         expected="one preprocessing that is clearly better than the others",
         fix=f"Say what the model was trained on: {flags}{also}; or, of "
@@ -443,7 +438,8 @@ def _minimize(scale, offset, heat, evaluate, gradient, images, labels):
     return at(found.x)
 
 
-def _above_chance(trial: Trial) -> bool:
+def above_chance(trial: Trial) -> bool:
+    """Whether it is right more often than guesses would be, beyond noise."""
     count, classes = trial.log_p.shape
     chance = 1 / max(classes, 2)
     slack = 3 * np.sqrt(chance * (1 - chance) / count)

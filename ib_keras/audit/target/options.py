@@ -11,9 +11,9 @@ from ib_keras.audit.target import preprocessing as preprocessings
 from ib_keras.audit.target.preprocessing import Preprocessing
 from ib_keras.errors import UserError
 from ib_keras.errors import unknown_name
+from ib_keras.types import KINDS
 
 MODES = ("mean", "stochastic")
-KINDS = ("logits", "log_probabilities", "probabilities")
 LAYOUTS = ("channels_last", "channels_first")
 
 _CHUNK = 1 << 24

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from ib_keras.errors import UserError
 from ib_keras.errors import unknown_name
 
@@ -66,13 +68,8 @@ class Preprocessing:
     @property
     def input_range(self) -> tuple[float, float]:
         """The lowest and the highest value that a model can be given."""
-        most = max(len(self.scale), len(self.offset))
-        ends = [
-            (self.scale[i % len(self.scale)], self.offset[i % len(self.offset)])
-            for i in range(most)
-        ]
-        values = [b for _, b in ends] + [a + b for a, b in ends]
-        return min(values), max(values)
+        ends = np.outer((0.0, 1.0), self.scale) + self.offset
+        return float(ends.min()), float(ends.max())
 
     def epsilon(self, radius: float) -> list[float]:
         """A radius of l_inf in the model's units, one value for each scale."""
@@ -94,7 +91,7 @@ class Preprocessing:
     def flags(self) -> str:
         """The flags that say it."""
         low, high = self.input_range
-        if self.recipe and not (self.channels is None and self in _RANGES):
+        if self.recipe and self not in _RANGES:
             return f"{_FLAG}.recipe={self.recipe}"
         if self.channels is None:
             return f"--config.model.input_range={low:.6g},{high:.6g}"

@@ -99,6 +99,12 @@ def arrange(
     return tf.cast(images, endpoint.spec.dtype)
 
 
+def logits_of(answer: Any, reading: Reading) -> tf.Tensor:
+    """The logits in what a model answered."""
+    scores = outputs_.flatten(answer)[reading.output]
+    return outputs_.to_logits(scores, reading.outputs)
+
+
 def _apply(images, preprocessing):
     if preprocessing.is_identity:
         return images
@@ -136,8 +142,7 @@ def wrap(
 
     def logits_fn(images, seed):
         answer = call(prepare(images, endpoint, reading), seed)
-        scores = outputs_.flatten(answer)[reading.output]
-        return outputs_.to_logits(scores, reading.outputs)
+        return logits_of(answer, reading)
 
     if endpoint.batch_size is None:
         return logits_fn

@@ -15,6 +15,7 @@ from ib_keras.audit.target.options import KINDS
 from ib_keras.audit.target.preprocessing import Preprocessing
 from ib_keras.audit.target.reading import Reading
 from ib_keras.errors import UserError
+from ib_keras.errors import reason
 
 # Images per call, and images of a choice between readings.
 _BATCH = 64
@@ -84,8 +85,7 @@ def _choose(target, call, candidates, images, labels):
         except UserError:
             raise
         except Exception as error:  # A foreign graph can raise anything.
-            reason = " ".join(str(error).split())[:200]
-            problems.append(f"{type(error).__name__}: {reason}")
+            problems.append(f"{type(error).__name__}: {reason(error)}")
     if not known:
         raise UserError(
             "The model fails on the images of the data set",
@@ -105,11 +105,12 @@ def _check_fit(target, call, chosen, images, labels):
     reading, endpoint = chosen.reading, target.endpoint
     if not chosen.is_distribution or endpoint.batch_size is not None:
         return
-    if chosen.accuracy < 2 / chosen.log_p.shape[1]:
-        return  # Next to chance there is nothing to fit.
     order = choosing.permutation(chosen)
     if order is not None:
+        chosen = chosen.with_labels(order[1])
         labels = np.argsort(order[1])[labels]
+    if not choosing.above_chance(chosen):
+        return  # There is nothing to fit.
     start = reading.preprocessing
     if start.channel_order == "bgr":
         images = images[..., ::-1]
@@ -119,8 +120,7 @@ def _check_fit(target, call, chosen, images, labels):
     def logits_of(scale, offset, some):
         given = offset + some * scale
         answer = call(readings.arrange(given, endpoint, reading), seed)
-        scores = outputs.flatten(answer)[reading.output]
-        return outputs.to_logits(scores, reading.outputs)
+        return readings.logits_of(answer, reading)
 
     @tf.function(autograph=False, reduce_retracing=True)
     def sums_of(scale, offset, factor, some, truth):
