@@ -11,6 +11,7 @@ from ib_keras import files
 from ib_keras.data import splits
 from ib_keras.data.source import DataSource
 from ib_keras.errors import UserError
+from ib_keras.types import check_images
 from ib_keras.types import check_labels
 
 # Split -> pairs of names that its images and labels may have in the file.
@@ -92,26 +93,18 @@ def _checked(path, images, labels):
     """Images `[n, height, width, channels]` and labels int32 `[n]`."""
     if images.ndim == 3:
         images = images[..., None]
-    is_float = images.dtype.kind == "f"
     if images.ndim != 4 or not images.size:
         raise _wrong(
             path,
             f"images of shape {images.shape}",
             "images [n, height, width, channels] or [n, height, width]",
         )
-    if not is_float and images.dtype != np.uint8:
+    if images.dtype.kind == "f":
+        images = check_images(images)
+    elif images.dtype != np.uint8:
         raise _wrong(
             path, f"images of dtype {images.dtype}", "uint8 or floating point"
         )
-    if is_float:
-        low, high = float(images.min()), float(images.max())
-        if not (low >= 0.0 and high <= 1.0):  # NaN is neither.
-            raise _wrong(
-                path,
-                f"images from {low:g} to {high:g}",
-                "floating point in [0, 1], or uint8 in [0, 255]",
-            )
-        images = images.astype(np.float32)
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     classes = int(labels.max()) + 1 if labels.size else 1

@@ -116,7 +116,6 @@ def _audit_config(spec, config):
     """A protocol of one stage, as `audit.subject.load` takes it."""
     step_size = spec["step_size"] or round(_MADRY_STEP * spec["epsilon"], 9)
     data = config["data"]
-    options = ("signature", "output", "outputs", "input_range", "layout")
     return {
         "seed": config["seed"],
         "mode": "mean",
@@ -126,7 +125,7 @@ def _audit_config(spec, config):
         "batch_size": spec["num_images"],
         "chunk_steps": 16,
         "compact": True,
-        "model": dict.fromkeys(options),
+        "model": dict.fromkeys(protocol.FIELDS["model"]),
         "dataset": {
             "name": None,
             "split": "test",

@@ -6,7 +6,6 @@ it, or asks. Wrong is neither.
 
 import functools
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -17,38 +16,12 @@ from ib_keras.audit.target import choosing
 from ib_keras.audit.target.preprocessing import Preprocessing
 from ib_keras.audit.target.reading import Reading
 from tests.support import foreign
-
-MEAN, STD = 0.306, 0.376
-
-# Name -> scale and offset of what the network was trained on.
-TRAINED_ON = {
-    "unit": (1.0, 0.0),
-    "bytes": (255.0, 0.0),
-    "signed": (2.0, -1.0),
-    "centered": (1.0, -0.5),
-    "inverted": (-1.0, 1.0),
-    "constants of MNIST": (1 / 0.3081, -0.1307 / 0.3081),
-    "standardised": (1 / STD, -MEAN / STD),
-}
+from tests.support import trained
 
 
 @functools.cache
 def network(scale, offset, seed=0):
-    keras.utils.set_random_seed(seed)
-    model = keras.Sequential(
-        [
-            keras.Input(foreign.SHAPE),
-            keras.layers.Flatten(),
-            keras.layers.Dense(64, activation="relu"),
-            keras.layers.Dense(10),
-        ]
-    )
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(3e-3), loss)
-    images, labels = foreign.data("train")
-    given = scale * images + offset
-    model.fit(given, labels, epochs=15, batch_size=64, verbose=0)
-    return model
+    return trained.network(trained.NETWORKS["MLP"], scale, offset, seed)
 
 
 def settled(model):
@@ -62,9 +35,9 @@ def settled(model):
     return target.describe()["preprocessing"]
 
 
-@pytest.mark.parametrize("name", TRAINED_ON)
+@pytest.mark.parametrize("name", trained.INPUTS)
 def test_the_preprocessing_is_found_or_asked_for(name):
-    scale, offset = TRAINED_ON[name]
+    scale, offset = trained.INPUTS[name]
     found = settled(network(scale, offset))
     if found is not None:
         assert found["scale"] == pytest.approx([scale], rel=1e-3)
@@ -94,7 +67,7 @@ def test_a_factor_of_the_logits_changes_nothing(factor):
 
 
 def test_a_fit_that_is_better_is_said_with_its_numbers():
-    model = network(*TRAINED_ON["standardised"])
+    model = network(*trained.INPUTS["own mean and deviation"])
     path = foreign.export(model)
     with pytest.raises(errors.UserError) as caught:
         targets.load(path).settle(*foreign.data())
