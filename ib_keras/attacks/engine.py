@@ -290,8 +290,27 @@ class Engine:
             yield done, done + length
             done += length
 
+    @property
+    def takes_passes(self) -> bool:
+        """Whether rows of a batch can be several passes over its examples.
+
+        What is left out once it is known must leave the batch, and a row must
+        come out as it would alone, which it does not by noise or by draws
+        that are one for a batch.
+        """
+        return self._compact and not (
+            self._judge.is_random or self._attack.runs_eagerly
+        )
+
     def run(
-        self, images, labels, epsilon, example_seeds, judge_seed, targets=None
+        self,
+        images,
+        labels,
+        epsilon,
+        example_seeds,
+        judge_seed,
+        targets=None,
+        num_passes=1,
     ) -> Result:
         """Runs the attack once on one batch.
 
@@ -302,12 +321,22 @@ class Engine:
             example_seeds: int32 array `[n, 2]`.
             judge_seed: int32 `[2]`, which the attack never sees.
             targets: int32 array `[n]` for targeted attacks.
+            num_passes: The rows are that many passes over the same examples,
+                one after another. Once a pass has broken an example, its rows
+                of later passes are left where they are.
 
         Returns:
             A `Result`.
         """
         return _Run(
-            self, images, labels, epsilon, example_seeds, judge_seed, targets
+            self,
+            images,
+            labels,
+            epsilon,
+            example_seeds,
+            judge_seed,
+            targets,
+            num_passes,
         ).result()
 
 
@@ -323,12 +352,14 @@ class _Run:
         example_seeds,
         judge_seed,
         targets,
+        num_passes,
     ):
         self.engine = engine
         self.images = images
         self.labels = labels
         self.epsilon = epsilon
         self.judge_seed = judge_seed
+        self.num_passes = num_passes
         self.num_verdicts = 0
         size = len(labels)
         zeros = np.zeros(size, np.float32)
@@ -375,10 +406,10 @@ class _Run:
             self._count((last - first) * attack.gradients_per_step)
             self._judge_claims()
             if self.engine._compact:
-                if self.books.is_broken.all():
+                if self._is_done().all():
                     break
-                self._drop_broken()
-        if not (attack.evaluates_proposal or self.books.is_broken.all()):
+                self._drop_done()
+        if not (attack.evaluates_proposal or self._is_done().all()):
             self.record = self.engine.finish(
                 self.state,
                 self.record,
@@ -390,6 +421,11 @@ class _Run:
             self._judge_claims()
         self._store(np.ones(len(self.rows), bool))
         return self.books
+
+    def _is_done(self):
+        """Which rows are broken, or of an example broken by an earlier pass."""
+        broken = self.books.is_broken.reshape(self.num_passes, -1)
+        return np.logical_or.accumulate(broken).ravel()
 
     def _judge_claims(self):
         record = self.record
@@ -495,9 +531,9 @@ class _Run:
             getattr(self.books, name)[rows] = values[places]
         self._keep_nearest(places[~self.books.is_broken[rows]])
 
-    def _drop_broken(self):
-        """Shrinks the batch to the examples still standing, if it pays."""
-        standing = ~self.books.is_broken[self.rows]
+    def _drop_done(self):
+        """Shrinks the batch to the rows that can still tell, if it pays."""
+        standing = ~self._is_done()[self.rows]
         keep = np.flatnonzero(standing)
         places = self.engine.pad(keep)
         if len(places) >= self.device_labels.shape[0]:

@@ -4,6 +4,10 @@ Every example that the model gets right enters the pool. Stages run in order,
 each by restarts, each restart by targets; an example leaves the pool when the
 judge finds it broken. So robust accuracy is the per-example worst case over
 everything that was run, over all examples.
+
+A pass is one restart and target. Where few examples are left, several passes
+share a batch, for a step on 20 examples takes half the time of one on 80; what
+is booked is what one pass after another would have found.
 """
 
 import copy
@@ -93,7 +97,9 @@ class Ledger:
         broken_by_restart: int32, -1 likewise.
         broken_by_target: int32, -1 likewise, and for untargeted attacks.
         broken_at_step: int32, -1 likewise.
-        gradient_evaluations: int64, spent on the example.
+        gradient_evaluations: int64, spent on the example by the passes up to
+            the one that broke it. Where passes run side by side, what later
+            ones took meanwhile is no part of the search and is not counted.
         loss: float32, largest loss of the last run.
         gradient_norm: float32, largest |gradient| at the last step of the
             last run; -1 where none was taken.
@@ -266,8 +272,9 @@ class Runner:
         seed: A whole number; every draw follows from it.
         num_judge_samples: Draws per verdict; 1 where the model has no noise.
         chunk_steps: Longest chunk of steps between looks at the books.
-        compact: Whether a batch shrinks to what stands within a run. False
-            runs every example of a batch to the end.
+        compact: Whether a batch shrinks to what stands within a run, and
+            passes run side by side where it has room for several. False runs
+            every example to the end, one pass after another.
         strategy: Where to run; None for TensorFlow's default device.
         jit_compile: Whether to compile with XLA; None leaves it to
             TensorFlow.
@@ -498,6 +505,9 @@ class Runner:
         is_first = position.restart == position.target == 0
         if is_first and position.batch == 0:
             books.num_attacked = len(pool)
+        if self._run_side_by_side(images, targets, pool, progress):
+            on_batch(progress)
+            return
         num_batches = -(-len(pool) // self.batch_size)
         while position.batch < num_batches:
             first = position.batch * self.batch_size
@@ -513,16 +523,49 @@ class Runner:
                 on_batch(progress)
         if is_first and position.stage == 0:
             self._check_some_attacked(ledger, pool)
-        books.curve.append(
-            [
-                position.restart,
-                position.target,
-                int(ledger.is_robust.sum()),
-                books.gradient_evaluations,
-            ]
-        )
+        _end_pass(position, ledger, books)
         self._next_pass(position, targets)
         on_batch(progress)
+
+    def _run_side_by_side(self, images, targets, pool, progress) -> bool:
+        """Runs as many passes at once as a batch has room for, if several.
+
+        A pass sees what the ones before it left, so of an example that one
+        breaks the later passes are not booked: the books are those of one
+        pass after another.
+        """
+        position, ledger = progress.position, progress.ledger
+        books = progress.stages[position.stage]
+        passes = self._passes_at_once(position, targets, len(pool))
+        if len(passes) < 2:
+            return False
+        began = time.monotonic()
+        try:
+            results = self._attack(images, targets, pool, passes, ledger)
+        except tf.errors.InvalidArgumentError as error:
+            self._refuse(error)
+            return False
+        for one, result in zip(passes, results, strict=True):
+            asked = ledger.is_robust[pool]
+            result = engine.Result(*(array[asked] for array in result))
+            self._book(ledger, pool[asked], result, one)
+            books.gradient_evaluations += int(result.gradient_evaluations.sum())
+            _end_pass(one, ledger, books)
+            self._next_pass(position, targets)
+        books.seconds += time.monotonic() - began
+        return True
+
+    def _passes_at_once(self, position, targets, size) -> list[Position]:
+        """The passes of the stage from here on that fill a batch together."""
+        takes_passes = self._engines[position.stage].takes_passes
+        if self._refusal or not (size and takes_passes):
+            return []
+        here, passes = dataclasses.replace(position), []
+        room = self.batch_size // size
+        while len(passes) < room and here.stage == position.stage:
+            passes.append(dataclasses.replace(here))
+            self._next_pass(here, targets)
+        return passes
 
     @staticmethod
     def _fell_in(position, ledger):
@@ -557,10 +600,13 @@ class Runner:
         except tf.errors.InvalidArgumentError as error:
             if len(rows) == 1:
                 ledger.num_nonfinite[rows] += 1
-                self._refusal = " ".join(error.message.split())[:300]
+                self._refuse(error)
                 return
             for half in np.array_split(rows, 2):
                 self._try_batch(images, targets, half, position, ledger)
+
+    def _refuse(self, error):
+        self._refusal = " ".join(error.message.split())[:300]
 
     def _check_some_attacked(self, ledger, pool):
         """Refuses to go on where the model could be attacked on no image.
@@ -585,21 +631,44 @@ class Runner:
             )
 
     def _run_batch(self, images, targets, rows, position, ledger):
-        place = (position.stage, position.restart, position.target)
+        (result,) = self._attack(images, targets, rows, [position], ledger)
+        self._book(ledger, rows, result, position)
+
+    def _attack(self, images, targets, rows, passes, ledger):
+        """The result of each pass over these examples, in one batch."""
+        first = passes[0]
+        every = np.tile(rows, len(passes))
+        restarts = np.array([one.restart for one in passes], np.int32)
+        restarts = np.repeat(restarts, len(rows))
+        aimed = np.array([one.target for one in passes], np.int32)
+        aimed = np.repeat(aimed, len(rows))
         example_seeds = seeds.fold(
-            seeds.fold(self._seed, _ATTACK, *place),
-            (rows + self._first).astype(np.int32),
+            self._seed,
+            _ATTACK,
+            first.stage,
+            restarts,
+            aimed,
+            (every + self._first).astype(np.int32),
         )
-        is_targeted = self.stages[position.stage].attack.num_targets is not None
-        result = self._engines[position.stage].run(
-            images[rows],
-            ledger.label[rows],
+        place = (first.stage, first.restart, first.target, first.batch)
+        is_targeted = self._is_targeted(first.stage)
+        result = self._engines[first.stage].run(
+            images[every],
+            ledger.label[every],
             self.threat_model.epsilon,
             example_seeds.numpy(),
-            seeds.fold(self._judge_seed, _JUDGE, *place, position.batch),
-            targets[rows, position.target] if is_targeted else None,
+            seeds.fold(self._judge_seed, _JUDGE, *place),
+            targets[every, aimed] if is_targeted else None,
+            num_passes=len(passes),
         )
-        target = position.target if is_targeted else -1
+        parts = [np.split(array, len(passes)) for array in result]
+        return [engine.Result(*part) for part in zip(*parts, strict=True)]
+
+    def _is_targeted(self, stage: int) -> bool:
+        return self.stages[stage].attack.num_targets is not None
+
+    def _book(self, ledger, rows, result, position):
+        target = position.target if self._is_targeted(position.stage) else -1
         _book(ledger, rows, result, position, target)
 
 
@@ -617,6 +686,18 @@ def num_targets(stage: Stage, num_classes: int) -> int:
 def _gradients_once(attack):
     return (
         attack.gradients_at_init + attack.num_steps * attack.gradients_per_step
+    )
+
+
+def _end_pass(position, ledger, books):
+    """Enters what stands after a pass, and the stage's gradients so far."""
+    books.curve.append(
+        [
+            position.restart,
+            position.target,
+            int(ledger.is_robust.sum()),
+            books.gradient_evaluations,
+        ]
     )
 
 

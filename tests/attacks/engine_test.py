@@ -303,6 +303,27 @@ def test_a_run_ends_when_nothing_stands():
     assert max(spent) in chunk_ends(60, 16)[:-1]
 
 
+def test_rows_of_later_passes_leave_with_the_one_that_broke_their_example():
+    """Rows are passes 0 to 2 over two examples, wrong from a mean of 0.35."""
+    images = flat_images(0.1, 0.2, 0.3, 0.1, 0.2, 0.1)
+    walk = Walk(num_steps=6, stride=0.1)
+    engine = make(band(0.35, 0.95), walk, chunk_steps=1)
+    result = engine.run(
+        images,
+        np.zeros(6, np.int32),
+        1.0,
+        seeds.fold(SEED, tf.range(6)).numpy(),
+        JUDGE_SEED,
+        num_passes=3,
+    )
+    # Pass 1 breaks example 0 at once, and pass 0 goes on; of example 1 pass 0
+    # is the first. What was to break later has left before.
+    broken = [True, True, True, False, False, False]
+    assert result.is_broken.tolist() == broken
+    assert result.step[:3].tolist() == [3, 2, 1]
+    assert result.margin[4] < 0 and result.margin[3] < 0
+
+
 def test_a_claim_that_the_judge_turns_down_is_not_booked():
     images, labels = data(6)
 

@@ -704,8 +704,49 @@ def test_a_run_is_made_for_each_of_so_many_targets(aim):
     runner = make([targeted_stage(2, num_restarts=2)], channels, epsilon=0.2)
     ledger = run(runner, PIXELS, labels)
     assert ledger.is_robust.tolist() == [False, False, True]
-    assert len(aim.SEEN) == 1 + 2 * 2
+    # Two restarts of two targets, side by side on three images.
+    assert sum(len(seen) for seen in aim.SEEN) == 3 + 2 * 2 * 3
     assert runner.most_gradients(runner.stages[0], 4) == 0
+
+
+def progress_of(stages, batch_size, **arguments):
+    images, labels = data(40)
+    runner = make(stages, batch_size=batch_size, **arguments)
+    progress = runner.start(images, labels)
+    runner.run(images, progress)
+    return progress
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_passes_side_by_side_keep_the_books_of_one_after_another(norm):
+    """Ledger, curves and gradients; `compact=False` never runs two at once."""
+    weak = pgd.build(num_steps=2, step_size=0.02)
+    stages = [Stage("weak", weak, 5), Stage("pgd", pgd.build(num_steps=4), 3)]
+    epsilon = {"linf": 0.06, "l2": 0.1}[norm]
+    asked = {"norm": norm, "epsilon": epsilon, "chunk_steps": 1}
+    one, together = (progress_of(stages, size, **asked) for size in (40, 400))
+    restarts = set(one.ledger.broken_by_restart.tolist())
+    assert {-1, 0, 1} <= restarts, "later passes broke nothing"
+    check_same_ledger(together.ledger, one.ledger)
+    for some, others in zip(together.stages, one.stages, strict=True):
+        assert some.curve == others.curve
+        assert some.gradient_evaluations == others.gradient_evaluations
+        assert some.num_attacked == others.num_attacked
+
+
+def test_passes_run_together_as_far_as_a_batch_has_room(aim):
+    labels = np.zeros(3, np.int32)
+    runner = make([targeted_stage(3, 2)], channels, epsilon=0.0, batch_size=14)
+    run(runner, PIXELS, labels)
+    # Six passes over three images, at most four at once.
+    assert [len(seen) for seen in aim.SEEN] == [12, 6]
+
+
+def test_a_noisy_model_is_attacked_one_pass_after_another(aim):
+    labels = np.zeros(3, np.int32)
+    runner = make([targeted_stage(3)], channels, num_judge_samples=3)
+    run(runner, PIXELS, labels)
+    assert all(len(seen) <= 3 for seen in aim.SEEN)
 
 
 def test_there_are_no_more_targets_than_other_classes(aim):

@@ -618,6 +618,24 @@ def test_batch_size_changes_nothing_but_rounding(case):
 
 
 @compiled_contract
+def test_passes_side_by_side_are_those_of_one_after_another(case):
+    """The books too, but for rounding: a larger batch sums in other order."""
+    if attack_of(case).runs_eagerly:
+        pytest.skip("foreign code runs one pass after another")
+    one, together = (
+        run(case, num_restarts=3, batch_size=size)
+        for size in (NUM_EXAMPLES, 3 * NUM_EXAMPLES)
+    )
+    for name, values in one.arrays().items():
+        if values.dtype.kind == "f":
+            np.testing.assert_allclose(
+                together.arrays()[name], values, rtol=1e-4, atol=1e-5
+            )
+        else:
+            np.testing.assert_array_equal(together.arrays()[name], values)
+
+
+@compiled_contract
 def test_nan_breaks_nothing_and_stays_with_its_example(case):
     healthy = healthy_run(case)
     MODEL.has_nan.assign(True)
