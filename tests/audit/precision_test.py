@@ -276,6 +276,7 @@ def test_a_foreign_model_in_float16_cannot_be_compared(tmp_path):
     path = foreign.module(in_float16)
     changes = {
         "dataset.name": "digits",
+        "model.input_range": (0.0, 1.0),
         "diagnostics.set": "quick",
         "diagnostics.num_examples": 8,
     }
