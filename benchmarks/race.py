@@ -18,6 +18,7 @@ beside another process a peer takes several times as long as alone.
 """
 
 import datetime
+import importlib.metadata
 import json
 import os
 import platform
@@ -44,6 +45,19 @@ flags.DEFINE_string("output", None, "JSON file to write.")
 flags.mark_flags_as_required(["vib", "deterministic"])
 FLAGS = flags.FLAGS
 
+# What peers are made of, and how their versions are asked for.
+PACKAGES = (
+    "torch",
+    "pyautoattack",
+    "torchattacks",
+    "foolbox",
+    "adversarial-robustness-toolbox",
+)
+ASK_VERSIONS = f"""
+import importlib.metadata as m, json
+names = {{d.metadata["Name"].lower(): d.version for d in m.distributions()}}
+print(json.dumps({{n: names[n] for n in {PACKAGES} if n in names}}))
+"""
 TARGET = 0.8
 QUIET = 0.5  # Processes that run, as an average over the last minute.
 IMPORT = "import tensorflow as tf"
@@ -139,6 +153,18 @@ def starts(models):
     return found
 
 
+def versions():
+    """Package -> version, of TensorFlow here and of the peers there."""
+    _, line = run([FLAGS.peer_python, "-c", ASK_VERSIONS])
+    peers = json.loads(line)
+    if "torch" not in peers:
+        raise app.UsageError(
+            f"PyTorch is not installed for {FLAGS.peer_python}. Install the "
+            "peers as the docstring says, and give their --peer_python."
+        )
+    return {"tensorflow": importlib.metadata.version("tensorflow"), **peers}
+
+
 def processor():
     with open("/proc/cpuinfo", encoding="utf-8") as file:
         names = [line for line in file if line.startswith("model name")]
@@ -150,6 +176,7 @@ def main(argv):
     from ib_keras.data import source
 
     del argv
+    installed = versions()
     load = os.getloadavg()[0]
     if load > QUIET:
         print(f"Something else runs (load {load:.1f}): these are no times.")
@@ -182,6 +209,7 @@ def main(argv):
             "cpu": processor(),
             "load_before": round(load, 2),
             "python": platform.python_version(),
+            "versions": installed,
             "date": datetime.date.today().isoformat(),
             "num_examples": FLAGS.num_examples,
             "starts": begun,
