@@ -1,9 +1,11 @@
 """What is imported only once it is needed: names of packages, and Keras."""
 
+import contextlib
 import gc
 import importlib
 import sys
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
@@ -33,25 +35,37 @@ def names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
     return find
 
 
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Looks for no garbage in what is imported meanwhile, nor afterwards.
+
+    What an import makes stays; to look for garbage in TensorFlow is a sixth of
+    the time that it takes to import, and slows whatever traces after it.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+    gc.freeze()
+
+
 def tensorflow() -> ModuleType:
     """Imports TensorFlow, and not the Keras that it imports last.
 
     `import tensorflow` ends by importing Keras, with all that Keras plots and
     wraps: 2.6 of 7.2 s, and nothing that a SavedModel needs. Whoever asks for
-    `tf.keras` or imports Keras later gets it all the same. What an import makes
-    stays, so that looking for garbage in it, a sixth of the time, is left out.
+    `tf.keras` or imports Keras later gets it all the same.
     """
     last = "keras.src.optimizers"
     if "tensorflow" not in sys.modules and "keras" not in sys.modules:
         sys.modules[last] = None  # TensorFlow does without what is not there.
-        collects = gc.isenabled()
-        gc.disable()
         try:
-            importlib.import_module("tensorflow")
+            with importing():
+                importlib.import_module("tensorflow")
         finally:
             if sys.modules.get(last) is None:
                 sys.modules.pop(last, None)
-            if collects:
-                gc.enable()
-        gc.freeze()
     return importlib.import_module("tensorflow")

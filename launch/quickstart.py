@@ -152,7 +152,10 @@ def main() -> int:
     began = time.monotonic()
     stop = flags.StopRequest()
     print("Importing TensorFlow ...", flush=True)
-    from ib_keras import strategy
+    from ib_keras import lazy
+
+    with lazy.importing():
+        from ib_keras import strategy
 
     workdir = absl_flags.FLAGS.workdir
     device = strategy.get("one_device")

@@ -20,13 +20,15 @@ def main() -> int:
     stop = flags.StopRequest()
     config = flags.config_values()
 
+    from ib_keras import lazy
     from ib_keras.training import settings
 
     is_alone = flags.FLAGS.strategy != "multi_worker"
     settings.check_start(config, flags.FLAGS.workdir, is_alone)
 
     began = time.monotonic()
-    from ib_keras.training import loop
+    with lazy.importing():
+        from ib_keras.training import loop
 
     imported = time.monotonic()
     devices = flags.make_strategy()
