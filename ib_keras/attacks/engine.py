@@ -294,13 +294,10 @@ class Engine:
     def takes_passes(self) -> bool:
         """Whether rows of a batch can be several passes over its examples.
 
-        What is left out once it is known must leave the batch, and a row must
-        come out as it would alone, which it does not by noise or by draws
-        that are one for a batch.
+        Rows that are not needed any more must be able to leave, and foreign
+        code draws once for a whole batch.
         """
-        return self._compact and not (
-            self._judge.is_random or self._attack.runs_eagerly
-        )
+        return self._compact and not self._attack.runs_eagerly
 
     def run(
         self,

