@@ -11,7 +11,9 @@ absl_flags.DEFINE_string("workdir", None, "The audit folder.")
 absl_flags.DEFINE_integer("index", None, "Of the example in its split.")
 absl_flags.mark_flags_as_required(["workdir", "index"])
 absl_flags.DEFINE_string(
-    "output", None, "PNG to write; example_INDEX.png in the workdir if unset."
+    "output",
+    None,
+    "PNG or SVG to write; example_INDEX.png in the workdir if unset.",
 )
 
 

@@ -8,11 +8,13 @@ from ib_keras import files
 from ib_keras.audit import examples
 from ib_keras.audit import folder as folders
 from ib_keras.audit import statistics
+from ib_keras.audit.report import outcomes
 from ib_keras.errors import UserError
 
 _NEEDED = {
     "index",
     "label",
+    "is_robust",
     "clean_prediction",
     "adversarial_prediction",
     "adversarial_images",
@@ -63,6 +65,7 @@ class OneExample:
         clean = examples.of_folder(folder, self._summary)
         self.clean = None if clean is None else clean[rows[0]]
         self.adversarial = self._row["adversarial_images"]
+        self.outcome = outcomes.of(self._row)
 
     def lines(self) -> list[str]:
         """What was found, a sentence a line."""
@@ -72,27 +75,16 @@ class OneExample:
             f"{summary['dataset']['split']}: label {row['label']}, clean "
             f"prediction {row['clean_prediction']}."
         ]
-        stage = int(row["broken_by_stage"])
-        if row["clean_prediction"] != row["label"]:
-            said.append("Wrong without an attack, so not attacked.")
-        elif stage < 0:
-            said.append(
-                "Robust: no stage broke it; the picture is the nearest miss."
-            )
-        else:
-            target = int(row["broken_by_target"])
-            said.append(
-                f"Broken by {summary['stages'][stage]['name']}, restart "
-                f"{row['broken_by_restart']}"
-                + (f", target {target}" if target >= 0 else "")
-                + f", step {row['broken_at_step']}: predicted "
-                f"{row['adversarial_prediction']}, wrong on "
-                f"{100 * row['wrong_share']:.0f}% of the draws."
-            )
+        said.append(self._what_became())
         said.append(
             f"Margin {row['margin']:.4g} (above 0 is wrong), "
             f"{row['gradient_evaluations']} gradient evaluations."
         )
+        if self._is_random:
+            said.append(
+                f"Wrong in {100 * row['wrong_share']:.0f}% of fresh draws."
+            )
+            said += filter(None, [outcomes.note(row)])
         if self.clean is not None:
             moved = self.adversarial - self.clean
             said.append(
@@ -105,17 +97,37 @@ class OneExample:
             )
         return said
 
+    @property
+    def _is_random(self) -> bool:
+        return (self._summary.get("num_judge_samples") or 1) > 1
+
+    def _what_became(self) -> str:
+        row = self._row
+        if self.outcome == outcomes.WRONG:
+            return "Wrong before any attack, so not attacked."
+        if self.outcome == outcomes.ROBUST:
+            return "Robust: no stage broke it; the picture is the nearest miss."
+        stage = self._summary["stages"][int(row["broken_by_stage"])]
+        target = int(row["broken_by_target"])
+        return (
+            f"Broken by {stage['name']}, restart {row['broken_by_restart'] + 1}"
+            + (f", target {target}" if target >= 0 else "")
+            + f", step {row['broken_at_step']}: predicted "
+            f"{row['adversarial_prediction']}."
+        )
+
     def write_picture(self, path: str) -> None:
-        """Writes the clean image, the adversarial one and their difference.
+        """Writes the clean image, that after the attack and their difference.
 
         Args:
-            path: A PNG. Without the data at hand it has the adversarial image
-                alone. The difference is grey where nothing moved, and
-                stretched to the largest move.
+            path: A PNG, or an SVG by its name. Without the data at hand it has
+                the image after the attack alone, under the name of what it is.
+                The difference is grey where nothing moved, and stretched to the
+                largest move.
         """
         from matplotlib import figure as figures
 
-        panels = {"adversarial": self.adversarial}
+        panels = {outcomes.NOUNS[self.outcome]: self.adversarial}
         if self.clean is not None:
             moved = self.adversarial - self.clean
             largest = max(float(np.abs(moved).max()), 1e-12)
@@ -133,6 +145,7 @@ class OneExample:
             )
             axis.set_title(name, fontsize=9)
             axis.set_axis_off()
+        kind = "svg" if path.endswith(".svg") else "png"
         content = io.BytesIO()
-        picture.savefig(content, format="png", dpi=120, bbox_inches="tight")
+        picture.savefig(content, format=kind, dpi=120, bbox_inches="tight")
         files.write_bytes(path, content.getvalue())

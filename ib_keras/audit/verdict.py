@@ -77,7 +77,7 @@ def decide(
     if _nothing_stands(summary):
         return _verdict(
             BELIEVABLE,
-            "No example stands, and no attack can lower zero.",
+            "No example is robust, and no attack can lower zero.",
             [],
             [],
         )

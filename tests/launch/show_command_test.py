@@ -1,11 +1,15 @@
 """`launch.show`, as it is typed: one example in words and as a picture."""
 
 import functools
+import re
+import shutil
 
+import matplotlib
 import matplotlib.image
 import numpy as np
 import pytest
 
+from ib_keras import files
 from ib_keras.audit import one_example
 from ib_keras.audit import runner
 from tests.support import runs
@@ -38,7 +42,7 @@ def test_a_broken_example_is_told_and_drawn(audit, arrays, tmp_path):
     assert status == 0
     first, broken, margin, distance, last = said.splitlines()
     assert f"label {arrays['label'][row]}, clean prediction" in first
-    assert "Broken by fgs, restart 0, step 1" in broken
+    assert "Broken by fgs, restart 1, step 1" in broken
     assert f"predicted {arrays['adversarial_prediction'][row]}" in broken
     assert f"Margin {arrays['margin'][row]:.4g} " in margin
     assert distance.startswith("Distance linf 0.1, l2 ")
@@ -48,10 +52,44 @@ def test_a_broken_example_is_told_and_drawn(audit, arrays, tmp_path):
     assert np.unique(picture).size > 10
 
 
-def test_what_was_not_broken_says_why(audit, arrays):
+def panels(found, tmp_path) -> list[str]:
+    """The titles over the pictures, from an SVG of the same figure."""
+    path = str(tmp_path / "picture.svg")
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        found.write_picture(path)
+    titles = re.findall(r"<text[^>]*>([^<]*)</text>", files.read_text(path))
+    return [title.partition(",")[0] for title in titles]
+
+
+def test_a_verdict_that_looks_odd_is_explained(audit, arrays, tmp_path):
+    folder = str(tmp_path / "noisy")
+    shutil.copytree(audit, folder)
+    robust = arrays["is_robust"]
+    files.write_npz(
+        f"{folder}/examples.npz",
+        arrays
+        | {
+            "margin": np.where(robust, 0.5, arrays["margin"]),
+            "wrong_share": np.where(robust, 0.48, arrays["wrong_share"]),
+        },
+    )
+    summary = files.read_json(f"{folder}/summary.json")
+    summary |= {"mode": "stochastic", "num_judge_samples": 5}
+    files.write_json(f"{folder}/summary.json", summary)
+    index = arrays["index"][np.flatnonzero(robust)[0]]
+    said = "\n".join(one_example.OneExample(folder, index).lines())
+    assert "Wrong in 48% of fresh draws." in said
+    assert "Robust although its margin is above 0" in said
+    assert "fresh" not in "\n".join(
+        one_example.OneExample(audit, index).lines()
+    )
+
+
+def test_what_was_not_broken_says_why(audit, arrays, tmp_path):
     standing = np.flatnonzero(arrays["is_robust"])[0]
     found = one_example.OneExample(audit, arrays["index"][standing])
     assert "Robust: no stage broke it" in "\n".join(found.lines())
+    assert panels(found, tmp_path) == ["clean", "nearest miss", "difference"]
     row = np.array(arrays["clean_prediction"])
     wrong = np.flatnonzero(row != arrays["label"])
     for each in wrong[:1]:

@@ -53,7 +53,7 @@ def ask(
         return base.Finding(
             **known,
             status=base.NOT_APPLICABLE,
-            evidence="The audit left no example standing.",
+            evidence="The audit left no robust example.",
         )
     found = case.attack(stages, rows, **arguments)
     # Of a stochastic model an example can be wrong by chance without attack.

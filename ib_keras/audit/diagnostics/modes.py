@@ -101,7 +101,7 @@ class Modes:
             return base.Finding(
                 **known,
                 status=base.NOT_APPLICABLE,
-                evidence="The audit left no example standing.",
+                evidence="The audit left no robust example.",
                 data=data,
             )
         others = [wrong[m][own] for m in MODES if m != own]

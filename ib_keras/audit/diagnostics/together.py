@@ -37,7 +37,7 @@ def conclude(case: Case, findings: Sequence[Mapping[str, Any]]) -> base.Finding:
         return base.Finding(
             **known,
             status=base.NOT_APPLICABLE,
-            evidence="The audit left no example standing.",
+            evidence="The audit left no robust example.",
         )
     standing = {int(row) for row in case.standing}
     fallen = sorted(
@@ -65,10 +65,10 @@ def conclude(case: Case, findings: Sequence[Mapping[str, Any]]) -> base.Finding:
         status=status,
         value=excess,
         threshold=_THRESHOLD,
-        evidence=f"Of {all_standing} standing examples {len(standing)} were "
+        evidence=f"Of {all_standing} robust examples {len(standing)} were "
         f"attacked again at radius {float(case.threat_model.epsilon):.4g}, and "
-        f"{len(fallen)} fell to one attack or another: of all examples that "
-        f"is {100 * excess:.2g}%.",
+        f"{len(fallen)} were broken by one attack or another: of all examples "
+        f"that is {100 * excess:.2g}%.",
         advice=advice,
         examples=tuple(fallen),
     )

@@ -48,8 +48,8 @@ class Twin:
             value=accuracy,
             threshold=_UNDEFENDED,
             evidence=f"With one restart a stage {100 * accuracy:.3g}% of "
-            f"{len(stands)} examples stand on the twin.",
-            advice="Where an undefended model stands, the radius or the "
+            f"{len(stands)} examples are robust on the twin.",
+            advice="Where an undefended model is robust, the radius or the "
             "attack is too small to tell defences apart."
             if status == base.WARN
             else "",
@@ -68,7 +68,7 @@ class Twin:
             return base.Finding(
                 **known,
                 status=base.NOT_APPLICABLE,
-                evidence="The audit left no example standing.",
+                evidence="The audit left no robust example.",
             )
         attack = stage(
             "apgd", num_steps=self.num_steps, loss="cross_entropy"

@@ -2,7 +2,7 @@
 
 The typical ones are spaced evenly through the data set rather than picked, so
 a reader sees what is usual. The worst are those that broke by the widest
-margin and those that stand by the narrowest.
+margin and those that were missed by the narrowest.
 """
 
 import dataclasses
@@ -11,39 +11,46 @@ import numpy as np
 
 from ib_keras.audit.report import evidence
 from ib_keras.audit.report import load
+from ib_keras.audit.report import outcomes
 from ib_keras.audit.report import pictures
 from ib_keras.audit.report import text
 
 MAX_BROKEN = 6
-MAX_STANDING = 3
+MAX_ROBUST = 3
 MAX_WORST_BROKEN = 2
-MAX_WORST_STANDING = 1
+MAX_WORST_ROBUST = 1
 MAX_NAMED = 6
 
 _TYPICAL = ("Typical", "Spaced evenly through the data set, not picked.")
 _WORST = (
     "Worst",
-    "Broken by the widest margin, and standing by the narrowest.",
+    "Broken by the widest margin, and robust by the narrowest.",
 )
-_NAMED = ("In findings", "What findings that warn or fail point at.")
+_NAMED = (
+    "In findings",
+    "What findings that warn or fail point at. Outcomes and pictures are those "
+    "of the audit's own attacks.",
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Card:
     """One example: its pictures, what the model said, and what broke it.
 
-    `row` is its position in the audit, `index` that in the data set.
+    `row` is its position in the audit, `index` that in the data set, `outcome`
+    one of those of `outcomes`. `note` explains numbers that look odd beside it.
     """
 
     row: int
     index: int
-    is_broken: bool
+    outcome: str
     label: str
     clean_prediction: str
     adversarial_prediction: str
     margin: str | None
     wrong_share: str | None
     how: str
+    note: str
     pictures: tuple[pictures.Picture, ...]
 
 
@@ -63,7 +70,7 @@ class Examples:
     groups: tuple[Group, ...]
     shown: frozenset[int]
     num_broken: int
-    num_standing: int
+    num_robust: int
     num_wrong_before: int
     has_clean: bool
     reduced_from: tuple[int, int] | None
@@ -88,7 +95,7 @@ def choose(audit: load.Audit, clean_images: np.ndarray | None) -> Examples:
     rest[named + worst] = False
     typical = [
         *_evenly(np.flatnonzero(is_broken & rest), MAX_BROKEN),
-        *_evenly(np.flatnonzero(is_robust & rest), MAX_STANDING),
+        *_evenly(np.flatnonzero(is_robust & rest), MAX_ROBUST),
     ]
     height, width = audit.examples[load.IMAGES].shape[1:3]
     is_large = max(height, width) > pictures.MAX_SIDE
@@ -108,7 +115,7 @@ def choose(audit: load.Audit, clean_images: np.ndarray | None) -> Examples:
         ),
         shown=frozenset([*typical, *worst, *named]),
         num_broken=int(is_broken.sum()),
-        num_standing=int(is_robust.sum()),
+        num_robust=int(is_robust.sum()),
         num_wrong_before=int((~is_robust & ~is_broken).sum()),
         has_clean=clean_images is not None,
         reduced_from=(height, width) if is_large else None,
@@ -118,15 +125,15 @@ def choose(audit: load.Audit, clean_images: np.ndarray | None) -> Examples:
 def _worst(
     audit: load.Audit, is_broken: np.ndarray, taken: list[int]
 ) -> list[int]:
-    """Broken by the widest margin, and standing by the narrowest."""
+    """Broken by the widest margin, and robust by the narrowest."""
     if "margin" not in audit.examples:
         return []
     margin = audit.examples["margin"]
     order = np.argsort(-margin, kind="stable")
     order = order[np.isfinite(margin[order]) & ~np.isin(order, taken)]
     broken = order[is_broken[order]][:MAX_WORST_BROKEN]
-    standing = order[audit.examples["is_robust"][order]][:MAX_WORST_STANDING]
-    return [*broken.tolist(), *standing.tolist()]
+    robust = order[audit.examples["is_robust"][order]][:MAX_WORST_ROBUST]
+    return [*broken.tolist(), *robust.tolist()]
 
 
 def _evenly(rows: np.ndarray, limit: int) -> list[int]:
@@ -143,17 +150,18 @@ def _card(audit: load.Audit, row: int, clean_images) -> Card:
         text.class_name(int(values[key]), names)
         for key in ("clean_prediction", "adversarial_prediction", "label")
     )
-    is_broken = not values["is_robust"]
+    outcome, share = outcomes.of(values), _wrong_share(audit, values)
     card = Card(
         row=row,
         index=int(values["index"]),
-        is_broken=is_broken,
+        outcome=outcome,
         label=label,
         clean_prediction=clean_name,
         adversarial_prediction=adversarial_name,
         margin=text.signed(values["margin"]) if "margin" in values else None,
-        wrong_share=_wrong_share(audit, values),
-        how=_how(audit, values, names) if is_broken else "",
+        wrong_share=share,
+        how=_how(audit, values, names) if outcome == outcomes.BROKEN else "",
+        note="" if share is None else outcomes.note(values),
         pictures=(),
     )
     clean = None if clean_images is None else clean_images[row]
@@ -190,7 +198,7 @@ def _how(audit: load.Audit, values: dict, names) -> str:
 
 def _pictures(audit, card: Card, clean, adversarial) -> tuple:
     """Clean, attacked and difference; the attacked one alone without clean."""
-    noun = "adversarial" if card.is_broken else "nearest miss"
+    noun = outcomes.NOUNS[card.outcome]
     example = f"example {card.index}, label {card.label}"
     attacked = pictures.picture(
         adversarial,

@@ -42,7 +42,7 @@ class Drawing:
 
     index: int
     label: str
-    stands: bool
+    is_robust: bool
     svg: markupsafe.Markup
     facts: tuple[tuple[str, str], ...]
 
@@ -71,7 +71,7 @@ def choose(audit: load.Audit, name: str) -> tuple[Drawing, ...]:
         Drawing(
             index=int(audit.examples["index"][row]),
             label=text.class_name(int(audit.examples["label"][row]), names),
-            stands=bool(audit.examples["is_robust"][row]),
+            is_robust=bool(audit.examples["is_robust"][row]),
             svg=inline(one, f"{name}-{position}"),
             facts=facts(one),
         )
@@ -185,7 +185,9 @@ def heat_maps(one: landscape.Landscape, colors) -> matplotlib.figure.Figure:
         )
         _draw_lines(axes, one)
         _style(axes, colors)
-        axes.set_title(title, size=11, color=colors["ink"], loc="left", pad=5)
+        axes.set_title(
+            title, size=11, color=colors["ink"], loc="left", pad=5, y=1.0
+        )
         _draw_scale(figure, left + _SIDE + 0.08, map_name, low, high, colors)
         # Room for the numbers of the scale; both maps have the same axes.
         axes.tick_params(labelleft=left == _LEFTS[0])
@@ -232,16 +234,23 @@ def _lines(one: landscape.Landscape, values, level: float) -> list[np.ndarray]:
 
 def _draw_lines(axes, one: landscape.Landscape) -> None:
     """The ball, where the prediction turns wrong, and the two images."""
-    for line in _lines(one, one.distance, 1.0):
-        axes.plot(*line.T, color="black", lw=2.6)
-        axes.plot(*line.T, color="white", lw=1.3)
-    for line in _lines(one, one.margin, 0.0):
-        axes.plot(*line.T, color="white", lw=2.4)
-        axes.plot(*line.T, color="black", lw=1.3, ls=(0, (3, 1.6)))
+    ball = _together(_lines(one, one.distance, 1.0))
+    axes.plot(*ball, color="black", lw=2.6)
+    axes.plot(*ball, color="white", lw=1.3)
+    turns = _together(_lines(one, one.margin, 0.0))
+    axes.plot(*turns, color="white", lw=2.4)
+    axes.plot(*turns, color="black", lw=1.3, ls=(0, (3, 1.6)))
     style = {"ls": "none", "mec": "black", "mfc": "white", "mew": 0.8}
     axes.plot([0], [0], marker="o", ms=5, **style)
     if one.attack_at:
         axes.plot([one.attack_at], [0], marker="X", ms=7, **style)
+
+
+def _together(lines: list[np.ndarray]) -> np.ndarray:
+    """`[2, points]`, with a gap of NaN between lines: one to draw, not many."""
+    gap = np.full((1, 2), np.nan)
+    pieces = [piece for line in lines for piece in (line, gap)]
+    return np.concatenate([gap, *pieces]).T
 
 
 def _style(axes, colors) -> None:
