@@ -55,12 +55,18 @@ def print_verdict(workdir: str) -> Any:
     return verdict
 
 
-def write_page(folders: Sequence[str], path: str | None = None) -> str:
+def write_page(
+    folders: Sequence[str],
+    path: str | None = None,
+    baseline: str | None = None,
+) -> str:
     """Writes the page of audits, with clean images where the data are at hand.
 
     Args:
         folders: Audit folders.
         path: The file; report.html in the first folder by default.
+        baseline: What the other models are compared with; the deterministic
+            twin by default.
 
     Returns:
         Its path.
@@ -77,4 +83,4 @@ def write_page(folders: Sequence[str], path: str | None = None) -> str:
         if images is not None:
             clean[folder] = images
     path = path or files.join(folders[0], "report.html")
-    return report.write(list(folders), path, clean)
+    return report.write(list(folders), path, clean, baseline)

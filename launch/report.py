@@ -2,10 +2,15 @@
 
 python -m launch.report --workdir=audits/pgd
 python -m launch.report --workdir=audits/vib,audits/twin --output=both.html
+python -m launch.report --workdir=audits/vib,audits/ceb --baseline=audits/ceb
 python -m launch.report --format=latex --workdir=audits/vib --output=table.tex
 
 Formats: html (a page), markdown, latex, csv, model_card (a README.md for the
 Hugging Face hub) and robustbench (a claim as JSON).
+
+Of several audits, each model is compared with a baseline, example by example,
+by protocol, radius and mode. The baseline is the deterministic twin unless
+--baseline names another model.
 """
 
 from absl import flags as absl_flags
@@ -23,11 +28,18 @@ absl_flags.DEFINE_string("format", "html", "What to write; see above.")
 absl_flags.DEFINE_string(
     "output", None, "The file; in the first folder by default."
 )
+absl_flags.DEFINE_string(
+    "baseline",
+    None,
+    "The model to compare the others with: one of the audit folders, or its "
+    "model's name or path; the deterministic twin by default.",
+)
 
 
 def main() -> int:
     """Runs `ib_keras.audit.report.write` or `ib_keras.audit.formats.write`."""
     from ib_keras import errors
+    from ib_keras import lazy
     from ib_keras.audit import formats
 
     folders = [
@@ -43,9 +55,10 @@ def main() -> int:
             expected="one or more audit folders",
             fix="Name the --workdir of each audit.",
         )
-    name = absl_flags.FLAGS.format
+    name, baseline = absl_flags.FLAGS.format, absl_flags.FLAGS.baseline
     if name == "html":
-        page = outcomes.write_page(folders, absl_flags.FLAGS.output)
+        lazy.tensorflow()  # Clean images and landscapes need no Keras.
+        page = outcomes.write_page(folders, absl_flags.FLAGS.output, baseline)
         print(f"Report: {page}")
         return 0
     if name not in formats.names():
@@ -55,7 +68,7 @@ def main() -> int:
             ["html", *formats.names()],
             "Set --format to one of them.",
         )
-    written = formats.write(folders, name, absl_flags.FLAGS.output)
+    written = formats.write(folders, name, absl_flags.FLAGS.output, baseline)
     for note in written.notes:
         print(f"Note: {note}")
     print(f"Report: {written.path}")

@@ -17,7 +17,6 @@ from ib_keras import files
 from ib_keras.audit import formats
 from ib_keras.audit.formats import latex
 from ib_keras.audit.formats import markdown as own_markdown
-from ib_keras.audit.formats import pairs
 from ib_keras.audit.formats import verdicts
 from ib_keras.audit.report import load
 from tests.support import audit_folder
@@ -462,59 +461,36 @@ def test_a_claim_is_about_one_audit(claimed):
     assert "2 audits" in str(error)
 
 
-def two_audits(tmp_path, one, other):
-    """Two folders of the same examples with those robust in each."""
+def test_tables_name_models_apart_and_compare_them(tmp_path):
     folders = []
-    for name, robust in (("one", one), ("other", other)):
-        folder = str(tmp_path / name)
-        audit_folder.write(folder, num_examples=len(one), model=name)
-        path = files.join(folder, "examples.npz")
-        arrays = files.read_npz(path)
-        files.write_npz(path, {**arrays, "is_robust": np.array(robust, bool)})
-        folders.append(folder)
-    return folders
+    for seed in ("seed_0", "seed_1"):
+        folders.append(str(tmp_path / seed))
+        audit_folder.write(folders[-1], model=f"{seed}/vib")
+    for name in ("csv", "markdown"):
+        assert set(re.findall(r"seed_\d/vib", text(folders, name))) == {
+            "seed_0/vib",
+            "seed_1/vib",
+        }
+    notes = " ".join(formats.write(folders, "csv").notes)
+    for said in (notes, text(folders, "markdown"), text(folders, "latex")):
+        assert "robust in the first alone" in said.replace("\\", "")
 
 
-def sign_test(first, second):
-    """Two-sided, by counting all ways the coins can fall."""
-    tosses = first + second
-    rarer = sum(math.comb(tosses, k) for k in range(min(first, second) + 1))
-    return min(1.0, 2 * rarer / 2**tosses)
+@pytest.mark.parametrize("name", ["model_card", "robustbench"])
+def test_a_format_that_compares_nothing_refuses_a_baseline(
+    folder, content, name
+):
+    error = runs.refused(formats.write, [folder], name, None, "vib")
+    assert "csv, latex, markdown" in str(error)
 
 
-@pytest.mark.parametrize(("first", "second"), [(9, 1), (4, 4), (0, 7), (0, 0)])
-def test_two_audits_are_compared_example_by_example(tmp_path, first, second):
-    rest = 20 - first - second
-    one = [1] * first + [0] * second + [1] * rest
-    other = [0] * first + [1] * second + [1] * rest
-    folders = two_audits(tmp_path, one, other)
-    (pair,) = pairs.compare([load.load(folder) for folder in folders])
-    assert (pair.only_first, pair.only_second) == (first, second)
-    assert pair.p_value == pytest.approx(sign_test(first, second), rel=1e-9)
-    sentence = f"{first} examples are robust in the first alone"
-    assert sentence in text(folders, "markdown")
-    assert sentence in text(folders, "latex")
-    assert sentence in formats.write(folders, "csv").notes[0]
-
-
-def test_audits_of_other_examples_are_not_compared(tmp_path):
-    folders = two_audits(tmp_path, [1] * 9, [0] * 9)
-    change(folders[1], dataset__split="train")
-    assert "examples are not the same" in text(folders, "markdown")
-
-
-def test_a_comparison_says_what_else_differs(tmp_path):
-    folders = two_audits(tmp_path, [1] * 9, [0] * 9)
-    change(folders[1], mode="stochastic", threat_model__epsilon=0.1)
-    compared = text(folders, "markdown")
-    assert "They also differ in threat model, mode." in compared
-
-
-def test_many_comparisons_are_said_to_be_many(tmp_path):
-    folders = two_audits(tmp_path, [1] * 9, [0] * 9)
-    audits = [load.load(folder) for folder in [*folders, folders[0]]]
-    assert len(pairs.compare(audits)) == 3
-    assert "not adjusted for the 3 comparisons" in pairs.sentences(audits)[-1]
+def test_a_format_compares_with_the_baseline_that_is_asked_for(tmp_path):
+    folders = [str(tmp_path / name) for name in "ab"]
+    for folder, name in zip(folders, ("one", "other"), strict=True):
+        audit_folder.write(folder, model=name)
+    written = formats.write(folders, "csv", None, folders[1])
+    assert written.notes[0] == "The baseline is other."
+    assert written.notes[1].startswith("one against other (")
 
 
 @pytest.mark.parametrize(
@@ -567,7 +543,7 @@ def test_the_command_writes_a_format_and_its_notes(folder, content, tmp_path):
     )
     assert process.wait() == 0, process.read("errors")
     output = process.read("output")
-    assert "Note: mnist_vib against twin: " in output
+    assert "Note: twin against mnist_vib (" in output
     assert output.endswith(f"Report: {path}\n")
     assert set(pd.read_csv(path).model) == {"mnist_vib", "twin"}
     process = runs.Process(

@@ -124,6 +124,18 @@ def test_phone_does_not_scroll_sideways(tab, pages, name):
     assert outside == []
 
 
+@pytest.mark.parametrize("name", ["one", "three", "old"])
+def test_no_column_is_cut_off_on_a_small_laptop(tab, pages, name):
+    tab.open(pages[name], 1280)
+    tab.evaluate("document.querySelectorAll('details').forEach(d=>d.open=true)")
+    cut = tab.evaluate(
+        "[...document.querySelectorAll('.scroll')].filter("
+        "e => e.scrollWidth > e.clientWidth).map(e => e.ariaLabel)"
+    )
+    assert cut == []
+    assert tab.evaluate("document.querySelectorAll('.scroll').length") > 2
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", ["one", "three"])
 def test_all_text_has_contrast_as_painted(tab, pages, name, scheme):

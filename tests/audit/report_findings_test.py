@@ -519,37 +519,38 @@ def test_wrong_fact_of_the_model_is_a_user_error(
         write_page([folder], tmp_path)
 
 
+VERDICTS = ("▲ upper bound", "✓ believable", "not judged: no diagnostics")
+
+
 def test_comparison_shows_verdicts_and_paired_tests(tmp_path):
     first, second, third = (str(tmp_path / name) for name in "abc")
-    one = audit_folder.write(first, hardness=40)
+    one = audit_folder.write(first, hardness=40, model="first")
     audit_folder.write_findings(first)
     audit_folder.write_safety(first, has_exceptions=True)
-    two = audit_folder.write(second, hardness=2)
+    two = audit_folder.write(second, hardness=2, model="second")
     audit_folder.write_findings(second, "believable")
     audit_folder.write(third, seed=3)  # Other examples: nothing to pair.
     page = write_page([first, second, third], tmp_path)
     check_self_contained(page)
     check_accessible(page)
-    verdicts = [row[1] for row in page.rows[1:4]]
-    assert verdicts == [
-        "▲ upper bound▲ loaded with exceptions",
-        "✓ believable",
-        "none: no diagnostics",
-    ]
+    own = [row for row in page.rows if row[-1] in VERDICTS]
+    assert [row[-1] for row in own[:3]] == list(VERDICTS)
+    assert "A first vib · beta 0.01 ▲ loaded with exceptions" in page.words
     a, b = (content.examples["is_robust"] for content in (one, two))
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     assert only_a > only_b
-    row = next(row for row in page.rows if row[0] == "A and B")
-    assert row[1:4] == [
-        str(only_a),
+    row = next(row for row in page.rows if row[0] == "B second, mean")
+    assert row[1] == "A first, mean"
+    assert row[4:7] == [
         str(only_b),
-        f"+{100 * (only_a - only_b) / 40:.1f}",
+        str(only_a),
+        f"−{100 * (only_a - only_b) / 40:.1f}",
     ]
-    low, high = statistics.mcnemar(a, b).difference_ci95
-    assert row[4] == f"{text.points(low)} to {text.points(high)}"
+    low, high = statistics.mcnemar(b, a).difference_ci95
+    assert row[7] == f"{text.points(low)} to {text.points(high)}"
     # All discordant pairs on one side: by hand, 2 / 2**n.
-    assert only_b == 0 and row[5] == text.p_value(2 / 2**only_a)
-    assert not [row for row in page.rows if row[0] == "A and C"]
+    assert only_b == 0 and row[8] == text.p_value(2 / 2**only_a)
+    assert "C is not compared: the examples are not the same" in page.words
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from the same examples that `examples.npz` holds.
 """
 
 import dataclasses
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,9 @@ def write(
     model: str = "mnist_vib",
     class_names: list[str] | None = None,
     radii: tuple[float, ...] = (0.05, 0.1, 0.3),
+    protocol: str = "pgd_restarts",
+    bottleneck: str = "vib",
+    training: dict[str, Any] | None = None,
 ) -> Content:
     """Writes `summary.json` and `examples.npz` of an audit that never was.
 
@@ -64,6 +68,9 @@ def write(
         model: Name of the model's folder.
         class_names: In the model's metadata; digits where None.
         radii: Where the epsilon curve has points.
+        protocol: Its name.
+        bottleneck: Of the model's training config.
+        training: More of that config.
 
     Returns:
         What was written.
@@ -79,7 +86,7 @@ def write(
         rng, images, labels, num_classes, norm, epsilon, stages, hardness
     )
     summary = {
-        "protocol": "pgd_restarts",
+        "protocol": protocol,
         "protocol_version": 1,
         "threat_model": {"norm": norm, "epsilon": epsilon},
         "mode": mode,
@@ -89,11 +96,16 @@ def write(
         "seed": seed,
         "model": {
             "path": f"runs/{model}/saved_model",
-            "sha256": f"{seed:02x}" * 32,
+            "sha256": hashlib.sha256(
+                f"{seed} {model}".encode(errors="replace")
+            ).hexdigest(),
             "metadata": {
                 "class_names": class_names
                 or [str(label) for label in range(num_classes)],
-                "config": {"bottleneck": {"name": "vib", "beta": 0.01}},
+                "config": {
+                    "bottleneck": {"name": bottleneck, "beta": 0.01},
+                    **(training or {}),
+                },
                 "clean_accuracy": 0.9812,
                 "step": 120000,
             },

@@ -4,10 +4,10 @@
     written = formats.write(["audits/vib", "audits/twin"], "markdown")
 
 A format is a module of this room with `build()`, which returns a `Format`; its
-name is the module's. `rows`, `verdicts` and `pairs` are what they share. Every
-number stands beside its interval, its budget and its verdict, because without
-them it is not evidence. Text from models is foreign, and each format escapes it
-in its own way.
+name is the module's. `rows` and `verdicts` are what they share. Every number
+stands beside its interval, its budget and its verdict, because without them it
+is not evidence. Text from models is foreign, and each format escapes it in its
+own way.
 """
 
 import dataclasses
@@ -43,14 +43,17 @@ class Format:
 
     Attributes:
         file_name: What its file is called where no other name is given.
-        render: From one `load.Audit` or several to the `Document`.
+        render: From a list of one `load.Audit` or several to the `Document`;
+            takes the baseline, too, where it `compares`.
         is_completed_by_hand: Whether people add what an audit cannot know. Such
             a file is not replaced by another.
+        compares: Whether the document compares models with a baseline.
     """
 
     file_name: str
-    render: Callable[[Sequence[load.Audit]], Document]
+    render: Callable[..., Document]
     is_completed_by_hand: bool = False
+    compares: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +83,10 @@ def get(name: str) -> Format:
 
 
 def write(
-    folders: Sequence[str], name: str, path: str | None = None
+    folders: Sequence[str],
+    name: str,
+    path: str | None = None,
+    baseline: str | None = None,
 ) -> Written:
     """Writes one audit or several in a format.
 
@@ -90,6 +96,8 @@ def write(
         path: Where to; None for the format's own file name in the first
             folder. A file that is there is replaced, unless people complete
             such files by hand.
+        baseline: The audit folder, name or path of the model that the others
+            are compared with; None for the deterministic twin.
 
     Returns:
         Where the file is, and notes about it.
@@ -100,6 +108,14 @@ def write(
             is there and must not be replaced.
     """
     form = get(name)
+    if baseline is not None and not form.compares:
+        raise errors.UserError(
+            "This format compares nothing",
+            received=f"--baseline={baseline} and the format {name}",
+            expected="a format that compares models: html, "
+            + ", ".join(n for n in names() if get(n).compares),
+            fix="Leave out --baseline.",
+        )
     if not folders or isinstance(folders, str):
         raise errors.UserError(
             "There is no audit to write down",
@@ -108,7 +124,7 @@ def write(
             fix="Name the folder of each audit.",
         )
     audits = [load.load(os.fspath(folder)) for folder in folders]
-    document = form.render(audits)
+    document = form.render(audits, *([baseline] if form.compares else ()))
     if path is None:
         path = files.join(folders[0], form.file_name)
     if parent := os.path.dirname(path):

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import pandas as pd
 
 from ib_keras.audit import formats
-from ib_keras.audit.formats import pairs
 from ib_keras.audit.formats import rows
 from ib_keras.audit.report import load
+from ib_keras.audit.report import pairs
 
 # How a cell begins that spreadsheets take for a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -16,17 +16,19 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 def build() -> formats.Format:
     """Builds the format."""
-    return formats.Format("audit.csv", render)
+    return formats.Format("audit.csv", render, compares=True)
 
 
-def render(audits: Sequence[load.Audit]) -> formats.Document:
+def render(
+    audits: Sequence[load.Audit], baseline: str | None = None
+) -> formats.Document:
     """Renders the rows of the audits; accuracies are shares of 1."""
-    records = [_record(row) for audit in audits for row in rows.of(audit)]
+    records = [_record(row) for row in rows.of_all(audits)]
     # Counts stay whole where other rows have none.
     table = pd.DataFrame(records).convert_dtypes()
     return formats.Document(
         table.to_csv(index=False, lineterminator="\n"),
-        tuple(pairs.sentences(audits)),
+        tuple(pairs.sentences(audits, baseline)),
     )
 
 

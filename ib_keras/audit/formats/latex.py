@@ -10,10 +10,11 @@ from collections.abc import Sequence
 import pandas as pd
 
 from ib_keras.audit import formats
-from ib_keras.audit.formats import pairs
 from ib_keras.audit.formats import rows
 from ib_keras.audit.formats import verdicts
 from ib_keras.audit.report import load
+from ib_keras.audit.report import names
+from ib_keras.audit.report import pairs
 from ib_keras.audit.report import text
 
 _NORMS = {"linf": r"$\ell_\infty$", "l2": r"$\ell_2$"}
@@ -40,12 +41,14 @@ _ESCAPES = str.maketrans(
 
 def build() -> formats.Format:
     """Builds the format."""
-    return formats.Format("audit.tex", render)
+    return formats.Format("audit.tex", render, compares=True)
 
 
-def render(audits: Sequence[load.Audit]) -> formats.Document:
+def render(
+    audits: Sequence[load.Audit], baseline: str | None = None
+) -> formats.Document:
     """Renders the tabular, after a comment with verdicts and comparisons."""
-    cells = [_cells(row) for audit in audits for row in rows.of(audit)]
+    cells = [_cells(row) for row in rows.of_all(audits)]
     table = pd.DataFrame(cells)
     tabular = table.style.hide(axis="index").to_latex(
         hrules=True,
@@ -55,7 +58,7 @@ def render(audits: Sequence[load.Audit]) -> formats.Document:
         r"Needs \usepackage{booktabs}. Accuracies in per cent, with 95%"
         " intervals.",
         *_judgements(audits),
-        *pairs.sentences(audits),
+        *pairs.sentences(audits, baseline),
     ]
     lines = [f"% {plain(comment)}\n" for comment in comments]
     return formats.Document("".join(lines) + tabular)
@@ -109,7 +112,7 @@ def _count(number: int | None) -> str:
 
 def _judgements(audits: Sequence[load.Audit]) -> list[str]:
     found = []
-    for audit, name in zip(audits, pairs.labels(audits), strict=True):
+    for audit, name in zip(audits, names.labels(audits), strict=True):
         verdict = verdicts.of(audit)
         sentence = f"{verdicts.NOT_JUDGED}."
         if verdict is not None:

@@ -4,10 +4,11 @@ import re
 from collections.abc import Sequence
 
 from ib_keras.audit import formats
-from ib_keras.audit.formats import pairs
 from ib_keras.audit.formats import rows
 from ib_keras.audit.formats import verdicts
 from ib_keras.audit.report import load
+from ib_keras.audit.report import names
+from ib_keras.audit.report import pairs
 from ib_keras.audit.report import text
 
 # What Markdown or HTML in it could take for markup; an underscore inside of a
@@ -33,15 +34,17 @@ COLUMNS = (
 
 def build() -> formats.Format:
     """Builds the format."""
-    return formats.Format("audit.md", render)
+    return formats.Format("audit.md", render, compares=True)
 
 
-def render(audits: Sequence[load.Audit]) -> formats.Document:
+def render(
+    audits: Sequence[load.Audit], baseline: str | None = None
+) -> formats.Document:
     """Renders the table, then a line of verdict and reasons for each audit."""
-    parts = [table([row for audit in audits for row in rows.of(audit)])]
-    for audit, name in zip(audits, pairs.labels(audits), strict=True):
+    parts = [table(rows.of_all(audits))]
+    for audit, name in zip(audits, names.labels(audits), strict=True):
         parts.append(f"**{escape(name)}**: {judgement(audit)}")
-    if compared := pairs.sentences(audits):
+    if compared := pairs.sentences(audits, baseline):
         parts.append("\n".join(f"- {escape(line)}" for line in compared))
     return formats.Document("\n\n".join(parts) + "\n")
 

@@ -13,10 +13,10 @@ import yaml
 
 from ib_keras.audit import formats
 from ib_keras.audit.formats import markdown
-from ib_keras.audit.formats import pairs
 from ib_keras.audit.formats import rows
 from ib_keras.audit.formats import verdicts
 from ib_keras.audit.report import load
+from ib_keras.audit.report import names
 from ib_keras.audit.report import text
 from ib_keras.errors import UserError
 
@@ -65,7 +65,7 @@ def metadata(audits: Sequence[load.Audit]) -> dict[str, Any]:
     Returns:
         The fields of the hub's model card specification.
     """
-    listed = [row for audit in audits for row in rows.of(audit)]
+    listed = rows.of_all(audits)
     datasets = sorted({_hub_name(row) for row in listed})
     return {
         # The hub's own Keras snippet loads .keras files, not a SavedModel.
@@ -139,12 +139,12 @@ def _metric(name: str, share: rows.Share, arguments) -> dict[str, Any]:
 
 
 def _title(audit: load.Audit) -> str:
-    return f"# {markdown.escape(rows.model_name(audit))}"
+    return f"# {markdown.escape(names.of([audit])[0])}"
 
 
 def _robustness(audits: Sequence[load.Audit]) -> list[str]:
     parts = ["## Adversarial robustness"]
-    for audit, name in zip(audits, pairs.labels(audits), strict=True):
+    for audit, name in zip(audits, names.labels(audits), strict=True):
         title = rows.protocol(rows.of(audit)[0])
         if len(audits) > 1:
             title = f"{name}, {title}"
@@ -152,9 +152,7 @@ def _robustness(audits: Sequence[load.Audit]) -> list[str]:
             f"**Verdict** on {markdown.escape(title)}: "
             f"{markdown.judgement(audit)}"
         )
-    parts.append(
-        markdown.table([row for audit in audits for row in rows.of(audit)])
-    )
+    parts.append(markdown.table(rows.of_all(audits)))
     parts.append(
         "Robust accuracy is the share of all examples that are classified "
         "right and that no attack of the protocol broke: never a lower bound. "

@@ -1,6 +1,7 @@
 """The rows of every table: one a radius, each number with what it cost."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from ib_keras import files
@@ -8,6 +9,7 @@ from ib_keras.audit import folder as folders
 from ib_keras.audit import statistics
 from ib_keras.audit.formats import verdicts
 from ib_keras.audit.report import load
+from ib_keras.audit.report import names
 from ib_keras.audit.report import text
 
 
@@ -61,6 +63,22 @@ class Row:
     folder: str
 
 
+def of_all(audits: Sequence[load.Audit]) -> list[Row]:
+    """The rows of several audits, their models named apart.
+
+    Args:
+        audits: In the order of the table.
+
+    Returns:
+        The rows, audit by audit.
+    """
+    return [
+        dataclasses.replace(row, model=name)
+        for audit, name in zip(audits, names.of(audits), strict=True)
+        for row in of(audit)
+    ]
+
+
 def of(audit: load.Audit) -> list[Row]:
     """The rows of an audit, by ascending radius.
 
@@ -86,7 +104,8 @@ def _of_radius(audit: load.Audit, point: load.EpsilonPoint, main: Row) -> Row:
     """The row of another radius, whose folder has its budget."""
     folder = folders.radius(audit.folder, point.epsilon)
     if files.exists(files.join(folder, folders.SUMMARY)):
-        return _row(load.load(folder), folder, verdicts.NOT_JUDGED)
+        inner = load.load(folder, has_examples=False)
+        return _row(inner, folder, verdicts.NOT_JUDGED)
     low, high = point.interval or statistics.wilson_interval(
         round(point.robust_accuracy * audit.num_examples), audit.num_examples
     )
@@ -110,12 +129,11 @@ def _version(versions) -> str:
 
 
 def _row(audit: load.Audit, folder: str, verdict: str) -> Row:
-    examples = audit.examples
-    correct = int((examples["clean_prediction"] == examples["label"]).sum())
+    correct = round(audit.clean_accuracy * audit.num_examples)
     clean = statistics.wilson_interval(correct, audit.num_examples)
     restarts = [stage.num_restarts for stage in audit.stages]
     return Row(
-        model=model_name(audit),
+        model=names.of([audit])[0],
         model_sha256=audit.model_sha256,
         dataset=text.clean(audit.dataset.get("name") or text.MISSING, 40),
         split=text.clean(audit.dataset.get("split") or text.MISSING, 40),
@@ -134,11 +152,6 @@ def _row(audit: load.Audit, folder: str, verdict: str) -> Row:
         verdict=verdict,
         folder=folder,
     )
-
-
-def model_name(audit: load.Audit) -> str:
-    """What tables call the audited model."""
-    return text.clean(text.model_name(audit.model_path), 60)
 
 
 def protocol(row: Row) -> str:

@@ -15,13 +15,14 @@ the stages with their budget; the findings, those that fail first; what noise
 hides; examples before and after; loss landscapes; accuracy by class; the model
 and how its loading went; the protocol, and how to run and to verify it again.
 What an audit lacks is left out. For several audits a comparison comes first,
-with a paired test where they share their examples.
+with a paired test of each model against a baseline.
 
 The files of this room, in the order of the work:
 
 * `load`: an audit folder into a frozen, checked `Audit` (with `fields`,
   `findings` and `subject`).
-* `evidence` (with `links`), `classes`, `pairs`: what is told.
+* `names`, `baselines`, `pairs`: which models these are, and how they compare.
+* `evidence` (with `links`), `classes`: what is told of each.
 * `charts` (with `svg`), `pictures`, `examples`, `landscapes`: what is drawn.
 * `text`: numbers and foreign words as a reader sees them.
 * `page`: the parts into the templates; a section is a file of `templates/`.
@@ -30,7 +31,10 @@ Texts in an audit come from models that others made. They are cut, stripped of
 what cannot be seen, and escaped once; see `page`.
 """
 
+import contextlib
+import gc
 import os
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 
@@ -45,6 +49,7 @@ def write(
     folders: Sequence[str],
     path: str,
     clean_images: Mapping[str, np.ndarray] | None = None,
+    baseline: str | None = None,
 ) -> str:
     """Writes the page of one or several audits.
 
@@ -55,13 +60,17 @@ def write(
             `[num_examples, height, width, channels]` in [0, 1] before the
             attack, in the order of the audit's examples. Audits that have
             none show the adversarial images alone.
+        baseline: The audit folder, name or path of the model that the others
+            are compared with; None for the deterministic twin, see
+            `baselines`.
 
     Returns:
         `path`.
 
     Raises:
         UserError: If a folder is not a whole audit, clean images do not
-            belong to theirs, or the page cannot be written.
+            belong to theirs, no audit is of the baseline, or the page cannot
+            be written.
     """
     if not folders or isinstance(folders, str):
         raise errors.UserError(
@@ -75,11 +84,28 @@ def write(
 
     audits = [load.load(os.fspath(folder)) for folder in folders]
     clean = _check_clean_images(clean_images or {}, audits)
-    html = page.render(audits, clean)
+    with _no_collections():
+        html = page.render(audits, clean, baseline)
     if parent := os.path.dirname(path):
         files.make_folder(parent)
     files.write_text(path, html)
     return path
+
+
+@contextlib.contextmanager
+def _no_collections() -> Iterator[None]:
+    """Puts off the collection of garbage.
+
+    Drawing makes so many objects that it sets off full collections, each of
+    which walks through all of TensorFlow, a quarter of a second.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _check_clean_images(

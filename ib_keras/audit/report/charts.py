@@ -1,7 +1,8 @@
 """The curves of an audit, each as a chart and as a table of its numbers.
 
-Audits laid over each other are told apart by a letter, which the comparison
-table explains; `svg` draws.
+Audits laid over each other are told apart by a letter, which a legend explains.
+Where the lines take a small part of the scale the chart shows that part, says
+so and has the full range beside it; `svg` draws.
 """
 
 import dataclasses
@@ -17,15 +18,25 @@ from ib_keras.audit.report import text
 
 _MAX_POINTS = 200
 _MAX_ROWS = 12
+# A chart is zoomed where the lines need less than this of the full scale, and
+# not to less than that.
+_MOST_ZOOMED, _LEAST_ZOOMED = 0.75, 0.1
 
 
 @dataclasses.dataclass(frozen=True)
 class Chart:
-    """A chart with the same numbers as a table, for reading and copying."""
+    """A chart with the same numbers as a table, for reading and copying.
+
+    `svg` shows the part that the lines are in, `full` all of the scale where
+    that is another. `legend` has a swatch and a label for each of several lines
+    of one audit.
+    """
 
     title: str
     note: str
     svg: markupsafe.Markup
+    full: markupsafe.Markup | None
+    legend: tuple[tuple[markupsafe.Markup, str], ...]
     x_name: str
     rows: tuple[tuple[str, str, str, str], ...]  # label, x, y, interval
 
@@ -57,17 +68,17 @@ def restarts(audits: Sequence[load.Audit], name: str) -> Chart | None:
     note = "Worst case over everything tried so far, on all examples. "
     note += f"{'Log scale. ' if is_log else ''}{_interval_note(series)}"
     is_single = len(audits) == 1
-    drawing = svg.draw(
+    return _chart(
+        "Accuracy against restarts",
+        note,
         series,
         name,
+        x_name="Restarts",
         x_label="restarts, all stages in order",
         is_log=is_log,
         limits=(1, last),
         reference=audits[0].clean_accuracy if is_single else None,
         marks=_stage_starts(audits[0]) if is_single else (),
-    )
-    return Chart(
-        "Accuracy against restarts", note, drawing, "Restarts", _rows(series)
     )
 
 
@@ -88,20 +99,16 @@ def gradients(audits: Sequence[load.Audit], name: str) -> Chart | None:
     last = max(line.points[-1].x for line in series)
     if first <= 0 or last <= first:
         return None
-    drawing = svg.draw(
+    return _chart(
+        "Accuracy against gradient evaluations",
+        f"One point a restart. Log scale. {_interval_note(series)}",
         series,
         name,
+        x_name="Gradients",
         x_label="gradient evaluations, all examples together",
         is_log=True,
         limits=(first, last),
         reference=audits[0].clean_accuracy if len(audits) == 1 else None,
-    )
-    return Chart(
-        "Accuracy against gradient evaluations",
-        f"One point a restart. Log scale. {_interval_note(series)}",
-        drawing,
-        "Gradients",
-        _rows(series),
     )
 
 
@@ -175,20 +182,95 @@ def epsilons(
         f"accuracy. {_interval_note(series, 'Bars')}"
     )
     is_single = len(audits) == 1
-    drawing = svg.draw(
+    return _chart(
+        "Accuracy against epsilon",
+        note,
         series,
         name,
+        closer=_attacked(series),
+        x_name="Epsilon",
+        format_x=text.epsilon,
         x_label=f"epsilon ({text.norm(norm)}, pixels in [0, 1])",
         limits=(0, last),
         highlight=audits[0].threat_model.epsilon if is_single else None,
         has_bars=True,
     )
+
+
+def _chart(
+    title: str,
+    note: str,
+    series: list[svg.Series],
+    name: str,
+    *,
+    x_name: str,
+    limits: tuple[float, float],
+    closer: list[svg.Series] | None = None,
+    format_x=text.count,
+    **drawing,
+) -> Chart:
+    """Draws the lines in full and, where that shows more, from closer.
+
+    `closer` are the lines to be seen from closer, if not all of each.
+    """
+    closer = closer or series
+    shares = _zoom(closer)
+    full = None
+    if shares:
+        full = svg.draw(series, f"{name}-full", limits=limits, **drawing)
+        note += f" Zoomed: {text.percent(shares[0])} to "
+        note += f"{text.percent(shares[1])}; the full range is below."
+        ends = [point.x for line in closer for point in line.points]
+        limits = min(ends), max(ends)
+        series, shown = closer, series
+    else:
+        shares, shown = (0.0, 1.0), series
     return Chart(
-        "Accuracy against epsilon",
+        title,
         note,
-        drawing,
-        "Epsilon",
-        _rows(series, text.epsilon),
+        svg.draw(series, name, limits=limits, shares=shares, **drawing),
+        full,
+        _legend(shown),
+        x_name,
+        _rows(shown, format_x),
+    )
+
+
+def _zoom(series: Sequence[svg.Series]) -> tuple[float, float] | None:
+    """The part of the scale that the lines are in; None for most of it."""
+    has_intervals = len(series) <= svg.MAX_BANDS
+    ends = [
+        end
+        for line in series
+        for point in line.points
+        for end in (point.y, *((has_intervals and point.interval) or ()))
+    ]
+    low, high = min(ends), max(ends)
+    margin = 0.05 * (high - low)
+    high = min(max(high + margin, low + _LEAST_ZOOMED), 1.0)
+    low = max(min(low - margin, high - _LEAST_ZOOMED), 0.0)
+    if low < 0.25 * high:  # So near to zero that zero had better be seen.
+        low = 0.0
+    return None if high - low > _MOST_ZOOMED else (low, high)
+
+
+def _attacked(series: Sequence[svg.Series]) -> list[svg.Series]:
+    """The lines without clean accuracy; all of them if little is left."""
+    closer = [
+        dataclasses.replace(
+            line, points=tuple(point for point in line.points if point.x > 0)
+        )
+        for line in series
+    ]
+    radii = {point.x for line in closer for point in line.points}
+    return closer if len(radii) > 1 else list(series)
+
+
+def _legend(series) -> tuple[tuple[markupsafe.Markup, str], ...]:
+    return tuple(
+        (svg.swatch(line.position), line.label)
+        for line in series
+        if line.label and len(series) > 1
     )
 
 

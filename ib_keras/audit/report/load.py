@@ -40,7 +40,7 @@ IMAGES = "adversarial_images"
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One attack of the protocol, with its budget and what it left standing.
+    """One attack of the protocol, with its budget and what it left robust.
 
     `robust_accuracy` and `restart_curve` (one value per restart) are over all
     audited examples, worst case over this stage and all before it;
@@ -117,11 +117,13 @@ class Audit:
         return draws != 1 if self.mode == "stochastic" else (draws or 1) > 1
 
 
-def load(folder: str) -> Audit:
+def load(folder: str, has_examples: bool = True) -> Audit:
     """Reads and checks an audit folder.
 
     Args:
         folder: Path of the folder, local or remote.
+        has_examples: Whether to read the examples, too; without them the
+            audit has its numbers alone.
 
     Returns:
         The audit.
@@ -133,7 +135,8 @@ def load(folder: str) -> Audit:
     try:
         summary_path = files.join(folder, folders.SUMMARY)
         summary = files.read_json(summary_path)
-        examples = files.read_npz(files.join(folder, folders.EXAMPLES))
+        path = files.join(folder, folders.EXAMPLES)
+        examples = files.read_npz(path) if has_examples else None
         found = _optional(folder, folders.FINDINGS)
         scan = _optional(folder, folders.SAFETY)
     except (OSError, *files.remote_errors("OpError")) as error:
@@ -149,15 +152,47 @@ def load(folder: str) -> Audit:
         scan = record.record("safety")
     return Audit(
         folder=folder,
-        examples=_examples(
-            examples, files.join(folder, folders.EXAMPLES), num_examples
-        ),
+        examples={}
+        if examples is None
+        else _examples(examples, path, num_examples),
         model=subject.read_model(record.record("model", {})),
         safety=scan and subject.read_safety(scan),
         findings=found and findings.read(found, num_examples),
         **_results(record),
         **_origin(record),
     )
+
+
+def radii(audit: Audit) -> list[Audit]:
+    """An audit at its own radius and at those whose folders are there.
+
+    Args:
+        audit: The audit.
+
+    Returns:
+        One `Audit` a radius, the smallest first.
+
+    Raises:
+        UserError: If a radius' folder is damaged.
+    """
+    return [
+        audit
+        if epsilon == audit.threat_model.epsilon
+        else load(folders.radius(audit.folder, epsilon))
+        for epsilon in kept_radii(audit)
+    ]
+
+
+def kept_radii(audit: Audit) -> list[float]:
+    """The radius of an audit and those whose folders are there, ascending."""
+    own = float(audit.threat_model.epsilon)
+    others = {point.epsilon for point in audit.epsilon_curve} - {own}
+    return sorted([own, *(other for other in others if _is_kept(audit, other))])
+
+
+def _is_kept(audit: Audit, epsilon: float) -> bool:
+    folder = folders.radius(audit.folder, epsilon)
+    return files.exists(files.join(folder, folders.SUMMARY))
 
 
 def _optional(folder: str, name: str) -> fields.Record | None:

@@ -20,19 +20,24 @@ import jinja2
 import markupsafe
 import numpy as np
 
+from ib_keras.audit.formats import rows
+from ib_keras.audit.report import baselines
 from ib_keras.audit.report import charts
 from ib_keras.audit.report import classes
 from ib_keras.audit.report import evidence
 from ib_keras.audit.report import examples
 from ib_keras.audit.report import landscapes
 from ib_keras.audit.report import load
+from ib_keras.audit.report import names
 from ib_keras.audit.report import pairs
+from ib_keras.audit.report import svg
 from ib_keras.audit.report import text
 
 SECTIONS = (
     "verdict",
     "headline",
     "curves",
+    "radii",
     "stages",
     "findings",
     "noise",
@@ -49,13 +54,16 @@ SECTIONS = (
 class View:
     """One audit with all that its sections show.
 
-    `anchor` begins the ids of what can be linked to; `workdir` is the folder
-    that the audit's command names.
+    `anchor` begins the ids of what can be linked to; `name` is that of the
+    model, `kind` its bottleneck; `rows` has one row a radius; `workdir` is the
+    folder that the audit's command names.
     """
 
     audit: load.Audit
     anchor: str
     name: str
+    kind: str
+    rows: tuple[rows.Row, ...]
     letter: str
     position: int
     clean_interval: tuple[float, float] | None
@@ -73,23 +81,33 @@ class View:
         safety = self.audit.safety
         return safety is not None and safety.has_exceptions
 
+    @property
+    def swatch(self) -> markupsafe.Markup:
+        """The line of the audit in charts that lay several over each other."""
+        return svg.swatch(self.position)
+
 
 def render(
     audits: Sequence[load.Audit],
     clean_images: Mapping[str, np.ndarray],
+    baseline: str | None = None,
 ) -> str:
     """Renders the page.
 
     Args:
         audits: One audit or several, in the order to show them.
         clean_images: Folder -> images before the attack, where at hand.
+        baseline: The model to compare with, see `pairs.compare`.
 
     Returns:
         The HTML.
     """
+    named = names.of(audits)
     views = [
-        _view(audit, position, clean_images.get(audit.folder))
-        for position, audit in enumerate(audits)
+        _view(audit, name, position, clean_images.get(audit.folder))
+        for position, (audit, name) in enumerate(
+            zip(audits, named, strict=True)
+        )
     ]
     return (
         _environment()
@@ -99,17 +117,20 @@ def render(
             sections=SECTIONS,
             differences=_differences(audits),
             overlays=_charts(audits, "overlay") if len(audits) > 1 else (),
-            pairs=pairs.describe(audits),
+            num_models=len(set(named)),
+            compared=pairs.compare(audits, baseline),
         )
     )
 
 
-def _view(audit: load.Audit, position: int, clean_images) -> View:
+def _view(audit: load.Audit, name: str, position: int, clean_images) -> View:
     anchor = f"audit{position}"
     return View(
         audit=audit,
         anchor=anchor,
-        name=text.clean(text.model_name(audit.model_path), 60),
+        name=name,
+        kind=_kind(audit),
+        rows=tuple(rows.of(audit)),
         letter=charts.letter(position),
         position=position,
         clean_interval=charts.accuracy_interval(
@@ -122,6 +143,14 @@ def _view(audit: load.Audit, position: int, clean_images) -> View:
         evidence=evidence.describe(audit, anchor),
         classes=classes.describe(audit),
         workdir=_workdir(audit.command),
+    )
+
+
+def _kind(audit: load.Audit) -> str:
+    """The bottleneck in short, such as "vib · beta 0.01"; "" if unknown."""
+    section = baselines.bottleneck(audit)
+    return text.arguments(
+        {key: section[key] for key in ("name", "beta") if key in section}
     )
 
 
@@ -188,6 +217,7 @@ def _environment() -> jinja2.Environment:
         "percent": text.percent,
         "interval": text.interval,
         "count": text.count,
+        "known": lambda n: "unknown" if n is None else text.count(n),
         "duration": text.duration,
         "epsilon": text.epsilon,
         "norm": text.norm,
@@ -197,7 +227,11 @@ def _environment() -> jinja2.Environment:
         "p_value": text.p_value,
         "piece": _piece,
     }
-    environment.globals |= {"quantity": text.quantity}
+    environment.globals |= {
+        "quantity": text.quantity,
+        "letter": charts.letter,
+        "protocol_of": rows.protocol,
+    }
     return environment
 
 

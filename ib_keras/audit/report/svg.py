@@ -33,9 +33,24 @@ _VARIABLES = {
 }
 _DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)))
 _MARKERS = "osD^v"
+# The same markers as paths around (0, 0), and the dashes, for a swatch.
+_MARKER_PATHS = {
+    "o": "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z",
+    "s": "M-3.5-3.5h7v7h-7z",
+    "D": "M0-4.5l4.5 4.5l-4.5 4.5l-4.5-4.5z",
+    "^": "M0-4.5l4.5 8h-9z",
+    "v": "M0 4.5l4.5-8h-9z",
+}
+_DASH_ARRAYS = ("none", "8 4", "2 3")
 _SIZE = (5.2, 3.2)  # Inches of 72 units; the page scales it.
+_PLACE = (0.12, 0.165, 0.81, 0.745)  # Of the axes, in shares of it.
 _MAX_MARKERS = 16
 MAX_BANDS = 4
+# Of labels at the ends of lines, in units of the picture: height of one, width
+# of a letter, and how far the first is from its line.
+_LABEL_HEIGHT, _LETTER_WIDTH, _LABEL_GAP = 13, 8, 9
+# What a number of a stage along the top takes, and its word.
+_NUMBER_WIDTH, _STAGE_WIDTH = 16, 46
 _SETTINGS = {
     "svg.fonttype": "none",
     "svg.hashsalt": "ib_keras.audit.report",
@@ -69,6 +84,7 @@ def draw(
     *,
     x_label: str,
     limits: tuple[float, float],
+    shares: tuple[float, float] = (0.0, 1.0),
     is_log: bool = False,
     reference: float | None = None,
     highlight: float | None = None,
@@ -78,12 +94,14 @@ def draw(
     """Draws shares against x.
 
     Args:
-        series: One line or several; several are lettered at their ends.
+        series: One line or several; several are labelled at their ends, where
+            there is room for all labels.
         name: Prefix of the ids inside the SVG, unique on the page.
         x_label: What x is.
         limits: The lowest and the highest x.
+        shares: The lowest and the highest share that the axis shows.
         is_log: Whether x is on a log scale.
-        reference: A share to mark as that of clean examples.
+        reference: A share to mark as that of clean examples, if it is shown.
         highlight: An x to mark.
         has_bars: Whether each interval is a bar of its own, for points that
             were measured apart, and not part of a band.
@@ -95,15 +113,15 @@ def draw(
     with matplotlib.rc_context(settings()):
         figure = matplotlib.figure.Figure(figsize=_SIZE, facecolor="none")
         matplotlib.backends.backend_svg.FigureCanvasSVG(figure)
-        axes = figure.add_axes((0.12, 0.165, 0.81, 0.745), facecolor="none")
-        _style_axes(axes, x_label, limits, is_log)
+        axes = figure.add_axes(_PLACE, facecolor="none")
+        _style_axes(axes, x_label, limits, shares, is_log)
         for line in series:
             _draw_line(axes, line)
             if len(series) <= MAX_BANDS:
                 _draw_intervals(axes, line, has_bars)
         if len(series) > 1:
             _draw_labels(axes, series)
-        if reference is not None:
+        if reference is not None and reference <= shares[1]:
             _draw_reference(axes, reference)
         if highlight is not None:
             axes.axvline(highlight, color=MUTED, lw=0.8, ls=(0, (2, 2)))
@@ -111,6 +129,24 @@ def draw(
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return inline(buffer.getvalue(), name, _describe(series, x_label))
+
+
+def swatch(position: int) -> markupsafe.Markup:
+    """A short piece of the line of a position, for a legend."""
+    color = f"var(--series-{position % len(_SERIES)})"
+    marker = _MARKER_PATHS[_MARKERS[position % len(_MARKERS)]]
+    return markupsafe.Markup(
+        '<svg class="swatch" viewBox="0 -6 40 12" aria-hidden="true">'
+        f'<path d="M0 0H40" stroke="{color}" stroke-width="2.5" '
+        f'stroke-dasharray="{_DASH_ARRAYS[_dash(position)]}"/>'
+        f'<path d="{marker}" transform="translate(20)" fill="{color}"/></svg>'
+    )
+
+
+def _dash(position: int) -> int:
+    """Neighbours differ, so that lines that meet are both seen."""
+    turn = position // len(_SERIES)
+    return (position + turn) % len(_DASHES)
 
 
 def settings() -> dict:
@@ -123,11 +159,16 @@ def settings() -> dict:
     return {**defaults, **_SETTINGS}
 
 
-def _style_axes(axes, x_label: str, limits, is_log: bool) -> None:
-    """Shares on a full scale from 0 to 100%, quiet lines, few ticks."""
-    axes.set_ylim(-0.02, 1.02)
-    axes.set_yticks(np.linspace(0, 1, 5))
-    axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, 0))
+def _style_axes(axes, x_label: str, limits, shares, is_log: bool) -> None:
+    """Quiet lines, few ticks, a range just wider than what is shown."""
+    margin = 0.02 * (shares[1] - shares[0])
+    axes.set_ylim(shares[0] - margin, shares[1] + margin)
+    axes.yaxis.set_major_locator(
+        matplotlib.ticker.MaxNLocator(5, steps=(1, 2, 2.5, 5, 10))
+    )
+    axes.yaxis.set_major_formatter(
+        matplotlib.ticker.FuncFormatter(lambda y, _: f"{100 * y:.4g}%")
+    )
     _style_x(axes, limits, is_log)
     axes.set_xlabel(x_label, color=MUTED)
     axes.grid(axis="y", color=LINE, lw=0.8)
@@ -171,11 +212,12 @@ def _draw_line(axes, line: Series) -> None:
         y,
         color=color,
         lw=1.8,
-        ls=_DASHES[line.position // len(_SERIES) % len(_DASHES)],
+        ls=_DASHES[_dash(line.position)],
         marker=marker if len(x) <= _MAX_MARKERS else None,
         ms=4.5,
         mew=0,
         clip_on=False,
+        zorder=2 + 0.1 * _dash(line.position),
     )
 
 
@@ -197,47 +239,83 @@ def _draw_intervals(axes, line: Series, has_bars: bool) -> None:
 
 
 def _draw_labels(axes, series: Sequence[Series]) -> None:
-    """Letters beside the ends of the lines, moved apart where they meet."""
-    ends = {}
-    for line in series:
-        ends.setdefault(line.points[-1].x, []).append(line)
-    for x, lines in ends.items():
-        heights = _spread([line.points[-1].y for line in lines], 0.065)
-        for line, height in zip(lines, heights, strict=True):
-            axes.annotate(
-                line.label,
-                (x, height),
-                (9, 0),
-                textcoords="offset points",
-                color=_SERIES[line.position % len(_SERIES)],
-                va="center",
-                weight="bold",
-            )
+    """Labels beside the ends of the lines, moved apart where they meet.
+
+    Where there is no room for all of them there are none: a legend tells.
+    """
+    ends = np.array([_in_units(axes, line.points[-1]) for line in series])
+    widths = [_LETTER_WIDTH * len(line.label) for line in series]
+    low, high = (_in_units(axes, Point(0, y))[1] for y in axes.get_ylim())
+    heights = _spread(ends, widths, low, high)
+    if heights is None:
+        return
+    for line, end, height in zip(series, ends, heights, strict=True):
+        axes.annotate(
+            line.label,
+            (line.points[-1].x, line.points[-1].y),
+            (_LABEL_GAP, height - end[1]),
+            textcoords="offset points",
+            color=_SERIES[line.position % len(_SERIES)],
+            va="center",
+            weight="bold",
+        )
 
 
-def _spread(heights: Sequence[float], gap: float) -> list[float]:
-    """Heights in [0, 1] moved as little as needed to be `gap` apart."""
-    gap = min(gap, 1 / max(len(heights) - 1, 1))
-    order = np.argsort(heights, kind="stable")
-    placed = np.array(heights, float)[order]
-    for rank in range(1, len(placed)):
-        placed[rank] = max(placed[rank], placed[rank - 1] + gap)
-    placed[-1] = min(placed[-1], 1.0)
-    for rank in range(len(placed) - 2, -1, -1):
-        placed[rank] = min(placed[rank], placed[rank + 1] - gap)
-    result = np.empty(len(placed))
-    result[order] = placed
-    return result.tolist()
+def _in_units(axes, point: Point) -> np.ndarray:
+    """Where a point is in the picture, in units of 1/72 inch."""
+    x = max(point.x, axes.get_xlim()[0])
+    units = 72 / axes.figure.dpi
+    return units * axes.transData.transform((x, point.y))
+
+
+def _spread(
+    ends: np.ndarray, widths: Sequence[float], low: float, high: float
+) -> np.ndarray | None:
+    """Heights of labels, moved as little as needed for none to meet another.
+
+    Args:
+        ends: `[labels, 2]`, where each would best be.
+        widths: Of the labels.
+        low: The lowest height a label may have.
+        high: The highest.
+
+    Returns:
+        The heights, or None where there is no room.
+    """
+    order = np.argsort(ends[:, 1], kind="stable")
+    heights = np.array(ends[:, 1], float)
+    for upper, one in enumerate(order):
+        for other in order[:upper]:
+            if _is_beside(ends, widths, one, other):
+                lowest = heights[other] + _LABEL_HEIGHT
+                heights[one] = max(heights[one], lowest)
+    for lower in range(len(order) - 1, -1, -1):
+        one = order[lower]
+        heights[one] = min(heights[one], high)
+        for other in order[lower + 1 :]:
+            if _is_beside(ends, widths, one, other):
+                highest = heights[other] - _LABEL_HEIGHT
+                heights[one] = min(heights[one], highest)
+    has_room = (heights >= low - _LABEL_HEIGHT / 2).all()
+    return heights if has_room else None
+
+
+def _is_beside(ends, widths, one: int, other: int) -> bool:
+    """Whether two labels at one height would meet."""
+    left, right = sorted((one, other), key=lambda label: ends[label, 0])
+    return ends[right, 0] - ends[left, 0] < widths[left] + 4
 
 
 def _draw_reference(axes, accuracy: float) -> None:
     axes.axhline(accuracy, color=MUTED, lw=0.9, ls=(0, (4, 3)))
-    is_high = accuracy > 0.9
+    low, high = axes.get_ylim()
+    place = (accuracy - low) / (high - low)
+    is_high = place > 0.9
     axes.text(
         0.995,
-        accuracy + (-0.02 if is_high else 0.02),
+        place + (-0.02 if is_high else 0.02),
         "clean",
-        transform=axes.get_yaxis_transform(),
+        transform=axes.transAxes,
         ha="right",
         va="top" if is_high else "bottom",
         color=MUTED,
@@ -245,24 +323,34 @@ def _draw_reference(axes, accuracy: float) -> None:
 
 
 def _draw_marks(axes, starts: Sequence[int], last: float) -> None:
-    """Numbers the stages along the top, with a rule where one begins."""
-    for number, start in enumerate(starts, start=1):
-        end = starts[number] if number < len(starts) else last
-        low, high = max(start, 1), max(end, 1)
-        is_log = axes.get_xscale() == "log"
-        middle = (low * high) ** 0.5 if is_log else (low + high) / 2
+    """Numbers the stages along the top, with a rule where one begins.
+
+    A stage too short for its number goes without.
+    """
+    ends = [*starts[1:], last]
+    places = [
+        [_in_units(axes, Point(max(x, 1), 0))[0] for x in stage]
+        for stage in zip(starts, ends, strict=False)
+    ]
+    shortest = min((end - start for start, end in places), default=0)
+    word = "stage " if shortest > _STAGE_WIDTH else ""
+    for number, (start, (left, right)) in enumerate(
+        zip(starts, places, strict=True), start=1
+    ):
+        if start:
+            axes.axvline(start, color=LINE, lw=0.8, zorder=0.5)
+        if right - left < _NUMBER_WIDTH:
+            continue
         axes.text(
-            middle,
-            1.02,
-            f"stage {number}" if len(starts) <= 3 else str(number),
-            transform=axes.get_xaxis_transform(),
+            (left + right) / 2 / (72 * _SIZE[0]),
+            _PLACE[1] + 1.02 * _PLACE[3],
+            f"{word}{number}",
+            transform=axes.figure.transFigure,
             ha="center",
             va="bottom",
             color=MUTED,
             size=9.5,
         )
-        if start:
-            axes.axvline(start, color=LINE, lw=0.8, zorder=0.5)
 
 
 def _describe(series: Sequence[Series], x_label: str) -> str:

@@ -150,17 +150,6 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def model_name(path: str | None) -> str:
-    """The part of a SavedModel's path that tells it from others.
-
-    "runs/mnist_vib/saved_model" -> "mnist_vib".
-    """
-    parts = [part for part in (path or "").split("/") if part]
-    if len(parts) > 1 and parts[-1] == "saved_model":
-        parts.pop()
-    return parts[-1] if parts else "unnamed model"
-
-
 def class_name(label: int, names: Any) -> str:
     """The name of a class in a model's metadata, or its number.
 
