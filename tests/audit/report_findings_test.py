@@ -550,7 +550,9 @@ def test_comparison_shows_verdicts_and_paired_tests(tmp_path):
     assert row[7] == f"{text.points(low)} to {text.points(high)}"
     # All discordant pairs on one side: by hand, 2 / 2**n.
     assert only_b == 0 and row[8] == text.p_value(2 / 2**only_a)
-    assert "C is not compared: the examples are not the same" in page.words
+    assert (
+        "C is not compared: first was attacked on other examples" in page.words
+    )
 
 
 @pytest.mark.parametrize(

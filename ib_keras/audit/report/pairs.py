@@ -125,7 +125,7 @@ def compare(audits: Sequence[load.Audit], baseline: str | None = None) -> Pairs:
         theirs = [i for i, a in enumerate(audits) if names.model(a) == model]
         found, why = _partners(audit, [audits[i] for i in theirs])
         if why:
-            unpaired.append((position, f"{why} {named[theirs[0]]}"))
+            unpaired.append((position, f"{named[theirs[0]]} was {why}"))
         for other in (theirs[i] for i in found):
             both = named[position], named[other]
             pairs += [
@@ -179,23 +179,23 @@ def _has_examples_of(one: load.Audit, other: load.Audit) -> bool:
     )
 
 
-# What an audit must share with its partner, and what to say where none does.
+# What an audit must share with its partner, and what its baseline was not.
 _CONDITIONS = (
     (
         lambda a, b: _protocol(a) == _protocol(b),
-        lambda a: f"{_protocol(a)} is no protocol of the audits of",
+        lambda a: f"not audited by {_protocol(a)}",
     ),
     (
         lambda a, b: not _radii(a).isdisjoint(_radii(b)),
-        lambda a: "norm or radius differ from those of",
+        lambda a: "attacked at no such radius",
     ),
     (
         _has_examples_of,
-        lambda a: "the examples are not the same as those of",
+        lambda a: "attacked on other examples",
     ),
     (
         lambda a, b: a.mode == b.mode or _is_any_mode(a, b),
-        lambda a: f"{text.clean(a.mode, 20)} is no mode of the audits of",
+        lambda a: f"not audited in {text.clean(a.mode, 20)} mode",
     ),
 )
 

@@ -198,9 +198,10 @@ def _style_x(axes, limits: tuple[float, float], is_log: bool) -> None:
         )
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
-    axes.xaxis.set_major_formatter(
-        matplotlib.ticker.FuncFormatter(lambda x, _: f"{x:,.6g}")
-    )
+    formatter = matplotlib.ticker.FuncFormatter(lambda x, _: f"{x:,.6g}")
+    if high >= 10_000:  # "200k", which leaves room for its neighbours.
+        formatter = matplotlib.ticker.EngFormatter(sep="")
+    axes.xaxis.set_major_formatter(formatter)
 
 
 def _draw_line(axes, line: Series) -> None:
@@ -250,14 +251,18 @@ def _draw_labels(axes, series: Sequence[Series]) -> None:
     if heights is None:
         return
     for line, end, height in zip(series, ends, heights, strict=True):
+        color = _SERIES[line.position % len(_SERIES)]
+        lead = {"arrowstyle": "-", "color": color, "lw": 0.5, "shrinkA": 1}
+        is_far = abs(height - end[1]) > _LABEL_HEIGHT / 2
         axes.annotate(
             line.label,
             (line.points[-1].x, line.points[-1].y),
             (_LABEL_GAP, height - end[1]),
             textcoords="offset points",
-            color=_SERIES[line.position % len(_SERIES)],
+            color=color,
             va="center",
             weight="bold",
+            arrowprops=lead if is_far else None,
         )
 
 
