@@ -411,6 +411,18 @@ def test_the_legend_names_every_line(make, tmp_path):
     assert svg.swatch(0) != svg.swatch(1) != svg.swatch(6)
 
 
+@pytest.mark.parametrize(
+    "radii, shown", [((4, 8, 16), True), ((1, 2, 3, 4, 5, 40), False)]
+)
+def test_radii_stand_on_their_axis_where_there_is_room(make, radii, shown):
+    audit = make(
+        "vib", epsilon=8 / 255, radii=tuple(radius / 255 for radius in radii)
+    )
+    drawing = charts.epsilons([audit], "linf", "x").svg
+    for radius in radii:
+        assert (f">{radius}/255</text>" in drawing) is shown
+
+
 def test_short_stages_go_without_a_number():
     line = svg.Series("", 0, tuple(svg.Point(x, 0.5) for x in (1, 1000)))
     drawing = svg.draw(

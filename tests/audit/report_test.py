@@ -2,6 +2,7 @@
 
 import base64
 import copy
+import gc
 import io
 import re
 
@@ -491,6 +492,16 @@ def test_settings_of_the_program_are_not_used_and_not_changed(
         before = copy.deepcopy(dict(matplotlib.rcParams))
         assert write_page([folder], tmp_path).source == plain
         assert dict(matplotlib.rcParams) == before
+
+
+def test_collecting_garbage_goes_on_after_a_page(tmp_path, folder, content):
+    for is_enabled in (False, True):
+        (gc.enable if is_enabled else gc.disable)()
+        try:
+            write_page([folder], tmp_path)
+            assert gc.isenabled() is is_enabled
+        finally:
+            gc.enable()
 
 
 def test_folders_may_be_remote(folder, content):

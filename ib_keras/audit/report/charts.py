@@ -194,6 +194,11 @@ def epsilons(
         limits=(0, last),
         highlight=audits[0].threat_model.epsilon if is_single else None,
         has_bars=True,
+        ticks={
+            point.x: text.epsilon(point.x)
+            for line in series
+            for point in line.points
+        },
     )
 
 

@@ -9,6 +9,7 @@ is used, so a program's own figures and settings are neither read nor changed.
 import dataclasses
 import io
 import re
+from collections.abc import Mapping
 from collections.abc import Sequence
 
 import markupsafe
@@ -90,6 +91,7 @@ def draw(
     highlight: float | None = None,
     has_bars: bool = False,
     marks: Sequence[int] = (),
+    ticks: Mapping[float, str] | None = None,
 ) -> markupsafe.Markup:
     """Draws shares against x.
 
@@ -106,6 +108,8 @@ def draw(
         has_bars: Whether each interval is a bar of its own, for points that
             were measured apart, and not part of a band.
         marks: Where stages begin, to number them along the top.
+        ticks: x -> its label, to stand in place of round numbers where there
+            is room for all of them.
 
     Returns:
         An `<svg>` element.
@@ -115,6 +119,7 @@ def draw(
         matplotlib.backends.backend_svg.FigureCanvasSVG(figure)
         axes = figure.add_axes(_PLACE, facecolor="none")
         _style_axes(axes, x_label, limits, shares, is_log)
+        _set_ticks(axes, ticks or {}, limits)
         for line in series:
             _draw_line(axes, line)
             if len(series) <= MAX_BANDS:
@@ -202,6 +207,15 @@ def _style_x(axes, limits: tuple[float, float], is_log: bool) -> None:
     if high >= 10_000:  # "200k", which leaves room for its neighbours.
         formatter = matplotlib.ticker.EngFormatter(sep="")
     axes.xaxis.set_major_formatter(formatter)
+
+
+def _set_ticks(axes, ticks: Mapping[float, str], limits) -> None:
+    """Ticks of the caller's own, unless two of their labels would meet."""
+    shown = {x: ticks[x] for x in sorted(ticks) if limits[0] <= x <= limits[1]}
+    places = [_in_units(axes, Point(x, 0))[0] for x in shown]
+    widest = _LETTER_WIDTH * max(map(len, shown.values()), default=0)
+    if shown and (np.diff(places) > widest).all():
+        axes.set_xticks(list(shown), list(shown.values()))
 
 
 def _draw_line(axes, line: Series) -> None:
