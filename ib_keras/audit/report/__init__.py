@@ -23,7 +23,8 @@ The files of this room, in the order of the work:
   `findings` and `subject`).
 * `names`, `baselines`, `pairs`: which models these are, and how they compare.
 * `evidence` (with `links`), `classes`: what is told of each.
-* `charts` (with `svg`), `pictures`, `examples`, `landscapes`: what is drawn.
+* `charts` (with `svg`, `labels`), `pictures`, `examples` (with `outcomes`),
+  `landscapes`: what is drawn.
 * `text`: numbers and foreign words as a reader sees them.
 * `page`: the parts into the templates; a section is a file of `templates/`.
 

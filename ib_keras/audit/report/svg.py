@@ -19,6 +19,7 @@ import matplotlib.figure
 import matplotlib.ticker
 import numpy as np
 
+from ib_keras.audit.report import labels
 from ib_keras.audit.report import text
 
 INK, LINE, MUTED = "#00aa01", "#00aa02", "#00aa03"
@@ -47,9 +48,7 @@ _SIZE = (5.2, 3.2)  # Inches of 72 units; the page scales it.
 _PLACE = (0.12, 0.165, 0.81, 0.745)  # Of the axes, in shares of it.
 _MAX_MARKERS = 16
 MAX_BANDS = 4
-# Of labels at the ends of lines, in units of the picture: height of one, width
-# of a letter, and how far the first is from its line.
-_LABEL_HEIGHT, _LETTER_WIDTH, _LABEL_GAP = 13, 8, 9
+_LABEL_GAP = 9  # From the end of a line to its label, in units.
 # What a number of a stage along the top takes, and its word.
 _NUMBER_WIDTH, _STAGE_WIDTH = 16, 46
 _SETTINGS = {
@@ -213,7 +212,7 @@ def _set_ticks(axes, ticks: Mapping[float, str], limits) -> None:
     """Ticks of the caller's own, unless two of their labels would meet."""
     shown = {x: ticks[x] for x in sorted(ticks) if limits[0] <= x <= limits[1]}
     places = [_in_units(axes, Point(x, 0))[0] for x in shown]
-    widest = _LETTER_WIDTH * max(map(len, shown.values()), default=0)
+    widest = labels.LETTER_WIDTH * max(map(len, shown.values()), default=0)
     if shown and (np.diff(places) > widest).all():
         axes.set_xticks(list(shown), list(shown.values()))
 
@@ -259,15 +258,15 @@ def _draw_labels(axes, series: Sequence[Series]) -> None:
     Where there is no room for all of them there are none: a legend tells.
     """
     ends = np.array([_in_units(axes, line.points[-1]) for line in series])
-    widths = [_LETTER_WIDTH * len(line.label) for line in series]
+    widths = [labels.LETTER_WIDTH * len(line.label) for line in series]
     low, high = (_in_units(axes, Point(0, y))[1] for y in axes.get_ylim())
-    heights = _spread(ends, widths, low, high)
+    heights = labels.spread(ends, widths, low, high)
     if heights is None:
         return
     for line, end, height in zip(series, ends, heights, strict=True):
         color = _SERIES[line.position % len(_SERIES)]
         lead = {"arrowstyle": "-", "color": color, "lw": 0.5, "shrinkA": 1}
-        is_far = abs(height - end[1]) > _LABEL_HEIGHT / 2
+        is_far = abs(height - end[1]) > labels.HEIGHT / 2
         axes.annotate(
             line.label,
             (line.points[-1].x, line.points[-1].y),
@@ -285,44 +284,6 @@ def _in_units(axes, point: Point) -> np.ndarray:
     x = max(point.x, axes.get_xlim()[0])
     units = 72 / axes.figure.dpi
     return units * axes.transData.transform((x, point.y))
-
-
-def _spread(
-    ends: np.ndarray, widths: Sequence[float], low: float, high: float
-) -> np.ndarray | None:
-    """Heights of labels, moved as little as needed for none to meet another.
-
-    Args:
-        ends: `[labels, 2]`, where each would best be.
-        widths: Of the labels.
-        low: The lowest height a label may have.
-        high: The highest.
-
-    Returns:
-        The heights, or None where there is no room.
-    """
-    order = np.argsort(ends[:, 1], kind="stable")
-    heights = np.array(ends[:, 1], float)
-    for upper, one in enumerate(order):
-        for other in order[:upper]:
-            if _is_beside(ends, widths, one, other):
-                lowest = heights[other] + _LABEL_HEIGHT
-                heights[one] = max(heights[one], lowest)
-    for lower in range(len(order) - 1, -1, -1):
-        one = order[lower]
-        heights[one] = min(heights[one], high)
-        for other in order[lower + 1 :]:
-            if _is_beside(ends, widths, one, other):
-                highest = heights[other] - _LABEL_HEIGHT
-                heights[one] = min(heights[one], highest)
-    has_room = (heights >= low - _LABEL_HEIGHT / 2).all()
-    return heights if has_room else None
-
-
-def _is_beside(ends, widths, one: int, other: int) -> bool:
-    """Whether two labels at one height would meet."""
-    left, right = sorted((one, other), key=lambda label: ends[label, 0])
-    return ends[right, 0] - ends[left, 0] < widths[left] + 4
 
 
 def _draw_reference(axes, accuracy: float) -> None:
