@@ -39,7 +39,6 @@ absl_flags.DEFINE_string(
 def main() -> int:
     """Runs `ib_keras.audit.report.write` or `ib_keras.audit.formats.write`."""
     from ib_keras import errors
-    from ib_keras import lazy
     from ib_keras.audit import formats
 
     folders = [
@@ -57,7 +56,6 @@ def main() -> int:
         )
     name, baseline = absl_flags.FLAGS.format, absl_flags.FLAGS.baseline
     if name == "html":
-        lazy.tensorflow()  # Clean images and landscapes need no Keras.
         page = outcomes.write_page(folders, absl_flags.FLAGS.output, baseline)
         print(f"Report: {page}")
         return 0

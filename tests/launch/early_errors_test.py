@@ -9,6 +9,7 @@ import pytest
 
 from ib_keras import plugins
 from ib_keras.errors import UserError
+from tests.support import audit_folder
 from tests.support import runs
 
 # Runs a module as `python -m` does, where an import of TensorFlow is a fault.
@@ -170,6 +171,20 @@ def test_a_folder_of_no_audit(tmp_path, command):
     said = refused(*command, f"--workdir={tmp_path}")
     assert f"A file is missing. Received: no {tmp_path}/summary.json" in said
     assert not os.path.exists(runs.ROOT / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [("--format=html",), ("--format=csv",), ("--format=model_card",)],
+    ids=" ".join,
+)
+def test_a_baseline_that_is_not_there(tmp_path, flags):
+    audit_folder.write(str(tmp_path), model="vib")
+    before = runs.snapshot(str(tmp_path))
+    said = refused("report", f"--workdir={tmp_path}", "--baseline=bib", *flags)
+    expected = "compares nothing" if "model_card" in flags[0] else '"bib"'
+    assert expected in said
+    assert runs.snapshot(str(tmp_path)) == before
 
 
 def test_an_audit_without_its_model(tmp_path):
