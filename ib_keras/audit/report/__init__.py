@@ -43,6 +43,7 @@ import numpy as np
 
 from ib_keras import errors
 from ib_keras import files
+from ib_keras import lazy
 from ib_keras.audit.report import load
 
 
@@ -85,28 +86,12 @@ def write(
 
     audits = [load.load(os.fspath(folder)) for folder in folders]
     clean = _check_clean_images(clean_images or {}, audits)
-    with _no_collections():
+    with lazy.no_collections():
         html = page.render(audits, clean, baseline)
     if parent := os.path.dirname(path):
         files.make_folder(parent)
     files.write_text(path, html)
     return path
-
-
-@contextlib.contextmanager
-def _no_collections() -> Iterator[None]:
-    """Puts off the collection of garbage.
-
-    Drawing makes so many objects that it sets off full collections, each of
-    which walks through all of TensorFlow, a quarter of a second.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _check_clean_images(
