@@ -32,10 +32,7 @@ Texts in an audit come from models that others made. They are cut, stripped of
 what cannot be seen, and escaped once; see `page`.
 """
 
-import contextlib
-import gc
 import os
-from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 
