@@ -30,6 +30,28 @@ def ensure_built(layer: keras.layers.Layer, input_shape=None) -> None:
         layer.build(input_shape)
 
 
+def check_features(shape, where: str) -> None:
+    """Refuses what is not one row of features an image.
+
+    Args:
+        shape: Static shape of the features, batch axis included.
+        where: What takes them, for the message.
+
+    Raises:
+        UserError: If it is not `[batch, n]` with n known.
+    """
+    shape = tuple(shape)
+    if len(shape) == 2 and isinstance(shape[1], int):
+        return
+    raise UserError(
+        "The features are not one row an image",
+        received=f"shape {shape} at {where}",
+        expected="[batch, n], n known",
+        fix="End what gives them with keras.layers.Flatten() or "
+        "keras.layers.GlobalAveragePooling2D().",
+    )
+
+
 class _DistributionLayer(keras.layers.Layer):
     def __init__(self, latent_dim: int, **kwargs):
         kwargs.setdefault("dtype", "float32")

@@ -109,11 +109,15 @@ class Bottleneck(keras.layers.Layer):
             float32 `[batch]`, in nats. The sampled one can be negative: it is
             an estimate of what cannot.
         """
-        marginal = self.marginal(labels)
         if self.rate_estimator == "closed_form":
-            return tfd.kl_divergence(posterior, marginal)
+            return self.closed_form_rate(posterior, labels)
+        marginal = self.marginal(labels)
         difference = posterior.log_prob(latents) - marginal.log_prob(latents)
         return tf.reduce_mean(difference, axis=0)
+
+    def closed_form_rate(self, posterior, labels) -> tf.Tensor:
+        """KL(posterior || marginal), float32 `[batch]`, in nats."""
+        return tfd.kl_divergence(posterior, self.marginal(labels))
 
     def control_value(self, step) -> tf.Tensor:
         """The scheduled beta or rho at `step`, as the paper counts it."""
