@@ -1,6 +1,7 @@
 """IBClassifier: encoder, bottleneck and decoder as one Keras model."""
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +15,7 @@ from ib_keras import optimizers  # noqa: F401  Known to `load_model` then.
 from ib_keras import plugins
 from ib_keras import seeds
 from ib_keras.errors import UserError
+from ib_keras.errors import reason
 from ib_keras.errors import unknown_name
 
 MODES = ("mean", "stochastic")
@@ -138,7 +140,7 @@ class IBClassifier(keras.Model):
                 expected="1 or more",
                 fix="The paper uses 12.",
             )
-        self.encoder = encoder
+        self.encoder = _check_encoder(encoder)
         self.bottleneck = bottleneck
         self.num_classes = int(num_classes)
         self.num_samples = int(num_samples)
@@ -168,13 +170,18 @@ class IBClassifier(keras.Model):
     @property
     def precision(self) -> str:
         """What the encoder computes in: "float32", or a shorter type."""
-        types = {layer.compute_dtype for layer in _all_layers(self.encoder)}
-        return min(types - {None}, key=lambda name: tf.as_dtype(name).size)
+        return precision_of(self.encoder)
 
     def build(self, input_shape):
-        """Creates all weights for images of `input_shape`."""
+        """Creates all weights for images of `input_shape`.
+
+        Raises:
+            UserError: If the encoder does not make one row of features
+                `[batch, n]` of each image, and of nothing else.
+        """
         input_shape = tuple(input_shape)
-        features = self.encoder.compute_output_shape(input_shape)
+        features = _encode_shape(self.encoder, input_shape)
+        layers.check_features(features, "the end of the encoder")
         layers.ensure_built(self.encoder, input_shape)
         layers.ensure_built(self.bottleneck, tuple(features))
         layers.ensure_built(self.decoder, (None, self.bottleneck.latent_dim))
@@ -194,8 +201,10 @@ class IBClassifier(keras.Model):
 
         Raises:
             UserError: If the images are of whole numbers, whose units are
-                not known.
+                not known, or there are several inputs.
         """
+        if isinstance(images, Mapping | list | tuple):
+            raise _several_inputs(f"{len(images)} of them")
         images = tf.convert_to_tensor(images)
         if not images.dtype.is_floating:
             raise UserError(
@@ -336,6 +345,14 @@ class IBClassifier(keras.Model):
         others = [m for m in super().metrics if m.name not in self._trackers]
         return list(self._trackers.values()) + others
 
+    @functools.wraps(keras.Model.fit)
+    def fit(self, *arguments, **keywords):
+        # Callbacks that restore weights want a model that has some.
+        shape = getattr(self.encoder, "input_shape", None)
+        if not self.built and shape and None not in shape[1:]:
+            self.build(shape)
+        return super().fit(*arguments, **keywords)
+
     def train_step(self, data):
         """One optimiser step of `fit`."""
         self._refuse_foreign_loss()
@@ -428,6 +445,49 @@ class IBClassifier(keras.Model):
         for part in ("encoder", "bottleneck"):
             config[part] = keras.saving.deserialize_keras_object(config[part])
         return cls(**config)
+
+
+def _check_encoder(encoder):
+    if not isinstance(encoder, keras.layers.Layer):
+        raise UserError(
+            "The encoder is no Keras layer",
+            received=type(encoder).__name__,
+            expected="a Keras layer or model from images to features",
+            fix="Write it as one, for example with keras.Sequential.",
+        )
+    inputs = getattr(encoder, "inputs", None) or ()
+    if len(inputs) > 1:
+        raise _several_inputs(f"an encoder with {len(inputs)} inputs")
+    return encoder
+
+
+def _several_inputs(received: str) -> UserError:
+    return UserError(
+        "The classifier takes one input, the images",
+        received=received,
+        expected="one tensor [batch, height, width, channels]",
+        fix="Put what else the network sees into the channels of the images, "
+        "or build a functional model with ib_keras.VIBLayer.",
+    )
+
+
+def _encode_shape(encoder, input_shape):
+    """The shape of the encoder's features, asked or traced."""
+    try:
+        return encoder.compute_output_shape(input_shape)
+    except NotImplementedError:
+        pass  # A subclass need not have it.
+    try:
+        features = encoder(keras.KerasTensor(input_shape, "float32"))
+        return keras.tree.map_structure(lambda x: x.shape, features)
+    except Exception as error:  # Whatever its `call` raises.
+        raise UserError(
+            "The shape of the encoder's features cannot be told",
+            received=f"{type(encoder).__name__} for images {input_shape} "
+            f"({type(error).__name__}: {reason(error, 400)})",
+            expected="a layer that can be called on such images",
+            fix="Correct its call, or define compute_output_shape.",
+        ) from error
 
 
 def _integer_labels(labels, images, num_classes: int) -> tf.Tensor:
@@ -576,6 +636,12 @@ def _feature_statistics(feature_range):
 def _all_layers(model) -> list[keras.layers.Layer]:
     """A layer and all inside of it."""
     return list(model._flatten_layers())
+
+
+def precision_of(model: keras.layers.Layer) -> str:
+    """The shortest type that a layer or a layer inside of it computes in."""
+    types = {layer.compute_dtype for layer in _all_layers(model)}
+    return min(types - {None}, key=lambda name: tf.as_dtype(name).size)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,11 @@ else that is raised is a fault of ours.
 """
 
 import difflib
+import re
 from collections.abc import Iterable
+
+# How Keras sets words of its messages in bold type on a terminal.
+_COLOURS = re.compile("\x1b\\[[0-9;]*m")
 
 
 class UserError(ValueError):
@@ -78,4 +82,5 @@ def unknown_name(kind: str, name, valid: Iterable[str], fix: str) -> UserError:
 
 def reason(error: BaseException, length: int = 200) -> str:
     """What an exception says, in one line that is no longer than `length`."""
-    return " ".join(str(error).split())[:length]
+    plain = _COLOURS.sub("", str(error))
+    return " ".join(plain.split())[:length]

@@ -979,3 +979,161 @@ def test_images_in_bytes_are_refused(how):
         else:
             call(images)
     assert "/ 255" in error.value.fix
+
+
+# --- The encoder's contract --------------------------------------------------
+
+
+class Subclass(keras.layers.Layer):
+    """As people write them: no build, no compute_output_shape."""
+
+    def __init__(self):
+        super().__init__()
+        self.flatten = keras.layers.Flatten()
+        self.dense = keras.layers.Dense(6, activation="relu")
+
+    def call(self, images):
+        return self.dense(self.flatten(images))
+
+
+class SubclassedModel(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.flatten = keras.layers.Flatten()
+        self.dense = keras.layers.Dense(6, activation="relu")
+
+    def call(self, images, training=False):
+        return self.dense(self.flatten(images))
+
+
+def of_encoder(encoder):
+    bottleneck = plugins.build(
+        "bottlenecks",
+        models.BOTTLENECKS["vib"],
+        num_classes=3,
+        steps_per_epoch=1,
+    )
+    return IBClassifier(encoder, bottleneck, models.NUM_CLASSES, num_samples=2)
+
+
+@pytest.mark.parametrize("make", [Subclass, SubclassedModel])
+def test_an_encoder_need_not_know_its_output_shape(make):
+    model = of_encoder(make())
+    model.build((None, *models.IMAGE_SHAPE))
+    images, labels = models.data(8)
+    model.compile("adam")
+    model.fit(images, labels, verbose=0)
+    encoder = model.encoder
+    (kernel, bias) = (w.numpy() for w in encoder.dense.weights)
+    flat = (images.reshape(8, -1) - 0.5) / 0.5
+    expected = np.maximum(flat @ kernel + bias, 0)
+    np.testing.assert_allclose(
+        encoder((images - 0.5) / 0.5), expected, rtol=1e-4, atol=1e-5
+    )
+    assert len(model.trainable_weights) == 6
+
+
+class Broken(keras.layers.Layer):
+    def call(self, images):
+        raise RuntimeError("the GPU caught fire")
+
+
+def two_inputs():
+    shapes = [keras.Input(models.IMAGE_SHAPE), keras.Input((3,))]
+    flat = keras.layers.Flatten()(shapes[0])
+    return keras.Model(shapes, keras.layers.Concatenate()([flat, shapes[1]]))
+
+
+def two_outputs():
+    images = keras.Input(models.IMAGE_SHAPE)
+    flat = keras.layers.Flatten()(images)
+    return keras.Model(images, [flat, flat])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: keras.layers.Conv2D(4, 2), r"\(None, 3, 3, 4\).*Flatten"),
+        (two_outputs, "one row an image"),
+        (two_inputs, "one input, the images.*2 inputs"),
+        (Broken, "cannot be told.*the GPU caught fire"),
+        (lambda: lambda images: images, "no Keras layer.*function"),
+    ],
+)
+def test_encoders_that_break_the_contract_are_refused_in_build(make, message):
+    with pytest.raises(UserError, match=message):
+        of_encoder(make()).build((None, *models.IMAGE_SHAPE))
+
+
+def test_two_inputs_are_not_stacked_into_one():
+    images, labels = models.data(8)
+    model = models.build("vib")
+    model.compile("adam")
+    with pytest.raises(UserError, match="one input, the images.*2 of them"):
+        model.fit([images, images], labels, verbose=0)
+
+
+# --- Interrupted and resumed --------------------------------------------------
+
+
+def with_a_bottleneck_layer():
+    from ib_keras.bottlenecks.layer import VIBLayer
+
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input(models.IMAGE_SHAPE),
+            keras.layers.Flatten(),
+            VIBLayer(4, seed=1),
+            keras.layers.Dense(3),
+        ]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss)
+    return model
+
+
+def an_ib_classifier():
+    keras.utils.set_random_seed(0)
+    model = of_encoder(mlp.build(models.IMAGE_SHAPE, (8,)))
+    model.compile("adam")
+    return model
+
+
+@pytest.mark.parametrize("make", [an_ib_classifier, with_a_bottleneck_layer])
+def test_backup_and_restore_resumes_to_the_same_weights(make, tmp_path):
+    images, labels = models.data(32)
+
+    class Interrupt(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                raise KeyboardInterrupt
+
+    def fit(model, *callbacks):
+        model.fit(
+            images,
+            labels,
+            batch_size=8,
+            epochs=4,
+            shuffle=False,
+            verbose=0,
+            callbacks=list(callbacks),
+        )
+        return models.weights_of(model)
+
+    expected = fit(make())
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+    with pytest.raises(KeyboardInterrupt):
+        fit(make(), backup, Interrupt())
+    resumed = make()
+    seen = []
+    found = fit(
+        resumed,
+        keras.callbacks.BackupAndRestore(tmp_path / "backup"),
+        keras.callbacks.LambdaCallback(
+            on_epoch_begin=lambda epoch, logs: seen.append(epoch)
+        ),
+    )
+    assert seen == [2, 3]
+    for mine, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
