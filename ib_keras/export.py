@@ -5,12 +5,15 @@ respect to images:
 
     mean(images) -> logits
     stochastic(images, seed, num_samples) -> logits   (stochastic models only)
-    encode(images) -> {"loc", "scale"} of p(z|x)
+    encode(images) -> {"loc", "scale"} of p(z|x)      (where there is one)
     serving_default = mean
 
 A model whose encoder computes in bfloat16 has `mean_float32` and
 `stochastic_float32` besides, by the same variables: its own endpoints are what
 was trained and measured, their twins are what gradients can be taken of.
+
+`save` takes `IBClassifier`s, and Keras models with or without bottleneck layers
+(`bottlenecks.layer`).
 
 A JSON asset, `assets/ib_keras.json`, says what the model is.
 """
@@ -19,17 +22,22 @@ import contextlib
 import json
 import os
 import tempfile
+import warnings
+from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from ib_keras import files
+from ib_keras import seeds
 from ib_keras.errors import UserError
 
 if TYPE_CHECKING:
-    from ib_keras.classifier import IBClassifier
+    import keras
 
 FORMAT_VERSION = 1
 METADATA_FILE = "ib_keras.json"
@@ -41,21 +49,18 @@ FLOAT32_SUFFIX = "_float32"
 class _Endpoints(tf.Module):
     """The functions that are saved, and the variables they use."""
 
-    def __init__(self, model: "IBClassifier", image_shape, metadata_path):
+    def __init__(
+        self, model: "keras.Model", image_shape, metadata_path, to_logits
+    ):
         super().__init__(name="ib_classifier")
         self._model_variables = [v.value for v in model.variables]
         self.metadata = tf.saved_model.Asset(metadata_path)
         images = tf.TensorSpec([None, *image_shape], tf.float32, "images")
-
-        @tf.function(input_signature=[images])
-        def encode(images):
-            posterior = model.posterior(images, training=False)
-            return {"loc": posterior.mean(), "scale": posterior.stddev()}
-
-        self.encode = encode
-        found = _classifiers(model, images)
-        if model.precision != "float32":
-            twins = _classifiers(model, images, in_float32=True)
+        found = _classifiers(model, images, to_logits)
+        if _encoder(model) is not None:
+            found["encode"] = _encode(model, images)
+        if precision(model) != "float32":
+            twins = _classifiers(model, images, to_logits, in_float32=True)
             found |= {name + FLOAT32_SUFFIX: f for name, f in twins.items()}
         for name, function in found.items():
             setattr(self, name, function)
@@ -69,30 +74,44 @@ class _Endpoints(tf.Module):
             for name in names
             if hasattr(self, name)
         }
-        named["encode"] = self.encode
+        if hasattr(self, "encode"):
+            named["encode"] = self.encode
         return {**named, "serving_default": named["mean"]}
 
 
+def precision(model: "keras.Model") -> str:
+    """What a model computes in: "float32", or the shortest type in it."""
+    from ib_keras import classifier
+
+    if isinstance(model, classifier.IBClassifier):
+        return model.precision
+    return classifier.precision_of(model)
+
+
 def _classifiers(
-    model: "IBClassifier", images: tf.TensorSpec, in_float32: bool = False
+    model: "keras.Model",
+    images: tf.TensorSpec,
+    to_logits: Callable[[Any], tf.Tensor],
+    in_float32: bool = False,
 ) -> dict[str, Any]:
     """The functions to logits by name."""
     from ib_keras import classifier
+    from ib_keras import modes
 
-    sampling = stochastic_sampling(model)
-
-    def call(images, **arguments):
+    def as_traced():
         # Asked at each trace: TensorFlow traces once more when it saves.
-        with (
-            classifier.computing_in_float32(model)
-            if in_float32
-            else contextlib.nullcontext()
-        ):
-            return model(images, training=False, **arguments)
+        if in_float32:
+            return classifier.computing_in_float32(model)
+        return contextlib.nullcontext()
 
     @tf.function(input_signature=[images])
     def mean(images):
-        return call(images, mode="mean")
+        with as_traced():
+            return to_logits(model(images, training=False))
+
+    if not modes.is_stochastic(model):
+        return {"mean": mean}
+    draw = modes.stochastic(model)
 
     @tf.function(
         input_signature=[
@@ -102,17 +121,71 @@ def _classifiers(
         ]
     )
     def stochastic(images, seed, num_samples):
-        return call(
-            images,
-            mode="stochastic",
-            noise_seed=seed,
-            num_samples=num_samples,
-            sampling=sampling,
+        with as_traced():
+            return to_logits(draw(images, seed, num_samples))
+
+    return {"mean": mean, "stochastic": stochastic}
+
+
+def _reading(model, image_shape) -> tuple[Callable[[Any], tf.Tensor], int]:
+    """How a model's answer becomes logits, and how many classes there are.
+
+    An `IBClassifier` answers with logits. What another model answers with is
+    told by what it says of noise.
+    """
+    from ib_keras import classifier
+    from ib_keras.attacks import outputs
+
+    if isinstance(model, classifier.IBClassifier):
+        return (lambda logits: logits), model.num_classes
+    noise = np.random.default_rng(0).random((16, *image_shape), np.float32)
+    answer = model(noise, training=False)
+    name = outputs.choose(answer, None, len(noise), None)
+    scores = outputs.flatten(answer)[name]
+    values = tf.cast(scores, tf.float32).numpy().reshape(len(noise), -1)
+    kind = outputs.kind_of(values, scores.dtype.name) or "logits"
+    if kind == "probabilities":
+        warnings.warn(
+            "The model returns probabilities; the export returns their "
+            "logarithm, which has no gradient where float32 rounds one to 1. "
+            "Give a model that returns logits.",
+            stacklevel=3,
         )
 
-    if not model.is_stochastic:
-        return {"mean": mean}
-    return {"mean": mean, "stochastic": stochastic}
+    def to_logits(answer):
+        return outputs.to_logits(outputs.flatten(answer)[name], kind)
+
+    return to_logits, max(values.shape[1], 2)
+
+
+def _encoder(model) -> Callable[[tf.Tensor], Any] | None:
+    """The function from images to p(z|x); None where it is not one."""
+    from ib_keras import classifier
+    from ib_keras import modes
+    from ib_keras.bottlenecks import layer
+
+    if isinstance(model, classifier.IBClassifier):
+        return lambda images: model.posterior(images, training=False)
+    if len(modes.bottlenecks(model)) != 1:
+        return None
+
+    def posterior(images):
+        with layer.drawing(seeds.from_int(0)) as draws:
+            model(images, training=False)
+        return draws.posteriors[0]
+
+    return posterior
+
+
+def _encode(model, images: tf.TensorSpec):
+    posterior_of = _encoder(model)
+
+    @tf.function(input_signature=[images])
+    def encode(images):
+        posterior = posterior_of(images)
+        return {"loc": posterior.mean(), "scale": posterior.stddev()}
+
+    return encode
 
 
 def _named(function):
@@ -123,62 +196,102 @@ def _named(function):
     )
 
 
-def stochastic_sampling(model: "IBClassifier") -> str:
-    """How the stochastic endpoint draws: "logits" where that is less."""
-    fewer = model.num_classes - 1 < model.bottleneck.latent_dim
-    return "logits" if fewer else "latents"
-
-
 def save(
-    model: "IBClassifier",
+    model: "keras.Model",
     path: str,
     *,
-    image_shape,
-    metadata: Mapping[str, Any],
+    image_shape: Sequence[int] | None = None,
+    num_samples: int | None = None,
+    input_range: tuple[float, float] | None = None,
+    metadata: Mapping[str, Any] | None = None,
 ) -> str:
     """Writes a classifier as a SavedModel, atomically.
 
     Args:
-        model: A built classifier.
+        model: A built `IBClassifier`, or any built Keras model from images to
+            logits or probabilities; with a bottleneck layer such as
+            `VIBLayer` in it both its modes are written.
         path: Folder to write; one that is there is replaced once the new one
-            is complete.
-        image_shape: (height, width, channels).
+            is complete, if it is a SavedModel.
+        image_shape: (height, width, channels); None for what the model was
+            built for.
+        num_samples: S of stochastic mode where an audit does not say; None
+            for the `IBClassifier`'s own, else 12.
+        input_range: (lowest, highest) value of the images that the model
+            takes; [0, 1] of an `IBClassifier`. None leaves it to each audit to
+            find, which asks where it cannot tell.
         metadata: What the caller knows: config, data set, class names, seed,
-            step, clean accuracy, versions. Format version, endpoints, input
-            shape and range, precision and S are added here.
+            step, clean accuracy, versions; None for the versions alone. Format
+            version, input shape and range, precision and S are added here.
 
     Returns:
         The path.
 
     Raises:
-        UserError: If the place cannot be written.
+        UserError: If the place cannot be written or holds something else than
+            a SavedModel, or the model is not built or does not classify.
     """
-    full = {
-        "format_version": FORMAT_VERSION,
-        "input_shape": list(image_shape),
-        "input_range": [0.0, 1.0],
-        "num_classes": model.num_classes,
-        "num_samples": model.num_samples if model.is_stochastic else None,
-        "is_stochastic": model.is_stochastic,
-        "precision": model.precision,
-        "latent_dim": model.bottleneck.latent_dim,
-        "stochastic_sampling": stochastic_sampling(model)
-        if model.is_stochastic
-        else None,
-        **metadata,
-    }
+    from ib_keras import modes
+
+    _check_replaceable(path)
+    shape = tuple(image_shape or modes.image_shape(model))
+    to_logits, num_classes = _reading(model, shape)
+    found = _described(model, shape, num_samples)
+    found["num_classes"] = num_classes
+    if input_range is not None:
+        found["input_range"] = [float(value) for value in input_range]
+    if metadata is None:
+        metadata = {"versions": describe_versions()}
+    full = {**found, **metadata}
 
     def write(folder: str) -> None:
         with tempfile.TemporaryDirectory() as scratch:
             asset = os.path.join(scratch, METADATA_FILE)
             files.write_json(asset, full)
-            endpoints = _Endpoints(model, tuple(image_shape), asset)
+            endpoints = _Endpoints(model, shape, asset, to_logits)
             tf.saved_model.save(
                 endpoints, folder, signatures=endpoints.signatures()
             )
 
     files.write_folder(path, write)
     return path
+
+
+def _check_replaceable(path: str) -> None:
+    """Refuses a folder of something else, which would be replaced."""
+    is_model = files.exists(files.join(path, "saved_model.pb"))
+    is_empty = files.is_folder(path) and not files.listdir(path)
+    if files.exists(path) and not (is_model or is_empty):
+        raise UserError(
+            "The place of the SavedModel is taken",
+            received=f"{path}, which is no SavedModel",
+            expected="a new folder, or a SavedModel to replace",
+            fix="Save to another path.",
+        )
+
+
+def _described(model, image_shape, num_samples) -> dict[str, Any]:
+    """What the metadata say of any model."""
+    from ib_keras import classifier
+    from ib_keras import modes
+
+    is_ours = isinstance(model, classifier.IBClassifier)
+    is_stochastic = modes.is_stochastic(model)
+    default = model.num_samples if is_ours else modes.NUM_SAMPLES
+    parts = [model] if is_ours else modes.bottlenecks(model)
+    sampling = modes.sampling(model) if is_ours else "latents"
+    return {
+        "format_version": FORMAT_VERSION,
+        "input_shape": list(image_shape),
+        "input_range": [0.0, 1.0] if is_ours else None,
+        "num_samples": (num_samples or default) if is_stochastic else None,
+        "is_stochastic": is_stochastic,
+        "precision": precision(model),
+        "latent_dim": parts[0].bottleneck.latent_dim
+        if len(parts) == 1
+        else None,
+        "stochastic_sampling": sampling if is_stochastic else None,
+    }
 
 
 def read_metadata(path: str) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ import tensorflow as tf
 from ib_keras import classifier
 from ib_keras import export
 from ib_keras import files
+from ib_keras import modes
 from ib_keras import seeds
 from ib_keras.audit import runner
 from ib_keras.audit import target as targets
@@ -84,7 +85,7 @@ def test_the_twins_are_the_model_built_in_float32(pair):
     # In a graph, where TensorFlow rounds less often than it does eagerly.
     traced = tf.function(lambda x: low(x, training=False))
     np.testing.assert_array_equal(loaded.mean(images), traced(images))
-    sampling = export.stochastic_sampling(full)
+    sampling = modes.sampling(full)
     asked = dict(mode="stochastic", noise_seed=seed, sampling=sampling)
     expected = full(images, **asked, num_samples=4)
     found = loaded.stochastic_float32(images, seed, draws)

@@ -24,6 +24,7 @@ __all__ = [
     "is_keras",
     "keras_endpoint",
     "load",
+    "with_modes",
 ]
 
 
@@ -106,3 +107,28 @@ def keras_endpoint(model: Any, name: str, path: str) -> Endpoint:
     spec = tf.TensorSpec(inputs[0].shape, inputs[0].dtype)
     concrete = call.get_concrete_function(spec)
     return Endpoint(name, concrete, spec, concrete)
+
+
+class _WithModes:
+    """A Keras model whose stochastic mode is called as an export's is."""
+
+    def __init__(self, model, stochastic):
+        self.model = model
+        self.stochastic = stochastic
+
+
+def with_modes(model: Any) -> tuple[Any, dict[str, Any]]:
+    """A Keras model with its stochastic mode, where it has one.
+
+    Returns:
+        The model, or what holds it and a function `stochastic`; and what an
+        export's metadata would say of the mode.
+    """
+    from ib_keras import modes
+
+    if not modes.is_stochastic(model):
+        return model, {}
+    stochastic = tf.function(modes.stochastic(model), reduce_retracing=True)
+    num_samples = getattr(model, "num_samples", modes.NUM_SAMPLES)
+    metadata = {"is_stochastic": True, "num_samples": num_samples}
+    return _WithModes(model, stochastic), metadata

@@ -204,7 +204,9 @@ def _candidates(target, image_shape):
             fix="Set dataset.name to the data set of the model.",
         )
     said = target.said_preprocessing
-    is_declared = target.kind in ("ib_keras", "function")
+    # Of Keras models that are not ours `export.save` writes that it is unknown.
+    is_unknown = target.metadata.get("input_range", ()) is None
+    is_declared = target.kind in ("ib_keras", "function") and not is_unknown
     if said is not None:
         _check_channels(said, image_shape)
         ways = [said]

@@ -83,7 +83,8 @@ class Target:
     @property
     def is_stochastic(self) -> bool:
         """Whether there is an endpoint for stochastic mode."""
-        return self.kind == "ib_keras" and hasattr(self.loaded, "stochastic")
+        # A SavedModel of other code may have a function of that name.
+        return self.kind != "saved_model" and hasattr(self.loaded, "stochastic")
 
     @property
     def precision(self) -> str | None:
@@ -205,9 +206,9 @@ class Target:
         loaded, endpoint = self.loaded, self.endpoint
         if mode == "mean":
             return lambda images, seed: _alive(endpoint.call(images), loaded)
-        if not hasattr(loaded, "stochastic"):
+        if not self.is_stochastic:
             raise UserError(
-                "The SavedModel has no endpoint for stochastic mode",
+                "The model has no endpoint for stochastic mode",
                 received=f"{self.path} with {endpoint.name}",
                 expected='an endpoint "stochastic"',
                 fix="Deterministic models have mean mode alone; set mode.",
@@ -322,6 +323,7 @@ def load(
     if is_keras:
         kind = "keras"
         endpoint = loading.keras_endpoint(loaded, "call", path)
+        loaded, metadata = loading.with_modes(loaded)
     else:
         is_ours = metadata is not None and hasattr(loaded, "mean")
         kind = "ib_keras" if is_ours else "saved_model"
