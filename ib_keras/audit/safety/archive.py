@@ -52,8 +52,7 @@ def inspect(
     data = _bytes(place, path, limits)
     members = _read(data, path, limits)
     config = _parse(members[CONFIG], path)
-    # Loaded with compile=False; the copy that is loaded does not have it.
-    config.pop("compile_config", None)
+    _drop_compiled(config)
     found = classes.scan(config, frozenset(allow_ops))
     problems = [*found.problems, *_weight_problems(members, path, limits)]
     if problems:
@@ -97,6 +96,7 @@ def write(place: str, path: str, report: Report, folder: str) -> str:
         )
     members = _read(data, path, limits)
     config = _parse(members[CONFIG], path)
+    _drop_compiled(config)
     config["compile_config"] = None
     members[CONFIG] = json.dumps(config).encode()
     copy = os.path.join(folder, "model.keras")
@@ -205,6 +205,23 @@ def _parse(data, path):
     if not isinstance(config, dict):
         raise damaged(path, f"{CONFIG} is no dictionary")
     return config
+
+
+def _drop_compiled(config):
+    """Takes out how models, and models inside of them, were compiled.
+
+    They are loaded with compile=False, which Keras heeds for the outermost
+    one alone; the copy that is loaded has none of it.
+    """
+    pending = [config]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, dict):
+            if "class_name" in value:
+                value.pop("compile_config", None)
+            pending.extend(value.values())
+        elif isinstance(value, list):
+            pending.extend(value)
 
 
 def _weight_problems(members, path, limits):

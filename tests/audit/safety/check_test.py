@@ -1,8 +1,11 @@
 """The static pass: planted models are refused by name, honest ones are not."""
 
+import os
 import pathlib
 import re
 import shutil
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -12,6 +15,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from ib_keras.audit import safety
 from ib_keras.audit.safety import ops
+from ib_keras.bottlenecks import layer
 from ib_keras.errors import UnsafeError
 from ib_keras.errors import UserError
 from tests.support import honest
@@ -172,6 +176,51 @@ def test_our_classifier_in_a_keras_file_is_accepted(tmp_path):
         loaded = keras.saving.load_model(copy, compile=False)
     received = loaded(images, training=False, mode="mean")
     np.testing.assert_array_equal(received, expected)
+
+
+def test_how_a_model_inside_was_compiled_is_neither_judged_nor_run(tmp_path):
+    """A trained network in another: its optimizer, and whatever stands there.
+
+    Keras compiles models inside of the loaded one, compile=False or not.
+    """
+    inner = hostile.keras_model()
+    inner.compile("adam", "mse")
+    inner.fit(np.ones([2, *hostile.SHAPE]), np.ones([2, 3]), verbose=0)
+    outer = keras.Sequential([keras.Input(hostile.SHAPE), inner])
+    path = str(tmp_path / "model.keras")
+    outer.save(path)
+    report = check(path)
+    assert not any("optimizers" in name for name in report.ops["classes"])
+    with safety.loadable(path, report) as copy:
+        loaded = keras.saving.load_model(copy, compile=False)
+    images = np.random.default_rng(0).random((5, *hostile.SHAPE), np.float32)
+    answers = (m(images, training=False) for m in (loaded, outer))
+    np.testing.assert_array_equal(*answers)
+    assert not loaded.layers[0].compiled
+
+
+def test_a_bottleneck_layer_needs_no_import_to_be_loaded(tmp_path):
+    """In a process that never heard of it."""
+    model = keras.Sequential([keras.Input((6,)), layer.VIBLayer(3)])
+    model.save(tmp_path / "model.keras")
+    np.save(tmp_path / "expected.npy", model(np.ones([2, 6])))
+    program = (
+        "import sys, numpy as np; from ib_keras.audit import target\n"
+        "assert 'ib_keras.bottlenecks.layer' not in sys.modules\n"
+        "found = target.load('model.keras', probe=True)\n"
+        "assert found.is_stochastic\n"
+        "answer = found.endpoint.call(np.ones([2, 6], np.float32))\n"
+        "np.testing.assert_array_equal(answer, np.load('expected.npy'))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(runs.ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_copy_that_is_loaded_has_no_saver(tmp_path):
