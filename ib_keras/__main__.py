@@ -11,11 +11,11 @@ commands are those of the checkout. A config may be named without its folder:
 
 import ast
 import os
-import pathlib
 import runpy
 import sys
 
 from ib_keras import errors
+from ib_keras import shipped
 from ib_keras.version import __version__
 
 COMMANDS = (
@@ -34,37 +34,22 @@ _CONFIGS = {
     "train": "configs",
     "sweep": "configs",
 }
-_NOT_CONFIGS = ("__init__", "common")
-
-
-def home() -> pathlib.Path:
-    """The folder that holds `launch` and `configs`."""
-    package = pathlib.Path(__file__).resolve().parent
-    shipped = package / "_commands"
-    return shipped if shipped.is_dir() else package.parent
 
 
 def usage() -> str:
     """What --help prints."""
     lines = ["Usage: python -m ib_keras COMMAND [--flag=value ...]", ""]
     for name in COMMANDS:
-        path = home() / "launch" / f"{name}.py"
+        path = shipped.home() / "launch" / f"{name}.py"
         if path.exists():
             doc = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
             lines.append(f"  {name:8}{doc.partition(chr(10))[0]}")
     lines += ["", "python -m ib_keras COMMAND --help lists a command's flags."]
     for name, folder in _CONFIGS.items():
-        lines.append(f"Configs of {name}: {', '.join(config_names(folder))}.")
+        lines.append(
+            f"Configs of {name}: {', '.join(shipped.config_names(folder))}."
+        )
     return "\n".join(lines)
-
-
-def config_names(folder: str) -> list[str]:
-    """The configs of a folder, by which `--config` takes them."""
-    return sorted(
-        path.stem
-        for path in (home() / folder).glob("*.py")
-        if path.stem not in _NOT_CONFIGS
-    )
 
 
 def resolve(command: str, arguments: list[str]) -> list[str]:
@@ -97,7 +82,7 @@ def resolve(command: str, arguments: list[str]) -> list[str]:
 def _config_path(command: str, value: str) -> str:
     path, colon, preset = value.partition(":")
     if path and not path.endswith(".py") and os.path.basename(path) == path:
-        names = config_names(_CONFIGS[command])
+        names = shipped.config_names(_CONFIGS[command])
         if path not in names:
             raise errors.unknown_name(
                 f"config of {command}",
@@ -105,9 +90,9 @@ def _config_path(command: str, value: str) -> str:
                 names,
                 "Correct the name, or give the path of a file.",
             )
-        path = str(home() / _CONFIGS[command] / f"{path}.py")
-    elif not os.path.exists(path) and (home() / path).is_file():
-        path = str(home() / path)
+        path = str(shipped.home() / _CONFIGS[command] / f"{path}.py")
+    elif not os.path.exists(path) and (shipped.home() / path).is_file():
+        path = str(shipped.home() / path)
     return path + colon + preset
 
 
@@ -137,7 +122,7 @@ def main(arguments: list[str]) -> int:
         print(f"Error: {error}", file=sys.stderr)
         return error.exit_status
     # First, so that folders of these names where the user is do not hide ours.
-    sys.path.insert(0, str(home()))
+    sys.path.insert(0, str(shipped.home()))
     sys.argv = [first, *rest]
     runpy.run_module(f"launch.{first}", run_name="__main__", alter_sys=True)
     return 0

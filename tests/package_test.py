@@ -23,7 +23,17 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Top-level modules of ib_keras, from the ground up; a new one goes on the
 # lowest floor that can hold it. A floor imports the floors under it.
 FLOORS = (
-    ("errors", "lazy", "rendezvous", "seeds", "types", "version"),
+    (
+        "backend",
+        "errors",
+        "lazy",
+        "notebook",
+        "rendezvous",
+        "seeds",
+        "shipped",
+        "types",
+        "version",
+    ),
     (
         "batch_norm",
         "files",
@@ -35,7 +45,7 @@ FLOORS = (
     ),
     ("progress", "watchdog", "workdirs"),
     ("attacks", "bottlenecks", "data", "encoders"),
-    ("classifier", "export"),
+    ("classifier", "export", "modes"),
     ("audit", "training"),
     ("sweeps",),
     ("figures",),

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from ib_keras import notebook
 from ib_keras import plugins
 from ib_keras import seeds
 from ib_keras.attacks import base
@@ -184,6 +185,28 @@ class Ledger:
     def expected_accuracy(self) -> float:
         """Mean share of fresh draws on which the final images are right."""
         return float(np.mean(1.0 - self.wrong_share))
+
+    def _rows(self) -> list[tuple[str, str]]:
+        spent = int(self.gradient_evaluations.sum())
+        return [
+            ("examples", f"{len(self.label)}"),
+            ("clean accuracy", f"{self.clean_accuracy:.1%}"),
+            ("robust accuracy", f"{self.robust_accuracy:.1%}"),
+            ("broken", f"{int((self.broken_by_stage >= 0).sum())}"),
+            ("gradient evaluations", f"{spent}"),
+        ]
+
+    def __repr__(self) -> str:
+        said = ", ".join(f"{name} {value}" for name, value in self._rows())
+        return f"<Ledger {said}>"
+
+    def _repr_html_(self) -> str:
+        return notebook.table(
+            "Attack",
+            self._rows(),
+            "An upper bound of the robust accuracy: a stronger attack may "
+            "break more.",
+        )
 
 
 @dataclasses.dataclass

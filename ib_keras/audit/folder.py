@@ -11,6 +11,8 @@ SUMMARY = "summary.json"
 EXAMPLES = "examples.npz"
 FINDINGS = "findings.json"
 SAFETY = "safety.json"
+# Images and labels of an audit that got them as arrays.
+GIVEN = "data.npz"
 # What safety.json has and the summary has not: long, or other each time.
 SAFETY_ALONE = ("ops", "path", "probe", "seconds")
 

@@ -1,0 +1,275 @@
+"""An audit as a function call, of a model in Python or in a file."""
+
+import copy
+import functools
+import hashlib
+import operator
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from ib_keras import files
+from ib_keras import shipped
+from ib_keras.attacks import outputs as outputs_lib
+from ib_keras.audit import folder as folders
+from ib_keras.audit import result as results
+from ib_keras.audit import runner
+from ib_keras.audit import settings
+from ib_keras.audit import subject as subjects
+from ib_keras.audit import target as targets
+from ib_keras.audit.examples import Examples
+from ib_keras.errors import UserError
+from ib_keras.types import check_images
+from ib_keras.types import check_labels
+
+# Images that say how many scores a model answers with, and most images that it
+# is found out by.
+_FEW, _PROBE = 2, 2000
+
+
+def run(
+    model: Any,
+    images: Any = None,
+    labels: Any = None,
+    *,
+    epsilon: float | None = None,
+    norm: str | None = None,
+    protocol: str | Mapping[str, Any] = "aa_mt",
+    mode: str = "mean",
+    num_samples: int | None = None,
+    workdir: str | None = None,
+    dataset: str | Mapping[str, Any] | None = None,
+    num_examples: int | None = None,
+    diagnostics: str = "quick",
+    output: str | None = None,
+    outputs: str | None = None,
+    input_range: tuple[float, float] | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    quiet: bool = True,
+) -> results.AuditResult:
+    """Audits a model by a protocol: attacks, questions about them, a verdict.
+
+    Args:
+        model: The path of a SavedModel or a `.keras` file, which is checked
+            before it is loaded; a Keras model; or a function `(images) ->
+            scores [batch, classes]` of TensorFlow operations.
+        images: `[examples, height, width, channels]` in [0, 1]; None for those
+            of `dataset`. A model in Python gets them as they are, but for
+            `input_range`.
+        labels: int `[examples]`.
+        epsilon: Radius in pixel units of [0, 1]; None for the protocol's own
+            radii.
+        norm: "linf" or "l2"; None for the protocol's own.
+        protocol: Name of a file of `configs/audits/`, path of one of your own,
+            or the config that such a file makes.
+        mode: "mean", or "stochastic" of an `IBClassifier` or a Keras model
+            with a bottleneck layer.
+        num_samples: S of stochastic mode; None for the model's own.
+        workdir: The audit folder; the same call resumes. It keeps the images
+            and labels that were given. None for one that is gone with the
+            result.
+        dataset: Where there are no images, the name of a data set, or the
+            section `dataset` of a config; None for the one that a SavedModel
+            of ours was trained on.
+        num_examples: How many are attacked, the first ones; None for all that
+            are given, or as many as the protocol says. All that are given help
+            to find what a model in a file takes.
+        diagnostics: "none", "quick" or "full": what the verdict rests on.
+        output: Name of the tensor among several that the model returns.
+        outputs: "logits", "log_probabilities" or "probabilities"; None looks.
+        input_range: (lowest, highest) value of the images that the model
+            takes; None for [0, 1] of a model in Python, found for a file.
+        batch_size: Largest batch; None for the protocol's own.
+        seed: A whole number; the same one gives the same result.
+        quiet: Whether to print nothing.
+
+    Returns:
+        An `AuditResult`.
+
+    Raises:
+        UserError: If an argument, the model or the data cannot be used.
+        UnsafeError: If the file holds what could do harm.
+
+    References:
+        Korshunova et al. 2021, appendix, for the default protocol: AutoPGD on
+        cross-entropy and DLR, and MultiTargeted.
+    """
+    config = _config(protocol)
+    if epsilon is not None:
+        config["epsilon_curve"] = []
+    if isinstance(dataset, str):
+        dataset = {"name": dataset}
+    config["dataset"].update(dataset or {})
+    given = None
+    if images is not None:
+        given = _check_given(images, labels, dataset)
+        num_examples = len(given[1][:num_examples])
+    said = {
+        "mode": mode,
+        "seed": seed,
+        "num_samples": num_samples,
+        "num_examples": num_examples,
+        "batch_size": batch_size,
+        "diagnostics.set": diagnostics,
+        "threat_model.epsilon": epsilon,
+        "threat_model.norm": norm,
+        "model.output": output,
+        "model.outputs": outputs,
+        "model.input_range": input_range,
+    }
+    for name, value in said.items():
+        if value is not None:
+            *sections, field = name.split(".")
+            functools.reduce(operator.getitem, sections, config)[field] = value
+    if isinstance(model, os.PathLike):
+        model = os.fspath(model)
+    if workdir is not None:
+        return _audit(config, model, given, os.fspath(workdir), quiet)
+    folder = tempfile.mkdtemp(prefix="ib_keras_audit_")
+    try:
+        result = _audit(config, model, given, folder, quiet)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    weakref.finalize(result, shutil.rmtree, folder, ignore_errors=True)
+    return result
+
+
+def _config(protocol) -> dict[str, Any]:
+    if isinstance(protocol, str | os.PathLike):
+        return shipped.protocol(os.fspath(protocol))
+    return copy.deepcopy(dict(protocol))
+
+
+def _audit(config, model, given, folder, quiet) -> results.AuditResult:
+    """Audits in a folder, which keeps the arrays that were given, too.
+
+    So they are what a file of the data set `npz` would be, and verification,
+    reports and resuming find them.
+    """
+    if given is not None:
+        config["dataset"] = _section(*given, folder)
+    settings.check_start(config, model, folder)
+    if isinstance(model, str):
+        target = _load(model, config)
+    else:
+        target = _of_python(model, given and given[0], config["model"])
+    examples = given and _examples(target, *given, config)
+    subject = subjects.load(config, target, given=examples)
+    runner.audit_subject(config, subject, folder, quiet=quiet)
+    if given is not None and not files.exists(config["dataset"]["path"]):
+        arrays = dict(zip(("images", "labels"), given, strict=True))
+        files.write_npz(config["dataset"]["path"], arrays)
+    return results.load(folder, subject.images)
+
+
+def _section(images, labels, folder) -> dict[str, Any]:
+    """The section `dataset` for arrays; other arrays give another one."""
+    digest = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
+    place = folder if files.is_remote(folder) else os.path.abspath(folder)
+    return {
+        "name": "npz",
+        "split": "test",
+        "path": files.join(place, folders.GIVEN),
+        "description": f"{len(labels)} images given in Python, sha256 "
+        f"{digest[:16]}",
+    }
+
+
+def _check_given(images, labels, dataset):
+    if labels is None or dataset is not None:
+        raise UserError(
+            "It is not clear which examples are meant",
+            received="images "
+            + ("and a dataset" if dataset is not None else "without labels"),
+            expected="images and labels, or a dataset",
+            fix="Give labels=..., or leave out one of images and dataset.",
+        )
+    images = check_images(images)
+    labels = np.asarray(labels)
+    if not len(images):
+        raise UserError(
+            "There are no examples to audit",
+            received="0 images",
+            expected="1 image or more",
+            fix="Give the images that the model is to be judged by.",
+        )
+    return images, check_labels(
+        labels, len(images), int(labels.max(initial=0)) + 1
+    )
+
+
+def _examples(target, images, labels, config) -> Examples:
+    """The examples of the call, as a config's are loaded."""
+    if target.num_classes is not None:
+        labels = check_labels(labels, len(images), target.num_classes)
+    about = {k: v for k, v in config["dataset"].items() if k != "path"}
+    count = config["num_examples"]
+    known = images[:_PROBE], labels[:_PROBE]
+    return Examples(images[:count], labels[:count], about, *known)
+
+
+def _load(path: str, config) -> targets.Target:
+    options = targets.Options.from_config(config["model"])
+    return targets.load(path, options=options, probe=True)
+
+
+def _of_python(model: Any, images, section) -> targets.Target:
+    """The target that a Keras model or a function is.
+
+    Args:
+        model: Likewise.
+        images: Clean ones; None where a data set is named.
+        section: `model` of the config.
+    """
+    if isinstance(model, targets.Target):
+        return model
+    if not callable(model):
+        raise UserError(
+            "This is no model",
+            received=repr(model)[:100],
+            expected="a path, a Keras model or a function of images",
+            fix="Give one of them as the first argument.",
+        )
+    from ib_keras import modes
+
+    is_keras = hasattr(model, "get_config")
+    shape = modes.image_shape(model) if images is None else images.shape[1:]
+    function = _inference(model) if is_keras else model
+    some = tf.zeros([_FEW, *shape]) if images is None else images[:_FEW]
+    is_stochastic = is_keras and modes.is_stochastic(model)
+    return targets.from_function(
+        function,
+        shape,
+        _count_classes(
+            function(tf.constant(some)), section["output"], len(some)
+        ),
+        stochastic=modes.stochastic(model) if is_stochastic else None,
+        num_samples=getattr(model, "num_samples", modes.NUM_SAMPLES)
+        if is_stochastic
+        else None,
+        name=str(getattr(model, "name", getattr(model, "__name__", "model"))),
+    )
+
+
+def _inference(model) -> Callable[[tf.Tensor], Any]:
+    def call(images):
+        return model(images, training=False)
+
+    call.variables = model.variables
+    return call
+
+
+def _count_classes(answer, output, count) -> int:
+    """How many classes a model's answer to `count` images is about."""
+    name = outputs_lib.choose(answer, output, count, None)
+    scores = outputs_lib.flatten(answer)[name]
+    return max(int(scores.shape[-1]) if scores.shape.rank > 1 else 2, 2)
