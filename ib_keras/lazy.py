@@ -16,7 +16,9 @@ def names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
 
     Args:
         package: The package's `__name__`.
-        homes: Name -> the module of the package that defines it.
+        homes: Name -> the module of the package that defines it;
+            "module:other" where it has another name there. A name whose
+            module is called as it is means the module.
 
     Returns:
         A function from a name to what it names, imported by then.
@@ -27,8 +29,9 @@ def names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
             raise AttributeError(
                 f"module {package!r} has no attribute {name!r}", name=name
             )
-        module = importlib.import_module(f"{package}.{homes[name]}")
-        value = getattr(module, name)
+        home, _, other = homes[name].partition(":")
+        module = importlib.import_module(f"{package}.{home}")
+        value = module if home == name else getattr(module, other or name)
         setattr(sys.modules[package], name, value)
         return value
 
