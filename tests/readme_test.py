@@ -56,10 +56,11 @@ def test_shell_blocks_run(checkout):
 
 def test_python_blocks_run(checkout):
     found = blocks("python")
-    assert len(found) == 3
+    assert len(found) == 4
     script = "\n".join(found)
     script += "\nassert found.clean_accuracy > 0.9"
     script += "\nassert found.robust_accuracy < found.clean_accuracy"
+    script += "\nassert result.verdict is not None"
     done = subprocess.run(
         [sys.executable, "-c", script],
         cwd=checkout,
