@@ -8,7 +8,6 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,17 +41,17 @@ def run(
     epsilon: float | None = None,
     norm: str | None = None,
     protocol: str | Mapping[str, Any] = "aa_mt",
-    mode: str = "mean",
+    mode: str | None = None,
     num_samples: int | None = None,
     workdir: str | None = None,
     dataset: str | Mapping[str, Any] | None = None,
     num_examples: int | None = None,
-    diagnostics: str = "quick",
+    diagnostics: str | None = None,
     output: str | None = None,
     outputs: str | None = None,
     input_range: tuple[float, float] | None = None,
     batch_size: int | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     quiet: bool = True,
 ) -> results.AuditResult:
     """Audits a model by a protocol: attacks, questions about them, a verdict.
@@ -71,7 +70,8 @@ def run(
         protocol: Name of a file of `configs/audits/`, path of one of your own,
             or the config that such a file makes.
         mode: "mean", or "stochastic" of an `IBClassifier` or a Keras model
-            with a bottleneck layer.
+            with a bottleneck layer; None for the protocol's own, "mean" of
+            ours.
         num_samples: S of stochastic mode; None for the model's own.
         workdir: The audit folder; the same call resumes. It keeps the images
             and labels that were given. None for one that is gone with the
@@ -82,13 +82,15 @@ def run(
         num_examples: How many are attacked, the first ones; None for all that
             are given, or as many as the protocol says. All that are given help
             to find what a model in a file takes.
-        diagnostics: "none", "quick" or "full": what the verdict rests on.
+        diagnostics: "none", "quick" or "full": what the verdict rests on; None
+            for the protocol's own, "quick" of ours.
         output: Name of the tensor among several that the model returns.
         outputs: "logits", "log_probabilities" or "probabilities"; None looks.
         input_range: (lowest, highest) value of the images that the model
             takes; None for [0, 1] of a model in Python, found for a file.
         batch_size: Largest batch; None for the protocol's own.
-        seed: A whole number; the same one gives the same result.
+        seed: A whole number; the same one gives the same result. None for the
+            protocol's own, 0 of ours.
         quiet: Whether to print nothing.
 
     Returns:
@@ -243,15 +245,14 @@ def _of_python(model: Any, images, section) -> targets.Target:
 
     is_keras = hasattr(model, "get_config")
     shape = modes.image_shape(model) if images is None else images.shape[1:]
-    function = _inference(model) if is_keras else model
     some = tf.zeros([_FEW, *shape]) if images is None else images[:_FEW]
+    function = _Inference(model) if is_keras else model
+    answer = function(tf.constant(some))  # Builds what is not built.
     is_stochastic = is_keras and modes.is_stochastic(model)
     return targets.from_function(
         function,
         shape,
-        _count_classes(
-            function(tf.constant(some)), section["output"], len(some)
-        ),
+        _count_classes(answer, section["output"], len(some)),
         stochastic=modes.stochastic(model) if is_stochastic else None,
         num_samples=getattr(model, "num_samples", modes.NUM_SAMPLES)
         if is_stochastic
@@ -260,12 +261,18 @@ def _of_python(model: Any, images, section) -> targets.Target:
     )
 
 
-def _inference(model) -> Callable[[tf.Tensor], Any]:
-    def call(images):
-        return model(images, training=False)
+class _Inference:
+    """A Keras model as a function of images."""
 
-    call.variables = model.variables
-    return call
+    def __init__(self, model):
+        self._model = model
+
+    def __call__(self, images):
+        return self._model(images, training=False)
+
+    @property
+    def variables(self):
+        return self._model.variables
 
 
 def _count_classes(answer, output, count) -> int:

@@ -273,11 +273,14 @@ def test_a_protocol_of_ones_own_is_a_file_or_a_config(tmp_path):
         model(), *examples(8), protocol=str(own), diagnostics="none"
     )
     assert found.audit.protocol == "mine"
-    config = runs.audit_config("fgs_epsilons")
-    found = ib_keras.audit(
-        model(), *examples(8), protocol=config, diagnostics="none"
-    )
+    config = runs.audit_config("fgs_epsilons", mode="stochastic", seed=3)
+    config["diagnostics"]["set"] = "none"
+    config["num_samples"] = 2
+    found = ib_keras.audit(model(), *examples(8), protocol=config)
     assert found.audit.protocol == "fgs_epsilons"
+    # What is not said is the protocol's.
+    assert found.audit.mode == "stochastic" and found.audit.seed == 3
+    assert found.verdict is None
 
 
 # --- What results look like ---------------------------------------------------
