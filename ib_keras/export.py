@@ -33,14 +33,14 @@ import numpy as np
 import tensorflow as tf
 
 from ib_keras import files
+from ib_keras import metadata as metadata_files
 from ib_keras import seeds
 from ib_keras.errors import UserError
 
 if TYPE_CHECKING:
     import keras
 
-FORMAT_VERSION = 1
-METADATA_FILE = "ib_keras.json"
+read_metadata = metadata_files.read
 
 # Behind the name of an endpoint that computes in float32 where it does not.
 FLOAT32_SUFFIX = "_float32"
@@ -246,7 +246,7 @@ def save(
 
     def write(folder: str) -> None:
         with tempfile.TemporaryDirectory() as scratch:
-            asset = os.path.join(scratch, METADATA_FILE)
+            asset = os.path.join(scratch, metadata_files.FILE)
             files.write_json(asset, full)
             endpoints = _Endpoints(model, shape, asset, to_logits)
             tf.saved_model.save(
@@ -281,7 +281,7 @@ def _described(model, image_shape, num_samples) -> dict[str, Any]:
     parts = [model] if is_ours else modes.bottlenecks(model)
     sampling = modes.sampling(model) if is_ours else "latents"
     return {
-        "format_version": FORMAT_VERSION,
+        "format_version": metadata_files.FORMAT_VERSION,
         "input_shape": list(image_shape),
         "input_range": [0.0, 1.0] if is_ours else None,
         "num_samples": (num_samples or default) if is_stochastic else None,
@@ -292,36 +292,6 @@ def _described(model, image_shape, num_samples) -> dict[str, Any]:
         else None,
         "stochastic_sampling": sampling if is_stochastic else None,
     }
-
-
-def read_metadata(path: str) -> dict[str, Any] | None:
-    """Reads the JSON asset of a SavedModel folder without loading the model.
-
-    Args:
-        path: The SavedModel folder.
-
-    Returns:
-        The metadata; None where the folder has none, because other code
-        exported the model.
-
-    Raises:
-        UserError: If the asset is damaged or of a newer format.
-    """
-    file = files.join(path, "assets", METADATA_FILE)
-    if not files.exists(file):
-        return None
-    metadata = files.read_json(file)
-    if not isinstance(metadata, dict):
-        metadata = {}
-    version = metadata.get("format_version")
-    if not isinstance(version, int) or version > FORMAT_VERSION:
-        raise UserError(
-            "The SavedModel's metadata are of an unknown format",
-            received=f"format version {version} in {file}",
-            expected=f"{FORMAT_VERSION} or earlier",
-            fix="Update ib_keras to the version that exported the model.",
-        )
-    return metadata
 
 
 def describe_versions() -> dict[str, str]:

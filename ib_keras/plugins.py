@@ -1,30 +1,36 @@
 """Parts by name: the name of a part in a config is the name of its module.
 
 A part is a module of a room (`encoders`, `bottlenecks`, `data`, `attacks`) that
-defines `build(**arguments)`. To add one is to add one file. A name with a dot
-is any importable module outside of the package that does the same, so users
-keep their own parts in their own code.
+defines `build(**arguments)`. To add one is to add one file. Users keep parts of
+their own in their own modules, named by a dotted path, or without a dot where
+the name is none of ours: `my_data` for `my_data.py` in the current folder.
+
+`PART:VALUE` is short for a part and the one argument that its `build` cannot do
+without: `tfds:kmnist` for `{"name": "tfds", "tfds_name": "kmnist"}`.
+
+A part of ours may also define `check(**arguments)`, with the arguments of
+`build`: it refuses what can be refused before TensorFlow is imported, so the
+module itself may not import TensorFlow.
 """
 
-import ast
 import functools
 import importlib
 import inspect
 import pathlib
+import sys
+import traceback
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
+from ib_keras import introspection
 from ib_keras.errors import UserError
+from ib_keras.errors import reason
 from ib_keras.errors import unknown_name
 
 
 def _is_part(path: pathlib.Path) -> bool:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    return any(
-        isinstance(node, ast.FunctionDef) and node.name == "build"
-        for node in tree.body
-    )
+    return introspection.function(path, "build") is not None
 
 
 @functools.cache
@@ -48,11 +54,85 @@ def names(room: str) -> tuple[str, ...]:
     )
 
 
-def check(room: str, config: Mapping[str, Any], **more: Any) -> None:
-    """Refuses the section of a part that `build` would refuse by names alone.
+def expand(room: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes the short form of a part's section, `PART:VALUE`, in full.
 
-    The part is not imported, its `build` is read. What lies outside of the
-    package is left to `build`, which imports it.
+    Args:
+        room: A sub-package of `ib_keras`, such as "data".
+        config: `{"name": ..., **arguments of its build()}`.
+
+    Returns:
+        The section; without a colon in the name as it is.
+
+    Raises:
+        UserError: If the part does not exist, takes nothing behind a colon, or
+            is given the same argument twice.
+    """
+    _check_named(room, config)
+    name, colon, value = str(config["name"]).partition(":")
+    if not colon:
+        return dict(config)
+    first = next(iter(needed(room, name)), None)
+    if first is None or not value:
+        raise UserError(
+            f"The {room} part {name} takes nothing behind a colon"
+            if value
+            else f"Nothing follows the colon of the {room} part {name}",
+            received=f'"{config["name"]}"',
+            expected=f"{name}:{first.upper()}" if first else name,
+            fix="Correct the name.",
+        )
+    if config.get(first, value) not in (value, None):
+        raise UserError(
+            f"{first} of the {room} part {name} is given twice",
+            received=f'"{config["name"]}" and {first}="{config[first]}"',
+            expected="one of them",
+            fix=f"Leave out {first}, or what follows the colon.",
+        )
+    return {**config, "name": name, first: value}
+
+
+def needed(room: str, name: str) -> list[str]:
+    """The arguments that `build` of a part cannot do without.
+
+    The arguments and errors are those of `parameters`.
+    """
+    return [
+        p.name
+        for p in _known_parameters(room, name)
+        if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
+    ]
+
+
+def takes(room: str, name: str, argument: str) -> bool:
+    """Whether `build` of a part has an argument of this name.
+
+    Args:
+        room: As `parameters`.
+        name: As `parameters`.
+        argument: Its name; one that `**arguments` would take does not count.
+
+    Raises:
+        UserError: If there is no such part.
+    """
+    return any(
+        p.name == argument and p.kind is not p.VAR_KEYWORD
+        for p in _known_parameters(room, name)
+    )
+
+
+def _known_parameters(room, name) -> list[inspect.Parameter]:
+    """As `parameters`; a module whose source does not tell is imported."""
+    found = parameters(room, name)
+    return _signature(load(room, name)) if found is None else found
+
+
+def check(room: str, config: Mapping[str, Any], **more: Any) -> None:
+    """Refuses the section of a part, as far as that needs no TensorFlow.
+
+    The `build` of the part is read, not called, and so is that of a module
+    outside of the package, which is not imported; a part's own `check` is
+    called.
 
     Args:
         room: As `build`.
@@ -60,25 +140,40 @@ def check(room: str, config: Mapping[str, Any], **more: Any) -> None:
         **more: As `build`.
 
     Raises:
-        UserError: If the part or one of its arguments does not exist, or one
-            that it needs is missing.
+        UserError: If the part or one of its arguments does not exist, one that
+            it needs is missing, or the part refuses it.
     """
-    _check_named(room, config)
-    name = str(config["name"])
-    if _is_elsewhere(name):
-        return
-    _check_name(room, name)
-    parameters = _read_parameters(room, name)
-    if parameters is not None:
-        _check_arguments(room, config, parameters, more)
+    config = expand(room, config)
+    name = config["name"]
+    found = parameters(room, name)
+    if found is not None:
+        _check_arguments(room, config, found, more)
+    is_own = name in names(room)
+    if is_own and introspection.function(_file(room, name), "check"):
+        load(room, name).check(**_arguments(config))
 
 
-def _is_elsewhere(name: str) -> bool:
-    return "." in name and not name.startswith(".")
+def _arguments(config) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key != "name"}
+
+
+def is_ours(room: str, name: str) -> bool:
+    """Whether a name, also `PART:VALUE`, is of a part of this package."""
+    return str(name).partition(":")[0] in names(room)
+
+
+def _is_elsewhere(room: str, name: str) -> bool:
+    """Whether a name is of a module outside of the package."""
+    if name in names(room) or name.startswith("."):
+        return False
+    if "." in name or hasattr(sys.modules.get(name), "build"):
+        return True
+    source = introspection.source(introspection.find(name))
+    return source is not None and _is_part(source)
 
 
 def _check_named(room, config):
-    if "name" not in config:
+    if config.get("name") is None:
         raise UserError(
             f"A section of the config does not name one of the {room}",
             received=f"fields {', '.join(sorted(config)) or 'none'}",
@@ -88,67 +183,100 @@ def _check_named(room, config):
 
 
 def _check_name(room, name):
-    if name not in names(room):
-        raise unknown_name(
-            room.removesuffix("s"), name, names(room), "Correct the name."
-        )
+    if name in names(room):
+        return
+    here = pathlib.Path(f"{name}.py")
+    if name.isidentifier() and here.exists():
+        if not _is_part(here):
+            raise _without_build(room, here)
+        why = f"its folder, {here.absolute().parent}, is not searched"
+        raise _not_importable(room, name, why, "Add it to PYTHONPATH.")
+    raise unknown_name(
+        room.removesuffix("s"),
+        name,
+        names(room),
+        "Correct the name, or give that of a module of your own that defines "
+        "build(), such as my_package.my_module.",
+    )
 
 
-def _read_parameters(room, name) -> list[inspect.Parameter] | None:
-    """The parameters of a part's `build`; None where a decorator decides."""
+def _without_build(room, name) -> UserError:
+    return UserError(
+        f"The module is not one of the {room}",
+        received=f'"{name}", which has no build()',
+        expected="a module that defines build(**arguments)",
+        fix="Define build() in it; CONTRIBUTING.md shows how.",
+    )
+
+
+def _not_importable(room, name, why, fix) -> UserError:
+    return UserError(
+        f"The {room} part cannot be imported",
+        received=f'"{name}" ({why})',
+        expected=f"a module, or one of {', '.join(names(room))}",
+        fix=fix,
+    )
+
+
+def _file(room, name) -> pathlib.Path:
+    """The source file of a part of ours."""
     package = importlib.import_module(f"ib_keras.{room}")
     paths = [pathlib.Path(folder, f"{name}.py") for folder in package.__path__]
-    path = next(path for path in paths if path.exists())
-    (build,) = (
-        node
-        for node in ast.parse(path.read_text(encoding="utf-8")).body
-        if isinstance(node, ast.FunctionDef) and node.name == "build"
-    )
-    if build.decorator_list:
-        return None
-    kinds, given = inspect.Parameter, build.args
-    plain = [*given.posonlyargs, *given.args]
-    defaults = [kinds.empty] * (len(plain) - len(given.defaults))
-    found = [
-        kinds(argument.arg, kinds.POSITIONAL_OR_KEYWORD, default=default)
-        for argument, default in zip(
-            plain, [*defaults, *given.defaults], strict=True
+    return next(path for path in paths if path.exists())
+
+
+def parameters(room: str, name: str) -> list[inspect.Parameter] | None:
+    """Reads what `build` of a part takes, without importing the part.
+
+    Args:
+        room: A sub-package of `ib_keras`, such as "data".
+        name: Of the part; what follows a colon is passed over.
+
+    Returns:
+        The parameters, their annotations as text; None where they cannot be
+        told from the source, as for a `build` with a decorator.
+
+    Raises:
+        UserError: If there is no such part.
+    """
+    name = str(name).partition(":")[0]
+    if not _is_elsewhere(room, name):
+        _check_name(room, name)
+        return introspection.parameters(_file(room, name), "build")
+    if hasattr(sys.modules.get(name), "build"):
+        return _signature(sys.modules[name])
+    spec = introspection.find(name)
+    if spec is None:
+        raise _not_importable(
+            room, name, "no such module", "Check the spelling and PYTHONPATH."
         )
-    ]
-    found += [
-        kinds(
-            argument.arg,
-            kinds.KEYWORD_ONLY,
-            default=kinds.empty if default is None else default,
-        )
-        for argument, default in zip(
-            given.kwonlyargs, given.kw_defaults, strict=True
-        )
-    ]
-    if given.kwarg is not None:
-        found.append(kinds(given.kwarg.arg, kinds.VAR_KEYWORD))
-    return found
+    source = introspection.source(spec)
+    return introspection.parameters(source, "build") if source else None
+
+
+def _signature(module) -> list[inspect.Parameter]:
+    return list(inspect.signature(module.build).parameters.values())
 
 
 def _check_arguments(room, config, parameters, more):
     """Refuses arguments that do not exist, or that are missing."""
-    arguments = {key for key in config if key != "name"}
-    valid = {p.name for p in parameters}
+    arguments = _arguments(config).keys()
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    for key in config:
-        if key != "name" and key not in valid and not takes_all:
+    valid = {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
+    valid -= set(more)
+    for key in arguments:
+        if key not in valid and not takes_all:
             raise unknown_name(
                 f"argument of {room} part {config['name']}",
                 key,
-                valid - set(more),
+                valid,
                 "Correct or remove the field.",
             )
-    needed = {
+    missing = {
         p.name
         for p in parameters
         if p.default is p.empty and p.kind is not p.VAR_KEYWORD
-    }
-    missing = needed - arguments - set(more)
+    } - {*arguments, *more}
     if missing:
         raise UserError(
             f"The {room} part {config['name']} misses arguments",
@@ -163,7 +291,8 @@ def load(room: str, name: str) -> ModuleType:
 
     Args:
         room: A sub-package of `ib_keras`, such as "attacks".
-        name: The part's module name, or a dotted path to a module elsewhere.
+        name: The part's module name, or that of a module elsewhere; what
+            follows a colon is passed over.
 
     Returns:
         The module, which defines `build`.
@@ -171,27 +300,26 @@ def load(room: str, name: str) -> ModuleType:
     Raises:
         UserError: If there is no such part.
     """
-    name = str(name)
-    if _is_elsewhere(name):
-        try:
-            module = importlib.import_module(name)
-        except ImportError as error:
-            raise UserError(
-                f"The {room} part cannot be imported",
-                received=f'"{name}" ({error})',
-                expected=f"a module, or one of {', '.join(names(room))}",
-                fix="Check the spelling and PYTHONPATH.",
-            ) from error
-        if not hasattr(module, "build"):
-            raise UserError(
-                f"The module is not one of the {room}",
-                received=f'"{name}", which has no build()',
-                expected="a module that defines build(**arguments)",
-                fix="Define build() in it; CONTRIBUTING.md shows how.",
-            )
-        return module
-    _check_name(room, name)
-    return importlib.import_module(f"ib_keras.{room}.{name}")
+    name = str(name).partition(":")[0]
+    if not _is_elsewhere(room, name):
+        _check_name(room, name)
+        return importlib.import_module(f"ib_keras.{room}.{name}")
+    try:
+        module = importlib.import_module(name)
+    except Exception as error:  # A module of the user's can raise anything.
+        fix = "Check the spelling and PYTHONPATH."
+        if not isinstance(error, ImportError):
+            fix = f"Mend the module: {_where(error)}."
+        raise _not_importable(room, name, reason(error), fix) from error
+    if not hasattr(module, "build"):
+        raise _without_build(room, name)
+    return module
+
+
+def _where(error: BaseException) -> str:
+    """The place in somebody else's code that an error came from."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} at {last.filename}:{last.lineno}"
 
 
 def build(room: str, config: Mapping[str, Any], **more: Any):
@@ -209,20 +337,23 @@ def build(room: str, config: Mapping[str, Any], **more: Any):
         UserError: If the part or one of its arguments does not exist, one
             that it needs is missing, or one has a value that does not do.
     """
-    _check_named(room, config)
-    arguments = {key: value for key, value in config.items() if key != "name"}
+    config = expand(room, config)
+    arguments = _arguments(config)
     module = load(room, config["name"])
-    parameters = inspect.signature(module.build).parameters.values()
-    _check_arguments(room, config, parameters, more)
+    _check_arguments(room, config, _signature(module), more)
+    # Our own raise what a value causes; code of the user's can raise anything.
+    is_own = is_ours(room, config["name"])
+    kinds = (TypeError, ValueError) if is_own else Exception
     try:
         return module.build(**arguments, **more)
     except UserError:
         raise
-    except (TypeError, ValueError) as error:
-        reason = " ".join(str(error).split()).partition(" Received")[0][:200]
+    except kinds as error:
+        why = reason(error).partition(" Received")[0]
+        where = "" if is_own else f", {_where(error)}"
         raise UserError(
             f"The {room} part {config['name']} cannot be built",
-            received=f"{arguments} ({type(error).__name__}: {reason})",
+            received=f"{arguments} ({type(error).__name__}: {why}{where})",
             expected="values that it can be built with",
             fix="Correct the section of the config.",
         ) from error

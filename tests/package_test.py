@@ -26,6 +26,7 @@ FLOORS = (
     (
         "backend",
         "errors",
+        "introspection",
         "lazy",
         "notebook",
         "rendezvous",
@@ -43,7 +44,7 @@ FLOORS = (
         "schedules",
         "strategy",
     ),
-    ("progress", "watchdog", "workdirs"),
+    ("metadata", "progress", "watchdog", "workdirs"),
     ("attacks", "bottlenecks", "data", "encoders"),
     ("classifier", "export", "modes"),
     ("audit", "training"),

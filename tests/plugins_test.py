@@ -185,3 +185,64 @@ def test_a_module_that_cannot_be_imported_says_why(own_code, name, missing):
     text = error_text(plugins.load, "attacks", f"{own_code}.{name}")
     assert f"No module named '{missing}'" in text.replace(f"{own_code}.", "")
     assert "PYTHONPATH" in text
+
+
+def test_a_module_of_the_user_may_fail_in_any_way(own_code, tmp_path):
+    """The place is named, so that it can be mended."""
+    folder = tmp_path / own_code
+    (folder / "bad.py").write_text("\n1 / 0\n")
+    text = error_text(plugins.load, "data", f"{own_code}.bad")
+    assert "ZeroDivisionError at" in text and "bad.py:2" in text
+    (folder / "late.py").write_text("def build(a):\n    return {}[a]\n")
+    section = {"name": f"{own_code}.late", "a": 1}
+    text = error_text(plugins.build, "data", section)
+    assert "KeyError" in text and "late.py:2" in text
+
+
+def test_a_module_needs_no_dot_where_the_name_is_free(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    source = "def build(size):\n    return size\n"
+    (tmp_path / "own_part_of_tests.py").write_text(source)
+    (tmp_path / "npz.py").write_text(source)
+    section = {"name": "own_part_of_tests", "size": 3}
+    plugins.check("data", section)
+    assert "own_part_of_tests" not in sys.modules
+    assert plugins.build("data", section) == 3
+    sys.modules.pop("own_part_of_tests")
+    assert not plugins.is_ours("data", "own_part_of_tests")
+    # Ours come first, and what is importable is no part for that.
+    assert plugins.load("data", "npz").__name__ == "ib_keras.data.npz"
+    for name in ("json", "antigravity"):
+        assert "No data has this name" in error_text(plugins.load, "data", name)
+
+
+def test_a_module_beside_that_cannot_be_found_says_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_part_of_tests.py").write_text("def build(): pass\n")
+    text = error_text(plugins.load, "data", "own_part_of_tests")
+    assert "is not searched" in text and "PYTHONPATH" in text
+
+
+def test_a_part_and_what_it_needs_in_one_word(own_code, tmp_path):
+    expand = plugins.expand
+    short = {"name": "npz:a/b:c.npz", "description": "mine"}
+    full = {"name": "npz", "path": "a/b:c.npz", "description": "mine"}
+    assert expand("data", short) == full == expand("data", full)
+    (tmp_path / own_code / "two.py").write_text("def build(rows, n=1): pass\n")
+    section = {"name": f"{own_code}.two:x", "rows": None}
+    assert expand("data", section)["rows"] == "x"
+    for name, said in (
+        ("npz:", "Nothing follows the colon"),
+        ("mnist:x", "takes nothing behind a colon"),
+        ("mpz:x", 'Did you mean "npz"?'),
+    ):
+        assert said in error_text(expand, "data", {"name": name})
+    twice = {"name": "npz:a", "path": "b"}
+    assert "given twice" in error_text(expand, "data", twice)
+
+
+def test_what_the_caller_gives_is_not_for_the_config():
+    section = {"name": "mlp", "image_shape": (2, 2, 1)}
+    text = error_text(plugins.check, "encoders", section, image_shape=None)
+    assert "No argument of encoders part mlp" in text
