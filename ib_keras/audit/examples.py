@@ -1,7 +1,7 @@
 """The examples of an audit: by its config and its model's metadata."""
 
-import inspect
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
 
@@ -31,6 +31,7 @@ class Examples(NamedTuple):
         probe_images: The examples and what follows them in the split, up to
             2,000: what a model is found out by.
         probe_labels: Of these.
+        num_classes: Of the data set; None if it does not say.
     """
 
     images: np.ndarray
@@ -38,6 +39,7 @@ class Examples(NamedTuple):
     dataset: dict[str, str]
     probe_images: np.ndarray
     probe_labels: np.ndarray
+    num_classes: int | None = None
 
 
 def load(config: Mapping[str, Any], metadata: Mapping[str, Any]) -> Examples:
@@ -56,35 +58,14 @@ def load(config: Mapping[str, Any], metadata: Mapping[str, Any]) -> Examples:
         UserError: If the data are absent, too few, or of another shape than
             the model takes.
     """
-    section = {k: v for k, v in config["dataset"].items() if v is not None}
-    split = section.pop("split", "test")
-    own = dict((metadata.get("config") or {}).get("data") or {})
-    name = section.setdefault("name", own.get("name"))
-    if name is None:
-        raise UserError(
-            "The SavedModel does not say which data set it is for",
-            received="metadata without config.data",
-            expected="the name of a data set in the audit's config",
-            fix="Set --config.dataset.name.",
-        )
-    if name == own.get("name"):
-        # Where the files are is this machine's business, not the trainer's.
-        own.pop("data_dir", None)
-        section = {**own, **section}
-    accepted = inspect.signature(plugins.load("data", name).build).parameters
-    for key in ("data_dir", "download"):
-        if key not in accepted:
-            section.pop(key, None)
-    source = plugins.build("data", section)
+    from ib_keras.data import source as sources
+
+    split = config["dataset"].get("split") or "test"
+    source = sources.make(section(config["dataset"], metadata))
     shape = metadata.get("input_shape")
     if shape is not None and tuple(source.image_shape) != tuple(shape):
-        raise UserError(
-            "The data set does not fit the model",
-            received=f"{source.name} images of shape {source.image_shape}",
-            expected=f"images of shape {tuple(shape)}",
-            fix="Set dataset.name to the data set of the model.",
-        )
-    images, labels = source.load(split)
+        raise misfit(source.image_shape, tuple(shape), f"{source.name} ")
+    images, labels = sources.read(source, split)
     count = check_count("num_examples", config["num_examples"])
     if count > len(labels):
         raise UserError(
@@ -102,13 +83,94 @@ def load(config: Mapping[str, Any], metadata: Mapping[str, Any]) -> Examples:
     probe = _PROBE_BYTES // (4 * int(np.prod(source.image_shape)))
     probe = min(max(probe, _FEWEST_PROBE), _MOST_PROBE)
     most = min(max(count, probe), len(labels))
-    from ib_keras.data import source as sources
-
     images = check_images(sources.to_float(images[:most]).numpy())
     labels = check_labels(labels[:most], most, classes)
     few = slice(None, min(most, probe))
     return Examples(
-        images[:count], labels[:count], dataset, images[few], labels[few]
+        images[:count],
+        labels[:count],
+        dataset,
+        images[few],
+        labels[few],
+        source.num_classes,
+    )
+
+
+def section(
+    dataset: Mapping[str, Any], metadata: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The section of the data set's part, without its split.
+
+    Args:
+        dataset: The section `dataset` of an audit's config.
+        metadata: Of the SavedModel, whose own data set, with the arguments of
+            its training, stands for what the config does not say.
+
+    Returns:
+        `{"name": ..., **arguments of its build()}`.
+
+    Raises:
+        UserError: If neither names a data set, or there is none of this name.
+    """
+    said = {k: v for k, v in dataset.items() if v is not None}
+    said.pop("split", None)
+    own = dict((metadata.get("config") or {}).get("data") or {})
+    if "name" not in said and own.get("name") is None:
+        raise UserError(
+            "The SavedModel does not say which data set it is for",
+            received="metadata without config.data",
+            expected="the name of a data set in the audit's config",
+            fix="Set --config.dataset.name.",
+        )
+    said = plugins.expand("data", {"name": own.get("name"), **said})
+    if said["name"] == str(own.get("name")).partition(":")[0]:
+        said = _completed(said, plugins.expand("data", own))
+    for key in ("data_dir", "download"):
+        if not plugins.takes("data", said["name"], key):
+            said.pop(key, None)
+    return said
+
+
+def _completed(said, own):
+    """What the config says, with the rest as the model was trained."""
+    told = plugins.needed("data", own["name"])
+    if any(said.get(key, own.get(key)) != own.get(key) for key in told):
+        return said  # Another file, or another data set of TFDS.
+    # Where the files are is this machine's business, not the trainer's.
+    return {k: v for k, v in own.items() if k != "data_dir"} | said
+
+
+def misfit(
+    image_shape: Sequence[int],
+    wanted: Sequence[int | None],
+    whose: str = "",
+    layout: str | None = None,
+) -> UserError:
+    """The error for images of another shape than the model takes.
+
+    Args:
+        image_shape: (height, width, channels).
+        wanted: The model's, as far as it is known.
+        whose: What to say before "images", with a blank behind it.
+        layout: The one that is asked for.
+    """
+    fixes = []
+    if len(wanted) == 3 and wanted[-1] in (1, 3):
+        *size, channels = wanted
+        if channels != image_shape[-1]:
+            mode = "grayscale" if channels == 1 else "rgb"
+            fixes.append(f"--config.dataset.color_mode={mode}")
+        if None not in size and tuple(size) != tuple(image_shape[:2]):
+            fixes.append("--config.dataset.image_size={},{}".format(*size))
+    fix = "Set dataset.name to the data set of the model."
+    if fixes:
+        fix = f"{fix} Or set {' and '.join(fixes)}, of tfds and image_folder."
+    return UserError(
+        "The data set does not fit the model",
+        received=f"{whose}images of shape {tuple(image_shape)}",
+        expected=f"images for the model's {tuple(wanted)}"
+        + (f" with {layout}" if layout else ""),
+        fix=fix,
     )
 
 

@@ -7,12 +7,15 @@ said before anything is loaded, in milliseconds.
 import functools
 import numbers
 import operator
+import os
 from collections.abc import Mapping
 from typing import Any
 
 from ib_keras import files
+from ib_keras import metadata
 from ib_keras import plugins
 from ib_keras import workdirs
+from ib_keras.audit import examples
 from ib_keras.audit.target import options
 from ib_keras.errors import UserError
 from ib_keras.errors import unknown_name
@@ -22,6 +25,9 @@ from ib_keras.types import is_number
 
 # Sets of diagnostics.
 SETS = ("none", "quick", "full")
+
+# Bytes of metadata that are read before the model is checked.
+_MOST_METADATA = 1 << 20
 
 # Fields that change no result: an audit may be continued with others.
 MAY_DIFFER = (
@@ -158,7 +164,6 @@ def check_start(
             "mode", config["mode"], options.MODES, "Set mode to one of them."
         )
     check_stages(config["stages"])
-    _check_dataset(config["dataset"])
     _check_counts(config)
     norm = config["threat_model"]["norm"]
     for epsilon in (
@@ -179,18 +184,27 @@ def check_start(
             options.check_path(path.rstrip("/"))
     if workdir is not None and not files.is_remote(workdir):
         _check_workdir(config, saved_model, workdir, is_alone)
+    _check_dataset(config["dataset"], saved_model)
 
 
-def _check_dataset(section):
-    """What the model's metadata may complete is not missed here."""
-    if section.get("name") is None:
-        return
-    said = {
-        key: value
-        for key, value in section.items()
-        if value is not None and key not in ("split", "data_dir", "download")
-    }
-    plugins.check("data", said)
+def _check_dataset(section, saved_model):
+    """Refuses a data set by what the config and the model's metadata say."""
+    if isinstance(saved_model, str) and not files.is_remote(saved_model):
+        said = _metadata(saved_model.rstrip("/"))
+        plugins.check("data", examples.section(section, said))
+    elif section.get("name") is not None:
+        plugins.check("data", examples.section(section, {}))
+
+
+def _metadata(saved_model):
+    """What a model says of itself; of one that is damaged others tell."""
+    path = metadata.path(saved_model)
+    if not os.path.isfile(path) or os.path.getsize(path) > _MOST_METADATA:
+        return {}
+    try:
+        return metadata.read(saved_model) or {}
+    except UserError:
+        return {}
 
 
 def _check_counts(config):

@@ -130,7 +130,9 @@ def load(
             fix="Raise --config.num_judge_samples, or leave it out.",
         )
     return Subject(
-        target=target.with_notes(*behaviour.notes()),
+        target=target.with_notes(
+            *behaviour.notes(), *_notes_on_classes(target, found)
+        ),
         logits_fn=compiled.on(
             logits_fn, strategy, strategies.jit_compile(strategy)
         ),
@@ -142,6 +144,16 @@ def load(
         dataset=found.dataset,
         behaviour=behaviour,
     )
+
+
+def _notes_on_classes(target, found):
+    few, many = found.num_classes, target.num_classes
+    if few is None or few >= many:
+        return []
+    return [
+        f"The data set has {few} classes and the model {many}: its labels are "
+        f"taken for the model's first {few}."
+    ]
 
 
 def _check_radius(threat_model, image_shape):

@@ -6,8 +6,9 @@ classes are called, and `load(split)`, which gives the images as uint8, or as
 float32 in [0, 1], and the labels as int32. The data sets that the library is
 built for fit into memory, so nothing here streams.
 
-The parts: `mnist` and `cifar10` (TensorFlow Datasets), `npz` (an archive of
-the user's own images and labels), `digits` (real images
+The parts: `mnist` and `cifar10` (TensorFlow Datasets), `tfds` (any image data
+set of theirs), `npz` (an archive of the user's own images and labels),
+`image_folder` (image files, a folder for each class), `digits` (real images
 that need no network), `random_images` (synthetic, for tests and smoke runs),
 `toy_overlap` and `toy_tsipras` (the paper's toy problems, drawn afresh for
 each batch). `plugins.names("data")` lists them all.
@@ -16,9 +17,12 @@ Beside the parts:
 
 * `batches`: training batches that start at any step, and padded evaluation
   batches that hold every example exactly once.
+* `arrays`: a data set of NumPy arrays or `tf.data` that a program has.
+* `images`: images of any size made into those that a model takes.
 * `features`: vectors as images, for data sets that are drawn.
 * `augment`: random crops and flips of a whole batch at once.
-* `source`: `DataSource`, `to_float`, `channel_statistics`.
+* `source`: `DataSource`, `make` and `read`, `to_float`,
+  `channel_statistics`.
 * `splits`, `prepared`: the split strings, and folders prepared by TFDS.
 
 Images stay uint8 until the device (`source.to_float`): a quarter of the bytes

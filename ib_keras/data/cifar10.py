@@ -53,3 +53,8 @@ def build(data_dir: str | None = None, download: bool = True) -> DataSource:
         load=load,
         augment=functools.partial(augment.random_crop_and_flip, pad=4),
     )
+
+
+def check(data_dir: str | None = None, download: bool = True) -> None:
+    """Refuses what `build` refuses, if the data are not there at all."""
+    prepared.check_folder("cifar10", data_dir, download)

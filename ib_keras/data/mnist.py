@@ -32,3 +32,8 @@ def build(data_dir: str | None = None, download: bool = True) -> DataSource:
         class_names=tuple("0123456789"),
         load=load,
     )
+
+
+def check(data_dir: str | None = None, download: bool = True) -> None:
+    """Refuses what `build` refuses, if the data are not there at all."""
+    prepared.check_folder("mnist", data_dir, download)

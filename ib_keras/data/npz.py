@@ -5,14 +5,14 @@
 them, it has both. Nothing is unpickled.
 """
 
-import numpy as np
+import os
+import zipfile
+from collections.abc import Sequence
 
 from ib_keras import files
-from ib_keras.data import splits
+from ib_keras.data import arrays
 from ib_keras.data.source import DataSource
 from ib_keras.errors import UserError
-from ib_keras.types import check_images
-from ib_keras.types import check_labels
 
 # Split -> pairs of names that its images and labels may have in the file.
 _NAMES = {
@@ -24,18 +24,45 @@ _NAMES = {
         ("x", "y"),
     ),
 }
-_EXPECTED = "arrays images and labels, or x_train, y_train, x_test and y_test"
+
+
+def check(path: str, **unused) -> None:
+    """Refuses a file that is not there, or has no such arrays.
+
+    Args:
+        path: As of `build`.
+        **unused: The other arguments of `build`.
+
+    Raises:
+        UserError: If so.
+    """
+    if files.is_remote(path):
+        return
+    if not os.path.isfile(path):
+        raise UserError(
+            "There is no archive of images",
+            received=path,
+            expected="a .npz file that numpy.savez wrote",
+            fix="Correct the path.",
+        )
+    try:
+        with zipfile.ZipFile(path) as file:
+            names = [name.removesuffix(".npy") for name in file.namelist()]
+    except (OSError, zipfile.BadZipFile):
+        files.read_npz(path)  # It says what is wrong.
+        raise
+    _pairs(path, names)
 
 
 def build(
-    path: str, description: str | None = None, class_names=None
+    path: str,
+    description: str | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> DataSource:
     """Opens an archive of images and labels.
 
     Args:
-        path: The file. Images are `[n, height, width, channels]` or, of one
-            channel, `[n, height, width]`, uint8 or floating point in [0, 1];
-            labels whole numbers from 0, `[n]` or `[n, 1]`.
+        path: The file, with arrays as `arrays.make` takes them.
         description: What reports call it; None for the file's name.
         class_names: One for each class; None for their numbers.
 
@@ -45,78 +72,40 @@ def build(
     Raises:
         UserError: If the file is not there, is none, or holds something else.
     """
-    found = _pairs(path, files.read_npz(path))
-    found = {split: _checked(path, *pair) for split, pair in found.items()}
-    shapes = {images.shape[1:] for images, _ in found.values()}
-    if len(shapes) > 1:
-        raise _wrong(
-            path, f"images of shapes {sorted(shapes)}", "images of one shape"
+    check(path)
+    held = files.read_npz(path)
+    try:
+        return arrays.make(
+            "npz",
+            description=description or os.path.basename(path),
+            class_names=class_names,
+            **{
+                split: (held[images], held[labels])
+                for split, (images, labels) in _pairs(path, held).items()
+            },
         )
-    count = 1 + max(int(labels.max()) for _, labels in found.values())
-    names = tuple(map(str, class_names or range(max(count, 2))))
-    if len(names) < count:
-        raise _wrong(
-            path, f"labels up to {count - 1}", f"labels of {len(names)} classes"
-        )
-    sizes = {split: len(labels) for split, (_, labels) in found.items()}
-
-    def load(split: str) -> tuple[np.ndarray, np.ndarray]:
-        parts = [
-            (found[name][0][start:stop], found[name][1][start:stop])
-            for name, start, stop in splits.resolve(split, sizes)
-        ]
-        images, labels = zip(*parts, strict=True)
-        return np.concatenate(images), np.concatenate(labels)
-
-    return DataSource(
-        name="npz",
-        description=description or str(path).rpartition("/")[2],
-        image_shape=tuple(int(n) for n in shapes.pop()),
-        class_names=names,
-        load=load,
-    )
+    except UserError as error:
+        raise UserError(
+            error.what,
+            received=f"{error.received} in {path}",
+            expected=error.expected,
+            fix=error.fix,
+        ) from error
 
 
-def _pairs(path, arrays):
-    """Split -> images and labels, as the file has them."""
+def _pairs(path, names) -> dict[str, tuple[str, str]]:
+    """Split -> names of its images and labels, as the file has them."""
     found = {}
     for split, pairs in _NAMES.items():
-        for images, labels in pairs:
-            if images in arrays and labels in arrays:
-                found.setdefault(split, (arrays[images], arrays[labels]))
+        for pair in pairs:
+            if set(pair) <= set(names):
+                found.setdefault(split, pair)
     if not found:
-        raise _wrong(path, f"arrays {', '.join(arrays) or 'none'}", _EXPECTED)
+        raise UserError(
+            "The archive does not hold labelled images",
+            received=f"{path} with arrays {', '.join(names) or 'none'}",
+            expected="arrays images and labels, or x_train, y_train, x_test "
+            "and y_test",
+            fix="Save it so: numpy.savez(path, images=images, labels=labels).",
+        )
     return found
-
-
-def _checked(path, images, labels):
-    """Images `[n, height, width, channels]` and labels int32 `[n]`."""
-    if images.ndim == 3:
-        images = images[..., None]
-    if images.ndim != 4 or not images.size:
-        raise _wrong(
-            path,
-            f"images of shape {images.shape}",
-            "images [n, height, width, channels] or [n, height, width]",
-        )
-    if images.dtype.kind == "f":
-        images = check_images(images)
-    elif images.dtype != np.uint8:
-        raise _wrong(
-            path, f"images of dtype {images.dtype}", "uint8 or floating point"
-        )
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    classes = int(labels.max()) + 1 if labels.size else 1
-    if labels.ndim == 2:
-        classes = labels.shape[1]  # One-hot, which is said.
-    return images, check_labels(labels, len(images), max(classes, 1))
-
-
-def _wrong(path, received, expected) -> UserError:
-    return UserError(
-        "The archive does not hold labelled images",
-        received=f"{path} with {received}",
-        expected=expected,
-        fix="Save it so: numpy.savez(path, images=images, labels=labels).",
-    )

@@ -15,12 +15,13 @@ from collections.abc import Callable
 import numpy as np
 from absl import logging
 
+from ib_keras import files
 from ib_keras.data import records
 from ib_keras.data import splits
 from ib_keras.errors import UserError
 
-# (folder, split) -> arrays. A split is decoded once in a process.
-_cache: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
+# (folder, split, ...) -> arrays. A split is decoded once in a process.
+_cache: dict[tuple, tuple[np.ndarray, np.ndarray]] = {}
 
 # Examples that are joined at once while a split is decoded.
 _BLOCK = 1000
@@ -85,16 +86,10 @@ def open_builder(
         UserError: If the data set is not there and may not be downloaded, the
             download fails, or the folder is damaged.
     """
-    builder = _construct(name, data_dir)
+    builder = construct(name, data_dir)
+    check(builder, download or is_local)
     if builder.data_path.exists():
         return builder
-    if not (download or is_local):
-        raise UserError(
-            f"The data set {name} is not there and downloads are off",
-            received=f"no folder {builder.data_path}",
-            expected="a folder prepared by TensorFlow Datasets",
-            fix=f"{_point(builder)}, or allow the download with download=True.",
-        )
     if not is_local:
         logging.warning(
             "%s is not there: downloading the data set %s. Without a network "
@@ -106,19 +101,59 @@ def open_builder(
         builder.download_and_prepare()
     except Exception as error:  # Network, disk and TFDS each have their own.
         # Another process may have finished the same folder meanwhile.
-        builder = _construct(name, data_dir)
+        builder = construct(name, data_dir)
         if builder.data_path.exists():
             return builder
         raise _prepare_error(builder, error, is_local) from error
     return builder
 
 
-def load(builder, split: str) -> tuple[np.ndarray, np.ndarray]:
+def check(builder, download: bool) -> None:
+    """Refuses a data set that is not there and may not be downloaded.
+
+    Args:
+        builder: The result of `construct`.
+        download: Whether it may.
+
+    Raises:
+        UserError: If so.
+    """
+    if not download and not builder.data_path.exists():
+        version = str(builder.version)
+        raise _absent(builder.name, builder.data_path, f"/{version}")
+
+
+def check_folder(name: str, data_dir: str | None, download: bool) -> None:
+    """As `check`, without TFDS, whose import takes half a second.
+
+    Args:
+        name: As of `open_builder`.
+        data_dir: As of `open_builder`.
+        download: Whether it may be downloaded.
+
+    Raises:
+        UserError: If it is not there in any version, and may not.
+    """
+    folder = files.join(records.root(data_dir), name)
+    if not download and not files.is_remote(folder):
+        if not os.path.isdir(folder):
+            raise _absent(name, folder)
+
+
+def load(
+    builder,
+    split: str,
+    keys: tuple[str, str] | None = None,
+    form: Callable | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """Reads a split of a prepared folder, once in a process.
 
     Args:
         builder: The result of `open_builder`.
         split: A split string, such as "train[:90%]".
+        keys: The features with images and labels; None for those that the data
+            set declares.
+        form: What is done to each image; it can be hashed.
 
     Returns:
         Images uint8 `[n, height, width, channels]` and labels int32 `[n]`, in
@@ -127,9 +162,9 @@ def load(builder, split: str) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         UserError: If the split does not exist or the folder is damaged.
     """
-    key = (os.fspath(builder.data_path), str(split))
+    key = (os.fspath(builder.data_path), str(split), keys, form)
     if key not in _cache:
-        arrays = _decode(builder, str(split))
+        arrays = _decode(builder, str(split), keys, form)
         # Nothing on disk means a stand-in, tfds.testing.mock_data.
         if not builder.data_path.exists():
             return arrays
@@ -186,7 +221,19 @@ def _is_for_users(record) -> bool:
 logging.get_absl_logger().addFilter(_is_for_users)
 
 
-def _construct(name: str, data_dir):
+def construct(name: str, data_dir=None):
+    """Returns the TFDS builder of a data set that may not be there.
+
+    Args:
+        name: As of `open_builder`.
+        data_dir: As of `open_builder`.
+
+    Returns:
+        A `tfds.core.DatasetBuilder`.
+
+    Raises:
+        UserError: If TFDS has none; the cause is TFDS's own error.
+    """
     import tensorflow_datasets as tfds
 
     if data_dir:
@@ -203,18 +250,33 @@ def _construct(name: str, data_dir):
         ) from error
 
 
-def _decode(builder, split: str) -> tuple[np.ndarray, np.ndarray]:
+def _decode(builder, split, keys, form) -> tuple[np.ndarray, np.ndarray]:
     sizes = {
         name: info.num_examples for name, info in builder.info.splits.items()
     }
     if sizes:  # Empty under tfds.testing.mock_data.
         splits.resolve(split, sizes)
     with _damage_errors(builder):
-        dataset = builder.as_dataset(split=split, as_supervised=True)
+        dataset = _open(builder, split, keys, form)
         blocks = list(dataset.batch(_BLOCK).as_numpy_iterator())
         images = np.concatenate([block for block, _ in blocks])
         labels = np.concatenate([block for _, block in blocks])
     return _frozen(images, labels.astype(np.int32))
+
+
+def _open(builder, split, keys, form):
+    """Pairs of image and label, as a `tf.data.Dataset`."""
+    if keys is None:
+        return builder.as_dataset(split=split, as_supervised=True)
+    import tensorflow_datasets as tfds
+
+    image, label = keys
+    decoders = tfds.decode.PartialDecoding({image: True, label: True})
+    dataset = builder.as_dataset(split=split, decoders=decoders)
+    return dataset.map(
+        lambda example: (form(example[image]), example[label]),
+        num_parallel_calls=-1,  # tf.data.AUTOTUNE
+    )
 
 
 def _frozen(images, labels):
@@ -251,12 +313,22 @@ def _prepare_error(builder, error: Exception, is_local: bool) -> UserError:
         f"The data set {builder.name} could not be downloaded and prepared",
         received=received,
         expected="a network, and a folder that can be written",
-        fix=f"{_point(builder)}, or run this again where there is a network.",
+        fix=f"{_point(f'{builder.name}/{builder.version}')}, or run this "
+        "again where there is a network.",
     )
 
 
-def _point(builder) -> str:
-    folder = os.path.join(builder.name, str(builder.version))
+def _absent(name, folder, version="") -> UserError:
+    return UserError(
+        f"The data set {name} is not there and downloads are off",
+        received=f"no folder {folder}",
+        expected="a folder prepared by TensorFlow Datasets",
+        fix=f"{_point(name + version)}, or allow the download with "
+        "download=True.",
+    )
+
+
+def _point(folder: str) -> str:
     return (
         "Point data_dir (or the environment variable TFDS_DATA_DIR) to a "
         f"folder that holds {folder}"

@@ -29,13 +29,22 @@ def find(name: str, version: str, data_dir: str | None) -> str | None:
     Returns:
         Its path; None where there is none, or other versions besides.
     """
-    root = data_dir or os.environ.get("TFDS_DATA_DIR")
-    root = os.path.expanduser(root or os.path.join("~", "tensorflow_datasets"))
+    folder = os.path.join(root(data_dir), name)
     try:
-        versions = os.listdir(os.path.join(root, name))
+        versions = os.listdir(folder)
     except OSError:
         return None
-    return os.path.join(root, name, version) if versions == [version] else None
+    return os.path.join(folder, version) if versions == [version] else None
+
+
+def root(data_dir: str | None) -> str:
+    """The folder of prepared data sets, by TFDS's rule.
+
+    Args:
+        data_dir: As of `prepared.open_builder`.
+    """
+    given = data_dir or os.environ.get("TFDS_DATA_DIR")
+    return os.path.expanduser(given or os.path.join("~", "tensorflow_datasets"))
 
 
 def read(folder: str, split: str) -> tuple[np.ndarray, np.ndarray] | None:

@@ -7,19 +7,28 @@ for models that normalise their input.
 
 import dataclasses
 from collections.abc import Callable
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
+from ib_keras import plugins
 from ib_keras.errors import UserError
+from ib_keras.types import check_images
+from ib_keras.types import check_labels
+
+# A data set is opened, and its arguments are refused, without TensorFlow.
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 # (images uint8 [batch, height, width, channels], seed int32 [2]) -> images of
 # the same shape. Drawn once for a whole batch.
-AugmentFn = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+AugmentFn = Callable[["tf.Tensor", "tf.Tensor"], "tf.Tensor"]
 
 # Seeds int32 [n, 2], one an example -> images [n, height, width, channels] and
 # labels int32 [n].
-DrawFn = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+DrawFn = Callable[["tf.Tensor"], tuple["tf.Tensor", "tf.Tensor"]]
 
 # Images per block of `channel_statistics`: 3 MB in float64 for CIFAR-10.
 _BLOCK = 128
@@ -68,7 +77,59 @@ class DataSource:
         return len(self.class_names)
 
 
-def to_float(images) -> tf.Tensor:
+def make(section: Mapping[str, Any]) -> DataSource:
+    """Builds the data set that a section of a config names.
+
+    Args:
+        section: `{"name": ..., **arguments of its build()}`.
+
+    Returns:
+        The `DataSource`.
+
+    Raises:
+        UserError: As `plugins.build`, or if the module gives something else.
+    """
+    source = plugins.build("data", section)
+    if not isinstance(source, DataSource):
+        raise UserError(
+            "The data set is none",
+            received=f"a {type(source).__name__} from build() of "
+            f"{section['name']}",
+            expected="an ib_keras.data.source.DataSource",
+            fix="Return one, such as arrays.make(name, test=(images, labels)) "
+            "of ib_keras.data.arrays.",
+        )
+    return source
+
+
+def read(source: DataSource, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Loads a split; a user's own data set is not taken on trust.
+
+    Args:
+        source: The data set.
+        split: As `DataSource.load`.
+
+    Returns:
+        Images uint8, or float32 in [0, 1], and labels int32.
+
+    Raises:
+        UserError: If the split does not exist, or is not what `source` says.
+    """
+    images, labels = source.load(split)
+    shape = tuple(source.image_shape)
+    if tuple(images.shape[1:]) != shape:
+        raise UserError(
+            "The images are not of the shape that the data set says",
+            received=f"{source.name} {split} of shape {tuple(images.shape)}",
+            expected=f"[n, {', '.join(map(str, shape))}]",
+            fix="Correct load() or image_shape of the data set.",
+        )
+    if images.dtype != np.uint8:
+        images = check_images(images)
+    return images, check_labels(labels, len(images), source.num_classes)
+
+
+def to_float(images) -> "tf.Tensor":
     """Takes images to the library's units, inside or outside compiled code.
 
     Gives the same bits as `images.astype("float32") / 255` in NumPy: compilers
@@ -85,6 +146,8 @@ def to_float(images) -> tf.Tensor:
     Raises:
         UserError: If the images have another dtype.
     """
+    import tensorflow as tf
+
     images = tf.convert_to_tensor(images)
     if images.dtype.is_floating:
         return images

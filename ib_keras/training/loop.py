@@ -20,7 +20,6 @@ from ib_keras import classifier
 from ib_keras import export
 from ib_keras import files
 from ib_keras import optimizers
-from ib_keras import plugins
 from ib_keras import schedules
 from ib_keras import seeds
 from ib_keras import strategy as strategies
@@ -41,8 +40,6 @@ from ib_keras.training.settings import MAY_DIFFER
 from ib_keras.training.settings import RESULT_FILE
 from ib_keras.training.settings import SAVED_MODEL
 from ib_keras.training.startup import Startup
-from ib_keras.types import check_images
-from ib_keras.types import check_labels
 from ib_keras.watchdog import Watchdog
 
 _SCHEDULE = ("learning_rate", "decay_factor", "decay_every_epochs")
@@ -304,7 +301,7 @@ class _Run:
         self.batch_size = int(config["train"]["batch_size"])
         strategies.check_global_batch(strategy, self.batch_size)
         with self.startup.part("data"):
-            self.source = plugins.build("data", config["data"])
+            self.source = sources.make(config["data"])
             split = config["train"]["split"]
             # Drawn examples have no epochs: each batch counts as one.
             self.is_fresh = self.source.draw is not None and split == "train"
@@ -354,13 +351,7 @@ class _Run:
         self.gathered, self.seconds = [], 0.0
 
     def load(self, split):
-        """A split as arrays; a user's own data set is not taken on trust."""
-        images, labels = self.source.load(split)
-        if images.dtype != np.uint8:
-            images = check_images(images)
-        return images, check_labels(
-            labels, len(images), self.source.num_classes
-        )
+        return sources.read(self.source, split)
 
     @property
     def variables(self):

@@ -130,7 +130,6 @@ def check_start(
         UserError: If config or workdir cannot be used.
     """
     check(config)
-    plugins.check("data", config["data"])
     plugins.check("encoders", config["encoder"], image_shape=None)
     plugins.check(
         "bottlenecks",
@@ -140,9 +139,12 @@ def check_start(
     )
     check_optimizer(config["optim"])
     if files.is_remote(workdir):
+        plugins.check("data", config["data"])
         return
     workdirs.check(workdir, config, MAY_DIFFER)
+    # What is done needs its data no more.
     if not files.exists(files.join(workdir, RESULT_FILE)):
+        plugins.check("data", config["data"])
         workdirs.check_writable(workdir)
         if is_alone:
             workdirs.check_free(workdir)

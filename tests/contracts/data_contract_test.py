@@ -10,9 +10,11 @@ import tensorflow as tf
 from ib_keras import plugins
 from ib_keras import seeds
 from ib_keras.data import batches
+from ib_keras.data import digits
 from ib_keras.data import prepared
 from ib_keras.data.source import DataSource
 from ib_keras.errors import UserError
+from tests.support import own_files
 
 _TFDS = pathlib.Path(__file__).resolve().parents[3] / "shared" / "tfds"
 _TRAIN = "train[:20%]"
@@ -31,24 +33,31 @@ def data_dir(tmp_path_factory):
 @pytest.fixture(scope="module", params=_NAMES)
 def source(request, data_dir):
     """Each part in turn; skipped where its data is not there."""
-    signature = inspect.signature(plugins.load("data", request.param).build)
     section = {"name": request.param}
-    if "data_dir" in signature.parameters:
+    if plugins.takes("data", request.param, "data_dir"):
         section |= {"data_dir": str(data_dir), "download": False}
-    if "path" in signature.parameters:
-        section |= {"path": str(data_dir / "own.npz")}
-        rng = np.random.default_rng(0)
-        arrays = {}
-        for split, size in (("train", 200), ("test", 60)):
-            images = rng.integers(0, 256, [size, 6, 5, 3], np.uint8)
-            arrays |= {f"x_{split}": images, f"y_{split}": np.arange(size) % 4}
-        np.savez(section["path"], **arrays)
+    if request.param in _ARGUMENTS:
+        section |= _ARGUMENTS[request.param](data_dir)
     try:
+        plugins.check("data", section)
         return plugins.build("data", section)
     except UserError as error:
         if "is not there" not in str(error):
             raise
         pytest.skip(f"{error.what}: {error.received}")
+
+
+def _prepared(data_dir):
+    digits.build(str(data_dir))
+    return {"tfds_name": "ib_digits"}
+
+
+# What a part cannot be built without.
+_ARGUMENTS = {
+    "image_folder": lambda folder: {"path": own_files.image_folder(folder)},
+    "npz": lambda folder: {"path": own_files.npz(folder)},
+    "tfds": _prepared,
+}
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +72,20 @@ def test_the_parts_are_found_by_their_files():
     assert not {"augment", "batches", "features", "source"} & set(_NAMES)
 
 
+@pytest.mark.parametrize("name", _NAMES)
+def test_what_is_built_can_be_checked(name):
+    """The `check` of a part, where it has one, takes what `build` takes."""
+    module = plugins.load("data", name)
+    if not hasattr(module, "check"):
+        pytest.skip("this data set has nothing to refuse early")
+    arguments = inspect.signature(module.build).parameters
+    inspect.signature(module.check).bind(**dict.fromkeys(arguments))
+
+
 def test_a_part_says_what_it_is(source, request):
     assert isinstance(source, DataSource)
-    assert source.name in request.node.callspec.params.values()
+    name = source.name.partition(":")[0]
+    assert name in request.node.callspec.params.values()
     assert source.description
     height, width, channels = source.image_shape
     assert height > 0 and width > 0 and channels > 0

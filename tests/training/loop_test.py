@@ -93,7 +93,7 @@ def test_a_finished_run_has_nothing_left_to_do(monkeypatch, capsys, tmp_path):
     def never(*_, **__):
         raise AssertionError("the data are not needed any more")
 
-    monkeypatch.setattr(loop.plugins, "build", never)
+    monkeypatch.setattr(loop.sources, "make", never)
     result = loop.train(runs.train_config("vib"), workdir)
     assert "Nothing left to do" in capsys.readouterr().out
     assert result == files.read_json(os.path.join(workdir, "result.json"))

@@ -206,7 +206,8 @@ def _code(content: str, language: str) -> str:
 
 
 def _hub_name(row: rows.Row) -> str:
-    return _HUB_DATASETS.get(row.dataset, row.dataset)
+    name = row.dataset.removeprefix("tfds:")
+    return _HUB_DATASETS.get(name, name)
 
 
 def _is_ours(audit: load.Audit) -> bool:

@@ -74,7 +74,7 @@ def claim(audit: load.Audit, found: findings.Verdict | None) -> dict:
         # Our training configs have one data set and nothing else.
         "additional_data": False if _is_ours(audit) else None,
         "number_forward_passes": row.num_samples or 1,
-        "dataset": row.dataset,
+        "dataset": row.dataset.removeprefix("tfds:"),
         "venue": None,
         "architecture": _architecture(audit),
         "eps": text.epsilon(row.epsilon),

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from ib_keras import seeds
 from ib_keras.attacks import outputs
+from ib_keras.audit import examples
 from ib_keras.audit.target import choosing
 from ib_keras.audit.target import preprocessing as preprocessings
 from ib_keras.audit.target import reading as readings
@@ -196,12 +197,8 @@ def _candidates(target, image_shape):
     if options.layout is not None:
         fitting = [name for name in fitting if name == options.layout]
     if not fitting:
-        layout = f" with {options.layout}" if options.layout else ""
-        raise UserError(
-            "The data set does not fit the model",
-            received=f"images of shape {tuple(image_shape)}",
-            expected=f"images for the model's {endpoint.shape}{layout}",
-            fix="Set dataset.name to the data set of the model.",
+        raise examples.misfit(
+            image_shape, endpoint.shape, layout=options.layout
         )
     said = target.said_preprocessing
     # Of Keras models that are not ours `export.save` writes that it is unknown.
