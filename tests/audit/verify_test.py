@@ -100,6 +100,27 @@ def test_data_of_ones_own_may_be_called_something_else(tmp_path_factory):
     assert summary["dataset"]["name"] == "my digits"
 
 
+@pytest.mark.parametrize(
+    ("asked", "said", "is_right"),
+    [
+        ({"name": "npz:x.npz"}, "npz", True),
+        ({"name": "npz", "path": "x.npz"}, "npz", True),
+        ({"name": "tfds:kmnist"}, "tfds:kmnist", True),
+        ({"name": "tfds", "tfds_name": "kmnist"}, "tfds:kmnist", True),
+        ({"name": "tfds:kmnist"}, "tfds:mnist", False),
+        ({"name": "mnist"}, "tfds:mnist", False),
+        ({"name": "my.module"}, "anything", True),
+        ({"name": None}, "anything", True),
+    ],
+)
+def test_a_name_of_data_is_the_one_asked_for(asked, said, is_right):
+    split = {"split": "test"}
+    found = claims._data({"name": said, **split}, {**asked, **split})
+    assert (found == []) == is_right
+    found = claims._data({"name": said, "split": "train"}, {**asked, **split})
+    assert "dataset.split" in found[-1]
+
+
 def test_an_audit_of_version_0_1_passes(tmp_path_factory):
     """It says nothing of preprocessing, neither asked for nor found."""
     folder = audited(tmp_path_factory, "old", two_stages(num_examples=8))

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from ib_keras import plugins
+
 # What rounding may add to a distance, in pixel units.
 LINF_SLACK = 1e-6
 L2_SLACK = 1e-5
@@ -165,14 +167,7 @@ def config(folder: Folder) -> list[str]:
     problems += differences(
         "threat_model", said["threat_model"], dict(asked["threat_model"])
     )
-    for name in ("name", "split"):
-        wanted = asked["dataset"].get(name)
-        # A module of the user's own names its data as it likes.
-        is_own = name == "name" and "." in str(wanted)
-        if wanted is not None and not is_own:
-            problems += differences(
-                f"dataset.{name}", said["dataset"][name], asked["dataset"][name]
-            )
+    problems += _data(said["dataset"], asked["dataset"])
     names = [stage["name"] for stage in said["stages"]]
     if names != list(asked["stages"]):
         listed = f"{names}, not {list(asked['stages'])}"
@@ -183,6 +178,24 @@ def config(folder: Folder) -> list[str]:
             problems += differences(
                 f"{name} of stage {stage['name']}", stage[name], section[name]
             )
+    return problems
+
+
+def _data(said, asked) -> list[str]:
+    """The data set and split are those asked for, where a name says so."""
+    problems, name = [], asked.get("name")
+    # A module of the user's own names its data as it likes.
+    if name is not None and plugins.is_ours("data", name):
+        full = plugins.expand("data", asked)
+        part = full["name"]
+        known = {
+            f"{part}:{full.get(argument)}"
+            for argument in plugins.needed("data", part)
+        }
+        if said["name"] not in {part, *known}:
+            problems += differences("dataset.name", said["name"], name)
+    if asked.get("split") is not None:
+        problems += differences("dataset.split", said["split"], asked["split"])
     return problems
 
 
