@@ -517,11 +517,12 @@ def audit(
             },
         }
     )
+    # None: that of the model. Further arguments of a data set, such as `path`,
+    # are set likewise.
     config.dataset = ml_collections.ConfigDict(
         {
             "name": placeholder(str),
             "split": "test",
-            "path": placeholder(str),  # The file of the data set `npz`.
             "data_dir": placeholder(str),
             "download": True,
         }

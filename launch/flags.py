@@ -25,6 +25,10 @@ from launch import overrides
 
 FLAGS = flags.FLAGS
 
+# The command line as `_parse` understands it: where absl looks for the fields
+# of the config.
+_ARGUMENTS: list[str] = []
+
 # The flags belong to the command that picks them, whose --help lists them.
 flags.disclaim_key_flags()
 
@@ -37,6 +41,7 @@ def define_config() -> None:
         "The experiment or protocol, a file of configs/; fields after it, "
         "such as --config.seed=1.",
         lock_config=True,
+        sys_argv=_ARGUMENTS,
     )
     flags.mark_flag_as_required("config")
 
@@ -196,8 +201,12 @@ def _parse(argv):
     from ib_keras.errors import UserError
 
     try:
-        argv = [argv[0], *_as_meant(argv[1:])]
+        arguments, config, added = _as_meant(argv[1:])
+        argv = [argv[0], *arguments]
+        _ARGUMENTS[:] = argv
         left = flags.FLAGS(argv)
+        if config is not None:
+            overrides.extend(FLAGS.config, config, arguments, added)
         if "config" in flags.FLAGS:
             config_values()  # A file that is not there is noticed here only.
         return left
@@ -209,19 +218,25 @@ def _parse(argv):
         sys.exit(2)
 
 
-def _as_meant(arguments) -> list[str]:
-    """The arguments with paths for names of configs, and plain numbers."""
+def _as_meant(arguments):
+    """The arguments with paths for names of configs, and plain numbers.
+
+    Also the config before its overrides, None where there is none, and the
+    arguments of its parts that it has no fields for.
+    """
     from ib_keras.__main__ import resolve
 
     if "config" not in flags.FLAGS:
-        return arguments
+        return arguments, None, {}
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     command = spec.name.rpartition(".")[2] if spec else ""
     arguments = resolve(command, arguments)
     config = _unchanged_config(arguments)
     if config is None:
-        return arguments
-    return overrides.normalise(arguments, config)
+        return arguments, None, {}
+    arguments = overrides.normalise(arguments, config)
+    arguments, added = overrides.take_arguments(arguments, config)
+    return arguments, config, added
 
 
 def _words(arguments) -> list[str]:

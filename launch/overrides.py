@@ -3,14 +3,38 @@
 `--config.threat_model.epsilon=8/255`, `--config.num_examples=1e3` and
 `--config.num_samples=None` are understood; what is none of these goes on as it
 was typed, and absl has the word.
+
+A section that names a part holds the arguments of its `build`, and those that a
+config file has not are set likewise: `--config.data.name=npz
+--config.data.path=mine.npz`. absl never sees them, for the config is locked.
 """
 
+import ast
 import fractions
 import re
+from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
+from typing import Any
 
 from ml_collections import ConfigDict
 
+from ib_keras import plugins
+from ib_keras.errors import unknown_name
+
+# Section -> the room of the part that it names.
+_ROOMS = {
+    "attack": "attacks",
+    "bottleneck": "bottlenecks",
+    "data": "data",
+    "dataset": "data",
+    "encoder": "encoders",
+}
+# Arguments of `build` that come from elsewhere than the config.
+_GIVEN = {
+    "bottlenecks": ("num_classes", "steps_per_epoch"),
+    "encoders": ("image_shape",),
+}
 _FRACTION = re.compile(r"\s*([-+\d.eE]+)\s*/\s*([-+\d.eE]+)\s*")
 _NONE = ("None", "none", "null")
 _PREFIX = "--config."
@@ -47,6 +71,141 @@ def normalise(arguments: Sequence[str], config) -> list[str]:
             continue  # Unset is what it is already.
         found.append(f"{name}={_value(value, section.get_type(field))}")
     return found
+
+
+def take_arguments(
+    arguments: Sequence[str], config
+) -> tuple[list[str], dict[str, dict[str, str]]]:
+    """Takes out the arguments of parts that the config has no field for.
+
+    Args:
+        arguments: What `normalise` gave.
+        config: As of `normalise`.
+
+    Returns:
+        The other arguments, and section -> field -> text.
+    """
+    rest, added = [], {}
+    sections = dict(_parts(config))
+    for word in arguments:
+        name, equals, value = word.partition("=")
+        inside, _, field = name.removeprefix(_PREFIX).rpartition(".")
+        is_ours = name.startswith(_PREFIX) and inside in sections
+        if is_ours and equals and field not in _section(config, inside):
+            added.setdefault(inside, {})[field] = value
+        else:
+            rest.append(word)
+    return rest, added
+
+
+def extend(
+    config: ConfigDict,
+    before: ConfigDict,
+    arguments: Sequence[str],
+    added: Mapping[str, Mapping[str, str]],
+) -> None:
+    """Gives the parts of a config the arguments that it has no field for.
+
+    A training on other data loses the fields of the data set that was there,
+    such as `data_dir`, where the new one does not take them.
+
+    Args:
+        config: With its overrides; it is changed.
+        before: Without them.
+        arguments: Those of the command line that are left.
+        added: As of `take_arguments`.
+
+    Raises:
+        UserError: If there is no such part, or it has no such argument.
+    """
+    typed = {re.split(r"[=\[]", word.lstrip("-"))[0] for word in arguments}
+    for inside, room in _parts(before):
+        section = _section(config, inside)
+        is_other = section.name != _section(before, inside).name
+        with config.unlocked():
+            if inside == "data" and is_other:
+                _leave_out(section, typed)
+            for field, text in added.get(inside, {}).items():
+                section[field] = _argument(room, section, inside, field, text)
+
+
+def _parts(config, inside="") -> Iterator[tuple[str, str]]:
+    """The dotted names of the sections that name parts, and their rooms."""
+    for name in config if isinstance(config, ConfigDict) else ():
+        section = config[name]
+        if not isinstance(section, ConfigDict):
+            continue
+        if name in _ROOMS and "name" in section:
+            yield f"{inside}{name}", _ROOMS[name]
+        yield from _parts(section, f"{inside}{name}.")
+
+
+def _section(config, dotted):
+    for name in dotted.split("."):
+        config = config[name]
+    return config
+
+
+def _leave_out(section, typed):
+    """Removes the arguments of the data set that stood here before."""
+    for field in list(section):
+        is_typed = {f"config.data.{field}", f"noconfig.data.{field}"} & typed
+        if field == "name" or is_typed:
+            continue
+        if not plugins.takes("data", section.name, field):
+            del section[field]
+
+
+def _argument(room, section, inside, field, text):
+    """The value of an argument that was typed, by what `build` says of it."""
+    if section.name is None:  # The model's own data set, which it names.
+        return _literal(text)
+    known = plugins.parameters(room, section.name)
+    if known is None:
+        return _literal(text)
+    names = {p.name: p for p in known if p.kind is not p.VAR_KEYWORD}
+    takes_all = len(names) < len(known)
+    names = {n: p for n, p in names.items() if n not in _GIVEN.get(room, ())}
+    if field not in names and not takes_all:
+        raise unknown_name(
+            f"argument of the {room} part {section.name}",
+            f"{_PREFIX}{inside}.{field}",
+            [f"{_PREFIX}{inside}.{name}" for name in {"name", *names}],
+            "Correct or remove it.",
+        )
+    return _of_kind(text, names.get(field))
+
+
+def _of_kind(text, parameter):
+    """A value as an annotation wants it; without one as Python reads it."""
+    if parameter is None:
+        return _literal(text)
+    words = set(re.findall(r"\w+", str(parameter.annotation)))
+    is_list = bool(words & {"tuple", "list", "Sequence"})
+    if not words & {"str"} and isinstance(parameter.default, ast.Constant):
+        words.add(type(parameter.default.value).__name__)
+    if text in _NONE:
+        return None
+    if "str" in words and not is_list:
+        return text
+    if "bool" in words and text in ("true", "false"):
+        return text == "true"
+    kind = next((k for k in (float, int) if k.__name__ in words), None)
+    found = _literal(_number(text, kind) if kind and not is_list else text)
+    if is_list and isinstance(found, str):
+        return tuple(part.strip() for part in text.split(","))
+    return found
+
+
+def _literal(text: str) -> Any:
+    """What Python reads: a number, a tuple, ...; or else the text."""
+    if text in _NONE:
+        return None
+    try:
+        found = ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return text
+    return tuple(found) if isinstance(found, list) else found
 
 
 def _place(config, dotted):

@@ -1,5 +1,6 @@
 """What needs no TensorFlow is refused before TensorFlow is imported."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -14,23 +15,26 @@ from tests.support import runs
 
 # Runs a module as `python -m` does, where an import of TensorFlow is a fault.
 BLOCKED = """
-import runpy, sys
+import importlib.machinery, runpy, sys
 class Blocker:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in ("tensorflow", "keras"):
-            print(f"imported {name}", file=sys.stderr)
-            raise SystemExit(99)
+            return importlib.machinery.ModuleSpec(name, self)
+    def create_module(self, spec):
+        print(f"imported {spec.name}", file=sys.stderr)
+        raise SystemExit(99)
 sys.meta_path.insert(0, Blocker())
 sys.argv = sys.argv[1:]
 runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 """
 
 
-def refused(module, *arguments):
+def refused(module, *arguments, cwd=runs.ROOT):
     """The line and the status of a command that may not have TensorFlow."""
     done = subprocess.run(
         [sys.executable, "-c", BLOCKED, f"launch.{module}", *arguments],
-        cwd=runs.ROOT,
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(runs.ROOT)},
         capture_output=True,
         text=True,
         timeout=100,
@@ -52,13 +56,14 @@ def model(tmp_path):
     return folder
 
 
-def audit(tmp_path, model, *arguments, workdir="audit"):
+def audit(tmp_path, model, *arguments, workdir="audit", **more):
     return refused(
         "audit",
         "--config=configs/audits/pgd_restarts.py",
         f"--saved_model={model}",
         f"--workdir={tmp_path / workdir}",
         *arguments,
+        **more,
     )
 
 
@@ -111,9 +116,82 @@ def test_a_workdir_of_another_audit(tmp_path, model):
 
 
 def test_a_gate_without_diagnostics(tmp_path, model):
-    off = "--config.diagnostics.set=none"
-    said = audit(tmp_path, model, off, "--fail_on=invalid")
+    off = ("--config.diagnostics.set=none", "--config.dataset.name=digits")
+    said = audit(tmp_path, model, *off, "--fail_on=invalid")
     assert "There will be no verdict to fail on" in said
+
+
+# By what is typed of a data set, what is said.
+DATA = {
+    "name=npz": "misses arguments",
+    "name=npz path=nowhere.npz": "There is no archive of images",
+    "name=npz:README.md": "A file is damaged",
+    "name=npz:x pth=y": 'Did you mean "--config.{}.path"?',
+    "name=image_folder:nowhere": "nowhere: no such folder",
+    "name=image_folder:configs": "Put the images of each class",
+    "name=image_folder path=. image_size=big": "not one of images",
+    "name=image_folder path=. color_mode=gray": 'mean "grayscale"?',
+    "name=tfds": "also tfds_name",
+    "name=tfds:": "Nothing follows the colon",
+    "name=tfds:fashion_mnits": "such as fashion_mnist",
+    "name=tfds:mnist/large": "does not open a data set of this name",
+    "name=tfds:mnist image_key=img": 'Did you mean "image"?',
+    "name=tfds:celeb_a": "has no classes",
+    "name=tfds:imagenette": "such as 224,224",
+    "name=tfds:kmnist data_dir=nowhere download=False": "downloads are off",
+    "name=mnist data_dir=nowhere download=False": "downloads are off",
+    "name=mnist:x": "takes nothing behind a colon",
+    "name=my.data": "no such module",
+    "name=tests.support.own_data splt_of=x": "split_of",
+}
+
+
+@pytest.mark.parametrize(("typed", "said"), DATA.items(), ids=DATA.keys())
+@pytest.mark.parametrize("section", ["dataset", "data"])
+def test_a_wrong_data_set(tmp_path, model, section, typed, said):
+    given = [f"--config.{section}.{field}" for field in typed.split()]
+    if section == "dataset":
+        found = audit(tmp_path, model, *given)
+    else:
+        config = "--config=configs/mnist_vib.py"
+        found = refused("train", config, f"--workdir={tmp_path / 'x'}", *given)
+    assert said.format(section) in found
+
+
+def test_a_model_that_names_no_data_set(tmp_path, model):
+    assert "Set --config.dataset.name." in audit(tmp_path, model)
+
+
+def test_a_model_whose_data_set_is_gone(tmp_path, model):
+    (model / "assets").mkdir()
+    data = {"name": "npz", "path": str(tmp_path / "gone.npz")}
+    said = {"format_version": 1, "config": {"data": data}}
+    (model / "assets" / "ib_keras.json").write_text(json.dumps(said))
+    assert "gone.npz" in audit(tmp_path, model)
+    found = audit(tmp_path, model, "--config.dataset.pth=x")
+    assert 'Did you mean "path"?' in found
+
+
+def test_a_module_in_the_current_folder(tmp_path):
+    """Its arguments are known, and it is not imported."""
+
+    def said(*arguments):
+        return refused(
+            "train",
+            f"--config={runs.ROOT}/configs/digits_vib.py",
+            "--config.data.name=my_data",
+            "--workdir=run",
+            *arguments,
+            cwd=tmp_path,
+        )
+
+    path = tmp_path / "my_data.py"
+    path.write_text("raise SystemExit\n")
+    assert "which has no build()" in said()
+    path.write_text("raise SystemExit\ndef build(rows, *, seed=0): pass\n")
+    assert "also rows" in said()
+    listed = "--config.data.name, --config.data.rows, --config.data.seed"
+    assert listed in said("--config.data.row=1")
 
 
 @pytest.mark.parametrize(
@@ -207,7 +285,7 @@ def test_a_build_is_read_as_it_is(room):
     import inspect
 
     for name in plugins.names(room):
-        read = plugins._read_parameters(room, name)
+        read = plugins.parameters(room, name)
         real = inspect.signature(plugins.load(room, name).build).parameters
         assert [p.name for p in read] == list(real)
         for one, other in zip(read, real.values(), strict=True):
@@ -219,9 +297,15 @@ def test_a_build_is_read_as_it_is(room):
 
 
 def test_a_part_of_the_user_is_not_imported(tmp_path, monkeypatch):
-    (tmp_path / "my_part.py").write_text("raise SystemExit\n")
     monkeypatch.syspath_prepend(tmp_path)
     pathlib.Path(tmp_path, "room").mkdir()
+    path = tmp_path / "room" / "my_part.py"
+    path.write_text("raise SystemExit\n")
     plugins.check("attacks", {"name": "room.my_part", "any": 1})
+    path.write_text("raise SystemExit\ndef build(size): pass\n")
+    with pytest.raises(UserError, match="argument of attacks part"):
+        plugins.check("attacks", {"name": "room.my_part", "any": 1})
+    with pytest.raises(UserError, match="no such module"):
+        plugins.check("attacks", {"name": "room.your_part"})
     with pytest.raises(UserError, match="misses arguments"):
         plugins.check("encoders", {"name": "mlp"})
