@@ -182,11 +182,11 @@ def _of_kind(text, parameter):
         return _literal(text)
     words = set(re.findall(r"\w+", str(parameter.annotation)))
     is_list = bool(words & {"tuple", "list", "Sequence"})
-    if not words & {"str"} and isinstance(parameter.default, ast.Constant):
+    if isinstance(parameter.default, ast.Constant):
         words.add(type(parameter.default.value).__name__)
     if text in _NONE:
         return None
-    if "str" in words and not is_list:
+    if words & {"str", "Path", "PathLike"} and not is_list:
         return text
     if "bool" in words and text in ("true", "false"):
         return text == "true"

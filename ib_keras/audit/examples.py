@@ -115,29 +115,36 @@ def section(
     said = {k: v for k, v in dataset.items() if v is not None}
     said.pop("split", None)
     own = dict((metadata.get("config") or {}).get("data") or {})
-    if "name" not in said and own.get("name") is None:
-        raise UserError(
-            "The SavedModel does not say which data set it is for",
-            received="metadata without config.data",
-            expected="the name of a data set in the audit's config",
-            fix="Set --config.dataset.name.",
-        )
-    said = plugins.expand("data", {"name": own.get("name"), **said})
-    if said["name"] == str(own.get("name")).partition(":")[0]:
-        said = _completed(said, plugins.expand("data", own))
+    if "name" not in said:
+        if own.get("name") is None:
+            raise UserError(
+                "The SavedModel does not say which data set it is for",
+                received="metadata without config.data",
+                expected="the name of a data set in the audit's config",
+                fix="Set --config.dataset.name.",
+            )
+        said = _of_trainer(plugins.expand("data", own)) | said
+    else:
+        said = plugins.expand("data", said)
+        if said["name"] == str(own.get("name")).partition(":")[0]:
+            said = _completed(said, plugins.expand("data", own))
     for key in ("data_dir", "download"):
         if not plugins.takes("data", said["name"], key):
             said.pop(key, None)
     return said
 
 
+def _of_trainer(own):
+    """Where the files are is this machine's business, not the trainer's."""
+    return {key: value for key, value in own.items() if key != "data_dir"}
+
+
 def _completed(said, own):
-    """What the config says, with the rest as the model was trained."""
+    """A data set with what else the model's own was trained with, if it is."""
     told = plugins.needed("data", own["name"])
     if any(said.get(key, own.get(key)) != own.get(key) for key in told):
         return said  # Another file, or another data set of TFDS.
-    # Where the files are is this machine's business, not the trainer's.
-    return {k: v for k, v in own.items() if k != "data_dir"} | said
+    return _of_trainer(own) | said
 
 
 def misfit(

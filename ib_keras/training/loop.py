@@ -381,9 +381,14 @@ class _Run:
             print(line, flush=True)
 
     def iterator(self, start):
-        augment = (
-            self.source.augment if self.config["train"]["augment"] else None
-        )
+        augment = None
+        if self.config["train"]["augment"]:
+            augment = self.source.augment
+            if augment is None:
+                self.say(
+                    f"{self.source.name} has no augmentation: train.augment "
+                    "changes nothing."
+                )
 
         def pipeline(context):
             local = context.num_replicas_in_sync // context.num_input_pipelines

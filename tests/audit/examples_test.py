@@ -1,12 +1,14 @@
 """The first examples of the split, in the library's units, or a clear no."""
 
 import os
+import types
 
 import numpy as np
 import pytest
 
 from ib_keras import files
 from ib_keras.audit import examples
+from ib_keras.audit import subject
 from ib_keras.data import digits
 from tests.support import runs
 
@@ -141,6 +143,87 @@ def test_data_that_cannot_be_used_are_refused(changes, received, fix):
     error = runs.refused(load, **changes)
     assert received in error.received
     assert fix in error.fix
+
+
+OWN = {"name": "npz:a.npz", "class_names": ["cat", "dog"]}
+SECTIONS = {
+    "the model's own": ({}, OWN, {"path": "a.npz", **OWN, "name": "npz"}),
+    "its name and its file": (
+        {"name": "npz", "path": "a.npz"},
+        OWN,
+        {"path": "a.npz", **OWN, "name": "npz"},
+    ),
+    "its file elsewhere": (
+        {"path": "b.npz"},
+        OWN,
+        {"path": "b.npz", **OWN, "name": "npz"},
+    ),
+    "another file": (
+        {"name": "npz:b.npz"},
+        OWN,
+        {"name": "npz", "path": "b.npz"},
+    ),
+    "other classes": (
+        {"class_names": ["a", "b"]},
+        OWN,
+        {"name": "npz", "path": "a.npz", "class_names": ["a", "b"]},
+    ),
+    "another data set of TFDS": (
+        {"name": "tfds:kmnist", "data_dir": "x"},
+        {"name": "tfds:mnist", "image_size": 8, "data_dir": "y"},
+        {"name": "tfds", "tfds_name": "kmnist", "data_dir": "x"},
+    ),
+    "another part": (
+        {"name": "digits", "download": False},
+        OWN,
+        {"name": "digits", "download": False},
+    ),
+    "a part without data_dir": (
+        {"name": "npz:b.npz", "data_dir": "x", "download": True},
+        None,
+        {"name": "npz", "path": "b.npz"},
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("said", "own", "expected"), SECTIONS.values(), ids=SECTIONS.keys()
+)
+def test_the_models_own_arguments_stand_for_what_is_not_said(
+    said, own, expected
+):
+    nothing = dict.fromkeys(("name", "data_dir", "download"))
+    metadata = {"config": {"data": own}} if own else {}
+    found = examples.section({**nothing, "split": "test", **said}, metadata)
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "fixes"),
+    [
+        ((8, 8, 3), ["color_mode=rgb"]),
+        ((9, 8, 1), ["image_size=9,8"]),
+        ((32, 32, 3), ["color_mode=rgb", "image_size=32,32"]),
+        ((None, None, 3), ["color_mode=rgb"]),
+        ((3, 32, 32), []),
+        ((784,), []),
+    ],
+)
+def test_images_that_do_not_fit_are_told_what_would(wanted, fixes):
+    error = examples.misfit((8, 8, 1), wanted)
+    assert error.received == "images of shape (8, 8, 1)"
+    assert str(wanted) in error.expected
+    told = [word for word in error.fix.split() if word.startswith("--config")]
+    assert [word.rstrip(",") for word in told] == [
+        f"--config.dataset.{fix}" for fix in fixes
+    ]
+
+
+def test_fewer_classes_than_the_models_are_noted():
+    few, many = (types.SimpleNamespace(num_classes=n) for n in (10, 1000))
+    (note,) = subject._notes_on_classes(target=many, found=few)
+    assert "10 classes and the model 1000" in note
+    assert subject._notes_on_classes(target=few, found=few) == []
 
 
 def planted():
