@@ -114,7 +114,7 @@ def section(
     """
     said = {k: v for k, v in dataset.items() if v is not None}
     said.pop("split", None)
-    own = dict((metadata.get("config") or {}).get("data") or {})
+    own = _own(metadata)
     if "name" not in said:
         if own.get("name") is None:
             raise UserError(
@@ -132,6 +132,13 @@ def section(
         if not plugins.takes("data", said["name"], key):
             said.pop(key, None)
     return said
+
+
+def _own(metadata) -> dict[str, Any]:
+    """The section of the data set that a model was trained on, if it says."""
+    config = metadata.get("config")
+    data = config.get("data") if isinstance(config, Mapping) else None
+    return dict(data) if isinstance(data, Mapping) else {}
 
 
 def _of_trainer(own):

@@ -189,22 +189,21 @@ def check_start(
 
 def _check_dataset(section, saved_model):
     """Refuses a data set by what the config and the model's metadata say."""
+    said = None
     if isinstance(saved_model, str) and not files.is_remote(saved_model):
         said = _metadata(saved_model.rstrip("/"))
-        plugins.check("data", examples.section(section, said))
-    elif section.get("name") is not None:
-        plugins.check("data", examples.section(section, {}))
+    if said is not None or section.get("name") is not None:
+        plugins.check("data", examples.section(section, said or {}))
 
 
 def _metadata(saved_model):
-    """What a model says of itself; of one that is damaged others tell."""
+    """What a model says of itself; None where that is suspiciously long."""
     path = metadata.path(saved_model)
-    if not os.path.isfile(path) or os.path.getsize(path) > _MOST_METADATA:
+    if not os.path.isfile(path):
         return {}
-    try:
-        return metadata.read(saved_model) or {}
-    except UserError:
-        return {}
+    if os.path.getsize(path) > _MOST_METADATA:
+        return None
+    return metadata.read(saved_model)
 
 
 def _check_counts(config):

@@ -89,6 +89,8 @@ def test_a_model_that_names_no_data_set_needs_it_in_the_config():
         {"input_shape": [8, 8, 1], "num_classes": 10},
         DIGITS | {"config": None},
         DIGITS | {"config": {}},
+        DIGITS | {"config": "of another kind"},
+        DIGITS | {"config": {"data": ["digits"]}},
     ):
         error = runs.refused(load, metadata)
         assert error.fix == "Set --config.dataset.name."

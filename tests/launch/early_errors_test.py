@@ -170,6 +170,9 @@ def test_a_model_whose_data_set_is_gone(tmp_path, model):
     assert "gone.npz" in audit(tmp_path, model)
     found = audit(tmp_path, model, "--config.dataset.pth=x")
     assert 'Did you mean "path"?' in found
+    said["format_version"] = 2
+    (model / "assets" / "ib_keras.json").write_text(json.dumps(said))
+    assert "Update ib_keras" in audit(tmp_path, model)
 
 
 def test_a_module_in_the_current_folder(tmp_path):
