@@ -159,7 +159,7 @@ def _audit(config, model, given, folder, quiet) -> results.AuditResult:
     """
     if given is not None:
         config["dataset"] = _section(*given, folder)
-    settings.check_start(config, model, folder)
+    settings.check_start(config, model, folder, are_given=given is not None)
     if isinstance(model, str):
         target = _load(model, config)
     else:

@@ -145,6 +145,7 @@ def check_start(
     saved_model: Any,
     workdir: str | None = None,
     is_alone: bool = True,
+    are_given: bool = False,
 ) -> None:
     """Refuses what can be refused before TensorFlow is imported.
 
@@ -153,6 +154,7 @@ def check_start(
         saved_model: The model's path; anything else is taken as it is.
         workdir: The audit folder; None for an audit that writes nothing.
         is_alone: Whether no other process shares the audit.
+        are_given: Whether the examples are at hand, and no data set is read.
 
     Raises:
         UserError: If config, a path or the workdir cannot be used.
@@ -184,7 +186,8 @@ def check_start(
             options.check_path(path.rstrip("/"))
     if workdir is not None and not files.is_remote(workdir):
         _check_workdir(config, saved_model, workdir, is_alone)
-    _check_dataset(config["dataset"], saved_model)
+    if not are_given:
+        _check_dataset(config["dataset"], saved_model)
 
 
 def _check_dataset(section, saved_model):
