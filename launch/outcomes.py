@@ -30,6 +30,11 @@ def print_audit(summary: dict[str, Any]) -> None:
         f"{high:.4f}), {summary['num_examples']} examples, "
         f"{summary['gradient_evaluations']} gradient evaluations."
     )
+    if summary.get("logit_scale", 1.0) != 1.0:
+        print(
+            f"  Logits of an unusual scale: attacked times "
+            f"{summary['logit_scale']:g}, which changes no prediction."
+        )
     for stage in summary["stages"]:
         print(
             f"  after {stage['name']}: {stage['robust_accuracy']:.4f} "

@@ -6,6 +6,7 @@ function from images to logits, never a model, and propose images; the judge
 in `engine.py` decides, and the pool in `runner.py` keeps the books.
 
     losses.py    what attacks maximise, per example
+    scale.py     what logits are multiplied by for them, found once
     geometry.py  the ball cut with the box, per norm
     base.py      the contract; one gradient evaluation
     outputs.py   what a model answers with, made into logits

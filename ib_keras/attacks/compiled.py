@@ -50,6 +50,7 @@ class CompiledLogits:
         self._compiled: dict[Hashable, devices.Compiled] = {}
         # Objects whose id is part of a key: it must not become another's.
         self._kept: list[Any] = []
+        self._scaled: dict[float, CompiledLogits] = {}
 
     def __call__(self, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """float32 logits `[batch, classes]`, of images and a seed."""
@@ -61,6 +62,21 @@ class CompiledLogits:
         logits = tf.cast(logits, tf.float32)
         # Loops have to know the batch size that a SavedModel leaves open.
         return tf.ensure_shape(logits, [images.shape[0], None])
+
+    def times(self, scale: float) -> "CompiledLogits":
+        """The function with its logits multiplied by `scale`, made once."""
+        if scale == 1.0:
+            return self
+        if scale not in self._scaled:
+
+            def scaled(images, seed):
+                logits = self._logits_fn(images, seed)
+                return tf.cast(logits, tf.float32) * scale
+
+            self._scaled[scale] = CompiledLogits(
+                scaled, self.strategy, self.jit_compile
+            )
+        return self._scaled[scale]
 
     @property
     def has_open_batch(self) -> bool:

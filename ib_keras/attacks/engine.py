@@ -155,6 +155,9 @@ class Engine:
             shorter ones find more.
         compact: Whether the batch shrinks between chunks. False runs every
             example to the end, as the reference implementations do.
+        scale: What the attack sees the logits multiplied by; see `scale`.
+            Margins in the books are of the logits as they are, losses and
+            gradients of what the attack sees.
     """
 
     def __init__(
@@ -166,8 +169,10 @@ class Engine:
         batch_size: int,
         chunk_steps: int = 16,
         compact: bool = True,
+        scale: float = 1.0,
     ):
-        self._logits = compiled.of(logits_fn)
+        self._unscaled = compiled.of(logits_fn)
+        self.set_scale(scale)
         self._attack = attack
         self._judge = judge
         self._norm = norm
@@ -175,6 +180,11 @@ class Engine:
         self._chunk_steps = chunk_steps
         self._compact = compact
         self._numbers = base.numbers(attack)
+
+    def set_scale(self, scale: float) -> None:
+        """Sets what the attack sees the logits multiplied by."""
+        self.scale = scale
+        self._logits = self._unscaled.times(scale)
 
     def num_traces(self) -> dict[int | None, int]:
         """Batch size (None: every one) -> traces of the loop; each is 1."""
@@ -511,7 +521,7 @@ class _Run:
 
     def _keep_nearest(self, places):
         """Copies what is nearer to being wrong than what the books have."""
-        margin = self.record.margin.numpy()[places]
+        margin = self.record.margin.numpy()[places] / self.engine.scale
         nearer = margin > self.books.margin[self.rows[places]]
         places, rows = places[nearer], self.rows[places[nearer]]
         self.books.images[rows] = tf.gather(self.record.images, places).numpy()

@@ -31,6 +31,7 @@ from ib_keras.attacks import compiled
 from ib_keras.attacks import engine
 from ib_keras.attacks import judging
 from ib_keras.attacks import outputs as outputs_lib
+from ib_keras.attacks import scale
 from ib_keras.errors import UserError
 from ib_keras.types import LogitsFn
 from ib_keras.types import ThreatModel
@@ -305,6 +306,8 @@ class Runner:
         first: Where the examples begin among those of the audit. Attacks draw
             by an example's place among all, so that a runner that has a share
             of them does what one that has them all would do.
+        logit_scale: What attacks see the logits multiplied by; None finds it
+            in each run from the clean answers, see `scale.find`.
     """
 
     def __init__(
@@ -321,6 +324,7 @@ class Runner:
         strategy: tf.distribute.Strategy | None = None,
         jit_compile: bool | None = None,
         first: int = 0,
+        logit_scale: float | None = None,
     ):
         self.stages = list(stages)
         self.threat_model = threat_model
@@ -340,6 +344,7 @@ class Runner:
             base.check_count("num_judge_samples", num_judge_samples),
             self.batch_size,
         )
+        self._logit_scale = logit_scale
         self._engines = [
             engine.Engine(
                 logits,
@@ -349,6 +354,7 @@ class Runner:
                 self.batch_size,
                 base.check_count("chunk_steps", chunk_steps),
                 compact,
+                logit_scale or 1.0,
             )
             for stage in self.stages
         ]
@@ -449,15 +455,25 @@ class Runner:
         Raises:
             UserError: If the model returns no finite logits at all.
         """
+        clean = None
         if not progress.position.clean_done:
-            self._predict_clean(images, progress.ledger)
+            clean = self._predict_clean(images, progress.ledger)
             progress.position.clean_done = True
             on_batch(progress)
+        if self._logit_scale is None:
+            self._find_scale(images, progress.ledger.label, clean)
         targets = self._rank_targets(images, progress)
         while progress.position.stage < len(self.stages):
             self._run_pass(images, targets, progress, on_batch)
         self._measure_luck(images, progress.ledger)
         return progress.ledger
+
+    def _find_scale(self, images, labels, clean):
+        """Takes the scale of the logits from the clean answers."""
+        clean = clean or self._judge_clean(images, labels)
+        found = scale.find(clean.logits, labels)
+        for each in self._engines:
+            each.set_scale(found)
 
     def _measure_luck(self, images, ledger):
         """Judges every final image once more, on noise of its own.
@@ -503,6 +519,7 @@ class Runner:
         ledger.wrong_share = verdict.wrong_share
         ledger.num_nonfinite += verdict.prediction < 0
         ledger.is_robust = verdict.prediction == ledger.label
+        return verdict
 
     def _rank_targets(self, images, progress):
         """Other classes by falling clean logit, int32 [examples, classes-1].
@@ -766,6 +783,9 @@ def run(
     **arguments,
 ) -> Ledger:
     """Attacks any Keras model or function from images to logits.
+
+    Logits of an unusual scale are attacked by a power of two of them, which
+    changes no prediction (see `scale`).
 
     Args:
         model: `(images) -> scores [batch, classes]`, differentiable; one

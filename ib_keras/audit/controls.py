@@ -223,6 +223,19 @@ def _loud():
     return lambda x: 1000.0 * model(x)
 
 
+def _loud_in_part():
+    """No one scale of the logits is right for all images."""
+    model = _deterministic()
+    brightness = _test_digits()[0].mean(axis=(1, 2, 3))
+    most = float(np.quantile(brightness, 0.8))
+
+    def logits(x):
+        is_loud = tf.reduce_mean(x, axis=[1, 2, 3]) > most
+        return tf.where(is_loud, 1000.0, 1.0)[:, None] * model(x)
+
+    return logits
+
+
 def _probabilities():
     model = _deterministic()
     return lambda x: tf.nn.softmax(model(x))
@@ -357,15 +370,23 @@ CONTROLS = (
     Control(
         "logits x 1000, ensemble",
         verdict.BELIEVABLE,
-        "Cross-entropy saturates, DLR does not.",
+        "The same classifier; its scale is found.",
         _loud,
         is_honest=True,
     ),
     Control(
         "logits x 1000, PGD alone",
-        verdict.UPPER_BOUND,
-        "Cross-entropy saturates.",
+        verdict.BELIEVABLE,
+        "The same classifier; its scale is found.",
         _loud,
+        is_honest=True,
+        protocol="pgd",
+    ),
+    Control(
+        "logits x 1000 of bright images, PGD alone",
+        verdict.UPPER_BOUND,
+        "Cross-entropy saturates there.",
+        _loud_in_part,
         protocol="pgd",
     ),
     Control(

@@ -59,4 +59,5 @@ def build_runner(
         strategy=strategy,
         jit_compile=strategies.jit_compile(strategy),
         first=first,
+        logit_scale=subject.logit_scale,
     )

@@ -269,6 +269,7 @@ class Audit:
             "num_samples": subject.num_samples,
             "num_judge_samples": subject.num_judge_samples,
             "num_final_draws": self.runner.num_final_draws,
+            "logit_scale": subject.logit_scale,
             "num_examples": count,
             "clean_accuracy": ledger.clean_accuracy,
             "robust_accuracy": ledger.robust_accuracy,

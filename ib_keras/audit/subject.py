@@ -9,15 +9,19 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from ib_keras import seeds
 from ib_keras import strategy as strategies
 from ib_keras.attacks import base
 from ib_keras.attacks import compiled
+from ib_keras.attacks import scale
 from ib_keras.audit import examples
 from ib_keras.audit import protocol
 from ib_keras.audit import target as targets
 from ib_keras.audit.target import behaviour as behaviours
 from ib_keras.errors import UserError
 
+# Examples that the scale of the logits is found by.
+_SCALE_EXAMPLES = 256
 # Draws of the classifier per verdict on a stochastic model.
 _JUDGE_SAMPLES = 5
 _FEWEST_JUDGE_SAMPLES = 3
@@ -37,6 +41,8 @@ class Subject:
         labels: int32 `[examples]`.
         dataset: For the summary: name, split, description.
         behaviour: What a few calls of the model showed.
+        logit_scale: What attacks see the logits multiplied by; see
+            `attacks.scale`.
     """
 
     target: targets.Target
@@ -48,6 +54,7 @@ class Subject:
     labels: np.ndarray
     dataset: dict[str, str]
     behaviour: behaviours.Behaviour
+    logit_scale: float
 
 
 def load(
@@ -143,6 +150,7 @@ def load(
         labels=found.labels,
         dataset=found.dataset,
         behaviour=behaviour,
+        logit_scale=_find_scale(logits_fn, found, config["batch_size"]),
     )
 
 
@@ -154,6 +162,17 @@ def _notes_on_classes(target, found):
         f"The data set has {few} classes and the model {many}: its labels are "
         f"taken for the model's first {few}."
     ]
+
+
+def _find_scale(logits_fn, found, batch_size) -> float:
+    """By the first examples: the same in each process that has a share."""
+    images = found.images[:_SCALE_EXAMPLES]
+    seed = seeds.from_int(0)
+    logits = [
+        logits_fn(tf.constant(images[first : first + batch_size]), seed)
+        for first in range(0, len(images), batch_size)
+    ]
+    return scale.find(np.concatenate(logits), found.labels[: len(images)])
 
 
 def _check_radius(threat_model, image_shape):

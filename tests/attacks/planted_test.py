@@ -69,7 +69,8 @@ def linear(scale):
 def test_logits_times_1000_blind_cross_entropy_and_not_dlr():
     images, labels = grey(), np.zeros(12, np.int32)
     apgd = {"name": "apgd", "num_steps": 20}
-    saturated = run(linear(1000.0), images, labels, apgd)
+    as_it_is = {"logit_scale": 1.0}
+    saturated = run(linear(1000.0), images, labels, apgd, **as_it_is)
     assert saturated.robust_accuracy == 1.0, "the case must be a hard one"
     # A random start can be all an attack without gradient has.
     assert (saturated.num_zero_gradients > 0).all()
@@ -78,8 +79,10 @@ def test_logits_times_1000_blind_cross_entropy_and_not_dlr():
         {**apgd, "loss": "margin"},
         {"name": "multi_targeted", "num_steps": 20},
     ):
-        found = run(linear(1000.0), images, labels, attack)
+        found = run(linear(1000.0), images, labels, attack, **as_it_is)
         assert found.robust_accuracy == 0.0, attack
+    scaled = run(linear(1000.0), images, labels, apgd)
+    assert scaled.robust_accuracy == 0.0
     plain = run(linear(1.0), images, labels, apgd)
     assert plain.robust_accuracy == 0.0
 

@@ -266,8 +266,9 @@ def test_what_stands_keeps_the_nearest_miss_of_all_runs():
     images, labels = data()
     strong = pgd.build(num_steps=6, step_size=0.03)
     weak = pgd.build(num_steps=1, step_size=1e-4, random_start=False)
-    one = run(make([strong]), images, labels)
-    two = run(make([strong, Stage("weak", weak, 2)]), images, labels)
+    one = run(make([strong], logit_scale=1.0), images, labels)
+    stages = [strong, Stage("weak", weak, 2)]
+    two = run(make(stages, logit_scale=1.0), images, labels)
     stood = one.is_robust
     np.testing.assert_array_equal(two.is_robust, stood)
     np.testing.assert_array_equal(two.margin, one.margin)
@@ -543,14 +544,15 @@ def test_one_refused_image_may_be_all_that_a_later_stage_is_left_with():
 @pytest.mark.parametrize("dtype", [tf.bfloat16, tf.float16, tf.float64])
 def test_logits_may_be_of_any_precision(dtype, compiled):
     images, labels = data(8)
-    found = attacks.run(
-        lambda x: tf.cast(linear(x), dtype),
-        images,
-        labels,
-        "fgs",
-        epsilon=0.1,
+
+    def rounded(x, seed):
+        return tf.cast(linear(x), dtype)
+
+    # With larger logits rounding would decide which class is nearest.
+    found, expected = (
+        run(make([fgs.build()], model, logit_scale=1.0), images, labels)
+        for model in (rounded, linear)
     )
-    expected = attacks.run(linear, images, labels, "fgs", epsilon=0.1)
     np.testing.assert_allclose(found.margin, expected.margin, atol=0.05)
 
 

@@ -9,7 +9,7 @@ from ib_keras.errors import UserError
 # One of each verdict is run with every change; the others are slow.
 QUICK = (
     "provably robust model",
-    "logits x 1000, PGD alone",
+    "logits x 1000 of bright images, PGD alone",
     "batch statistics",
 )
 

@@ -104,6 +104,7 @@ def test_the_summary_has_all_fields_of_their_types(finished):
         "num_samples": type(None),
         "num_judge_samples": int,
         "num_final_draws": int,
+        "logit_scale": float,
         "num_examples": int,
         "clean_accuracy": float,
         "robust_accuracy": float,
@@ -128,6 +129,7 @@ def test_the_summary_has_all_fields_of_their_types(finished):
     assert summary["epsilon_in_model_units"] == [EPSILON]
     assert summary["mode"] == "mean"
     assert summary["num_examples"] == 60
+    assert summary["logit_scale"] == 1.0
     assert summary["seed"] == 0
     assert summary["command"] == "python -m planted"
     assert summary["epsilon_curve"] == []

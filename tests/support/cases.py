@@ -3,8 +3,11 @@
 import types
 
 import numpy as np
+import tensorflow as tf
 
+from ib_keras import seeds
 from ib_keras.attacks import runner
+from ib_keras.attacks import scale
 from ib_keras.audit.diagnostics.case import Case
 from ib_keras.audit.diagnostics.case import stage
 from ib_keras.types import ThreatModel
@@ -28,6 +31,7 @@ class Target:
 def subject(logits_fn, images, labels, *, draws=1, modes=None, classes=3):
     """A model in one mode with its examples."""
     modes = {"mean": logits_fn} if modes is None else modes
+    clean = logits_fn(tf.constant(images), seeds.from_int(0))
     return types.SimpleNamespace(
         target=Target(classes, modes),
         logits_fn=logits_fn,
@@ -36,6 +40,7 @@ def subject(logits_fn, images, labels, *, draws=1, modes=None, classes=3):
         num_judge_samples=draws,
         images=images,
         labels=labels,
+        logit_scale=scale.find(np.asarray(clean), labels),
     )
 
 

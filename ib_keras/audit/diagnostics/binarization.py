@@ -143,6 +143,7 @@ class _Zero:
         self.images = case.subject.images
         self.labels = np.zeros_like(case.subject.labels)
         self.logits_fn = case.subject.logits_fn
+        self.logit_scale = case.subject.logit_scale
         self.num_judge_samples = 1
 
 

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from ib_keras import seeds
 from ib_keras import strategy as strategies
+from ib_keras.attacks import compiled
 from ib_keras.attacks import runner
 from ib_keras.types import LogitsFn
 from ib_keras.types import ThreatModel
@@ -106,6 +107,16 @@ class Case:
         """What the audit claims."""
         return self.ledger.robust_accuracy
 
+    @property
+    def attacked(self) -> compiled.CompiledLogits:
+        """The audited classifier as attacks see it: its logits scaled."""
+        logits = compiled.on(
+            self.subject.logits_fn,
+            self.strategy,
+            strategies.jit_compile(self.strategy),
+        )
+        return logits.times(self.subject.logit_scale)
+
     def seed_of(self, *purpose: int) -> tf.Tensor:
         """A seed int32 [2] that neither the audit nor another check has."""
         return seeds.fold(seeds.from_int(self.seed), _PURPOSE, *purpose)
@@ -118,6 +129,7 @@ class Case:
         epsilon: float | None = None,
         logits_fn: LogitsFn | None = None,
         is_random: bool | None = None,
+        logit_scale: float | None = None,
     ) -> runner.Ledger:
         """Attacks some of the examples.
 
@@ -127,6 +139,8 @@ class Case:
             epsilon: Radius; None takes the audited one.
             logits_fn: Another classifier than the audited one.
             is_random: Whether that one has noise; None takes the audit's.
+            logit_scale: What attacks see its logits multiplied by; None takes
+                the audit's for the audited one, else what is found.
 
         Returns:
             A ledger of these rows, in their order. Compiled functions are
@@ -136,6 +150,8 @@ class Case:
         if is_random is not None:
             draws = max(draws, 5) if is_random else 1
         epsilon = self.threat_model.epsilon if epsilon is None else epsilon
+        if logits_fn is None and logit_scale is None:
+            logit_scale = self.subject.logit_scale
         attacker = runner.Runner(
             logits_fn or self.subject.logits_fn,
             list(stages),
@@ -145,6 +161,7 @@ class Case:
             num_judge_samples=draws,
             strategy=self.strategy,
             jit_compile=strategies.jit_compile(self.strategy),
+            logit_scale=logit_scale,
         )
         images = self.subject.images[rows]
         found = attacker.run(

@@ -73,7 +73,7 @@ class Expectation:
         rows = case.rows
         norm = case.threat_model.norm
         gradient = traces.compiled(
-            case.subject.logits_fn,
+            case.attacked,
             ("gradient", norm, num_eot),
             functools.partial(_gradient, norm, num_eot),
         )

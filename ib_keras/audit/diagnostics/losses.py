@@ -1,4 +1,4 @@
-"""D11: does the loss saturate?"""
+"""D11: does the loss depend on the scale of the logits?"""
 
 import tensorflow as tf
 
@@ -14,13 +14,16 @@ _SOURCE = (
     "section 4.4"
 )
 _ADVICE = (
-    "The protocol's loss saturates on this model: add a stage whose loss does "
-    "not depend on the scale of the logits (dlr, margin), as aa_mt does."
+    "The protocol's loss suffers from the scale of this model's logits, which "
+    "is not one for all images: add a stage whose loss does not depend on it "
+    "(dlr, margin), as aa_mt does."
 )
+# Smaller logits where the loss saturates, larger ones where it is flat.
+_FACTORS = (0.1, 0.01, 10.0, 100.0)
 
 
 class Losses:
-    """Runs AutoPGD on another loss, and the first stage on cooler logits.
+    """Runs AutoPGD on another loss, and the first stage on scaled logits.
 
     Args:
         num_steps: Of AutoPGD.
@@ -33,9 +36,9 @@ class Losses:
         self.num_steps = num_steps
 
     def ask(self, case: Case) -> list[base.Finding]:
-        """Answers D11, by another loss and by temperatures."""
+        """Answers D11, by another loss and by scales in both directions."""
         loss = "dlr" if case.num_classes >= 3 else "margin"
-        logits_fn = case.subject.logits_fn
+        attacked = case.attacked
         answers = [
             breaks.ask(
                 case,
@@ -49,27 +52,27 @@ class Losses:
                 advice=_ADVICE,
             )
         ]
-        # A variable, so that both temperatures share compiled functions.
-        divisor = tf.Variable(1.0, trainable=False)
-        cooled = compiled.on(
-            lambda x, seed: logits_fn(x, seed) / divisor,
+        # A variable, so that all factors share compiled functions.
+        factor = tf.Variable(1.0, trainable=False)
+        scaled = compiled.on(
+            lambda x, seed: attacked(x, seed) * factor,
             case.strategy,
             strategies.jit_compile(case.strategy),
         )
-        for temperature in (10.0, 100.0):
-            divisor.assign(temperature)
+        for value in _FACTORS:
+            factor.assign(value)
             answers.append(
                 breaks.ask(
                     case,
                     case.lead_once(),
-                    logits_fn=cooled,
+                    logits_fn=scaled,
+                    # As they are: what is found here would undo the factor.
+                    logit_scale=1.0,
                     id="D11",
-                    question="Do logits divided by "
-                    f"{temperature:g} change nothing?",
+                    question=f"Do logits times {value:g} change nothing?",
                     source=_SOURCE,
                     threshold=0.005,
-                    words=f"{case.lead.name} on logits divided by "
-                    f"{temperature:g}",
+                    words=f"{case.lead.name} on logits times {value:g}",
                     advice=_ADVICE,
                 )
             )

@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from ib_keras import seeds
+from ib_keras.attacks import compiled
 from ib_keras.attacks import losses
 from ib_keras.audit.diagnostics import base
 from ib_keras.audit.diagnostics import traces
@@ -111,8 +112,9 @@ class Precision:
             int `[n]` and bool `[n, ...]`.
         """
         subject = case.subject
-        logits_fn = target.logits_fn(subject.mode, subject.num_samples)
-
+        logits_fn = compiled.of(
+            target.logits_fn(subject.mode, subject.num_samples)
+        ).times(subject.logit_scale)
         gradient = traces.compiled(logits_fn, "precision", _gradient)
         case.gradient_evaluations += len(case.rows)
         logits, found = gradient(

@@ -70,6 +70,7 @@ def run(
     rows: np.ndarray,
     logits_fn=None,
     epsilon: float | None = None,
+    logit_scale: float | None = None,
 ) -> Trace:
     """Runs an untargeted attack once on a fixed batch.
 
@@ -79,6 +80,7 @@ def run(
         rows: Positions of examples.
         logits_fn: Another classifier than the audited one.
         epsilon: Another radius than the audited one.
+        logit_scale: Another scale of the logits than the audit's.
 
     Returns:
         The `Trace`.
@@ -86,12 +88,21 @@ def run(
     threat_model = case.threat_model
     if epsilon is None:
         epsilon = threat_model.epsilon
+    if logit_scale is None:
+        logit_scale = case.subject.logit_scale
     logits = compiled_lib.on(
         logits_fn or case.subject.logits_fn, None, strategies.jit_compile()
     )
     count = len(rows)
     judge = judging.Judge(logits, threat_model.norm, case.num_draws, count)
-    loop = engine.Engine(logits, attack, judge, threat_model.norm, count)
+    loop = engine.Engine(
+        logits,
+        attack,
+        judge,
+        threat_model.norm,
+        count,
+        scale=logit_scale,
+    )
     images = tf.constant(case.subject.images[rows])
     labels = tf.constant(case.subject.labels[rows])
     example_seeds = seeds.fold(case.seed_of(1), rows.astype(np.int32))

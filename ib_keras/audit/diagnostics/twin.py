@@ -37,6 +37,7 @@ class Twin:
             case.rows,
             logits_fn=case.twin.logits_fn,
             is_random=False,
+            logit_scale=case.twin.logit_scale,
         ).is_robust
         case.gradient_evaluations = other.gradient_evaluations
         accuracy = float(stands.mean())
@@ -73,7 +74,13 @@ class Twin:
         attack = stage(
             "apgd", num_steps=self.num_steps, loss="cross_entropy"
         ).attack
-        trace = traces.run(case, attack, rows, case.twin.logits_fn)
+        trace = traces.run(
+            case,
+            attack,
+            rows,
+            case.twin.logits_fn,
+            logit_scale=case.twin.logit_scale,
+        )
         draws = 25 if case.is_random else 1
         fell = (
             traces.wrong_share(

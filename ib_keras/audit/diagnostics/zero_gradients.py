@@ -66,7 +66,7 @@ class ZeroGradients:
     def _are_zero(self, case, rows, names):
         """Loss -> which gradients are zero, at the same points and noise."""
         norms = traces.compiled(
-            case.subject.logits_fn,
+            case.attacked,
             ("norms", case.threat_model.norm, tuple(names)),
             functools.partial(_norms, case.threat_model.norm, names),
         )

@@ -85,6 +85,7 @@ class Audit:
     mode: str
     num_samples: int | None
     num_judge_samples: int | None
+    logit_scale: float
     num_examples: int
     clean_accuracy: float
     robust_accuracy: float
@@ -253,6 +254,7 @@ def _results(record: fields.Record) -> dict[str, Any]:
         mode=record.text("mode"),
         num_samples=record.count("num_samples", None),
         num_judge_samples=record.count("num_judge_samples", None),
+        logit_scale=record.number("logit_scale", 1.0),
         num_examples=int(record.count("num_examples")),
         clean_accuracy=record.share("clean_accuracy"),
         robust_accuracy=record.share("robust_accuracy"),

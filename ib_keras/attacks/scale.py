@@ -1,0 +1,75 @@
+"""The scale of a model's logits, found once from its clean answers.
+
+A classifier is the same when its logits are multiplied by a positive number.
+Cross-entropy is not: with logits that are too large its gradient vanishes in
+float32, with logits that are too small it climbs the mean of all other classes
+in place of the nearest. So attacks see the logits times a power of two, which
+rounds nothing and changes no prediction. Of an ordinary model it is 1: one
+whose right answers lead by no more than float32 resolves, and whose labels
+would not be likelier at some three times the logits or more. (Models that are
+trained to be robust often are at twice.)
+
+A model with noise averages probabilities over its draws. The scale is applied
+to the logarithm of that mean, which is what attacks climb, and never to the
+draws: those make the classifier.
+"""
+
+import math
+
+import numpy as np
+
+# By this lead float32 rounds p(label) to 1: its logit has no gradient left.
+_RESOLVED = 24 * math.log(2)
+# Shares of the right answers whose lead is to be below that: logits are made
+# smaller where the first share is not, and no larger than the second allows.
+_MOST, _NEARLY_ALL = 0.75, 0.95
+# Of a label's probability, spread over all classes: where every answer is
+# right, likelihood alone would have no end.
+_SMOOTHING = 1e-3
+_POWERS = range(41)
+# The smallest power of two that logits are made larger by.
+_SMALLEST = 2
+
+
+def find(logits: np.ndarray, labels: np.ndarray) -> float:
+    """What attacks multiply logits by.
+
+    Args:
+        logits: float `[examples, classes]`, of clean images.
+        labels: int `[examples]`.
+
+    Returns:
+        A power of two; 1.0 where the logits are of an ordinary scale, or
+        where no answer is right, for then nothing is attacked.
+    """
+    finite = np.isfinite(logits).all(axis=1)
+    logits, labels = logits[finite].astype(np.float64), labels[finite]
+    rows = np.arange(len(labels))
+    others = logits.copy()
+    others[rows, labels] = -np.inf
+    lead = logits[rows, labels] - others.max(axis=1)
+    if not (lead > 0).any():
+        return 1.0
+    most, nearly_all = np.quantile(lead[lead > 0], (_MOST, _NEARLY_ALL))
+    if most > _RESOLVED:
+        return 2.0 ** _power_within(most)
+    power = min(_likeliest(logits, labels), _power_within(nearly_all))
+    return 2.0**power if power >= _SMALLEST else 1.0
+
+
+def _power_within(lead) -> int:
+    """The largest power of two by which a lead stays within float32."""
+    return math.floor(math.log2(_RESOLVED / lead))
+
+
+def _likeliest(logits, labels) -> int:
+    """The power of two at which the labels are likeliest."""
+    below = logits - logits.max(axis=1, keepdims=True)
+    of_label = below[np.arange(len(labels)), labels]
+    expected = (1 - _SMOOTHING) * of_label + _SMOOTHING * below.mean(axis=1)
+
+    def nats(power):
+        sums = np.exp(below * 2.0**power).sum(axis=1)
+        return np.mean(np.log(sums) - expected * 2.0**power)
+
+    return min(_POWERS, key=nats)
