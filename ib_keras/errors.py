@@ -56,6 +56,46 @@ class Interrupted(Exception):
     exit_status = 75
 
 
+# What things are called elsewhere -> here.
+_ELSEWHERE = {
+    "bce": "cross_entropy",
+    "ce": "cross_entropy",
+    "crossentropy": "cross_entropy",
+    "cw": "margin",
+    "eps": "epsilon",
+    "fast": "quick",
+    "inf": "linf",
+    "iterations": "num_steps",
+    "logit": "logits",
+    "lr": "learning_rate",
+    "multiworker": "multi_worker",
+    "n_iter": "num_steps",
+    "n_restarts": "num_restarts",
+    "nb_iter": "num_steps",
+    "nchw": "channels_first",
+    "nhwc": "channels_last",
+    "num_iterations": "num_steps",
+    "prob": "probabilities",
+    "probs": "probabilities",
+    "restarts": "num_restarts",
+    "softmax": "probabilities",
+    "steps": "num_steps",
+    "xent": "cross_entropy",
+}
+
+
+def _nearest(name: str, valid: list[str]) -> str | None:
+    """The valid name that is most likely meant, whatever its case."""
+    by_case = {item.lower(): item for item in valid}
+    # Of a field in a section the last part is its name.
+    section, dot, last = name.lower().rpartition(".")
+    meant = section + dot + _ELSEWHERE.get(last, last)
+    for word in (meant, name.lower()):
+        if near := difflib.get_close_matches(word, list(by_case), n=1):
+            return by_case[near[0]]
+    return None
+
+
 def unknown_name(kind: str, name, valid: Iterable[str], fix: str) -> UserError:
     """Returns the error for a name that is not one of the `valid` ones.
 
@@ -69,9 +109,9 @@ def unknown_name(kind: str, name, valid: Iterable[str], fix: str) -> UserError:
         A `UserError` that lists the valid names and suggests the nearest.
     """
     valid = sorted(valid)
-    nearest = difflib.get_close_matches(str(name), valid, n=1)
+    nearest = _nearest(str(name), valid)
     if nearest:
-        fix = f'Did you mean "{nearest[0]}"? {fix}'
+        fix = f'Did you mean "{nearest}"? {fix}'
     return UserError(
         f"No {kind} has this name",
         received=f'"{name}"',

@@ -43,6 +43,22 @@ def test_nothing_is_suggested_where_nothing_is_near():
     assert error.fix == "Correct it."
 
 
+@pytest.mark.parametrize(
+    ("name", "valid", "meant"),
+    [
+        ("L2", ["l2", "linf"], "l2"),
+        ("NCHW", ["channels_first", "channels_last"], "channels_first"),
+        ("nhwc", ["channels_first", "channels_last"], "channels_last"),
+        ("CE", ["cross_entropy", "dlr", "margin"], "cross_entropy"),
+        ("--config.attack.steps", ["--config.attack.num_steps"], "num_steps"),
+        ("Adam", ["adam", "sgd"], "adam"),
+    ],
+)
+def test_what_is_called_otherwise_elsewhere_is_suggested(name, valid, meant):
+    error = errors.unknown_name("thing", name, valid, "Correct it.")
+    assert "Did you mean" in error.fix and meant in error.fix
+
+
 def test_a_name_of_another_type_is_an_unknown_name():
     error = errors.unknown_name("attack", None, ["pgd"], "Correct it.")
     assert '"None"' in str(error)
