@@ -69,6 +69,8 @@ def normalise(arguments: Sequence[str], config) -> list[str]:
             continue
         if value in _NONE and section[field] is None:
             continue  # Unset is what it is already.
+        if value in _NONE and section.get_type(field) is tuple:
+            value = "()"
         found.append(f"{name}={_value(value, section.get_type(field))}")
     return found
 

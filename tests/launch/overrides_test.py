@@ -36,6 +36,8 @@ def config():
         ),
         (["--config.samples=None"], []),
         (["--config.inner.path=None"], []),
+        (["--config.radii=None"], ["--config.radii=()"]),
+        (["--config.radii", "none"], ["--config.radii=()"]),
     ],
 )
 def test_what_is_meant_is_understood(typed, meant):
