@@ -18,6 +18,7 @@ from ib_keras.attacks import base
 from ib_keras.attacks import compiled
 from ib_keras.attacks import devices
 from ib_keras.attacks import losses
+from ib_keras.attacks.runner import num_targets as targets_of
 from ib_keras.audit import examination
 from ib_keras.audit import folder as folders
 from ib_keras.audit import protocol
@@ -46,9 +47,9 @@ def plan(
 
     Returns:
         One row a stage and radius, if every example stood to the end:
-        `epsilon`, `stage`, `gradients`, `queries` (of an attack without
-        gradients) and `seconds` for them at the measured pace. Diagnostics
-        are not in it.
+        `epsilon`, `stage`, `targets` (1 where it has none), `gradients`,
+        `queries` (of an attack without gradients) and `seconds` for them at
+        the measured pace. Diagnostics are not in it.
 
     Raises:
         UserError: As `audit`.
@@ -78,6 +79,7 @@ def plan(
                 {
                     "epsilon": epsilon,
                     "stage": stage.name,
+                    "targets": targets_of(stage, num_classes),
                     **counts,
                     "seconds": seconds,
                 }

@@ -346,6 +346,7 @@ def test_the_plan_counts_the_queries_of_attacks_without_gradients():
     config["stages"] = {"square": {"num_restarts": 2, "attack": attack}}
     (row,) = runner.plan(config, runs.digits_model("vib"))
     assert (row["gradients"], row["queries"]) == (0, 60 * 2 * 30)
+    assert row["targets"] == 1
     assert row["seconds"] > 0
 
 
