@@ -14,6 +14,7 @@ from ib_keras import layers
 from ib_keras import optimizers  # noqa: F401  Known to `load_model` then.
 from ib_keras import plugins
 from ib_keras import seeds
+from ib_keras.arguments import NORMALISATIONS
 from ib_keras.errors import UserError
 from ib_keras.errors import reason
 from ib_keras.errors import unknown_name
@@ -581,7 +582,6 @@ def build(
             data set has no units of its own and the config asks for them.
     """
     normalisation = config["input"]["normalisation"]
-    choices = ("minus_one_one", "train_statistics", "features", "none")
     if normalisation == "minus_one_one":
         statistics = ((0.5,), (0.5,))
     elif normalisation == "train_statistics":
@@ -592,7 +592,10 @@ def build(
         statistics = ((0.0,), (1.0,))
     else:
         raise unknown_name(
-            "normalisation", normalisation, choices, "Set input.normalisation."
+            "normalisation",
+            normalisation,
+            NORMALISATIONS,
+            "Set input.normalisation.",
         )
     # The initial weights are a function of the config's seed alone.
     keras.utils.set_random_seed(int(config["seed"]) % 2**32)

@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
+from ib_keras import arguments
 from ib_keras import introspection
 from ib_keras.errors import UserError
 from ib_keras.errors import reason
@@ -141,15 +142,17 @@ def check(room: str, config: Mapping[str, Any], **more: Any) -> None:
 
     Raises:
         UserError: If the part or one of its arguments does not exist, one that
-            it needs is missing, or the part refuses it.
+            it needs is missing, or one has a value that it does not take.
     """
     config = expand(room, config)
     name = config["name"]
     found = parameters(room, name)
     if found is not None:
         _check_arguments(room, config, found, more)
-    is_own = name in names(room)
-    if is_own and introspection.function(_file(room, name), "check"):
+    if name not in names(room):
+        return
+    arguments.check(room, config, found or ())
+    if introspection.function(_file(room, name), "check"):
         load(room, name).check(**_arguments(config))
 
 
@@ -260,11 +263,11 @@ def _signature(module) -> list[inspect.Parameter]:
 
 def _check_arguments(room, config, parameters, more):
     """Refuses arguments that do not exist, or that are missing."""
-    arguments = _arguments(config).keys()
+    given = _arguments(config).keys()
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
     valid = {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
     valid -= set(more)
-    for key in arguments:
+    for key in given:
         if key not in valid and not takes_all:
             raise unknown_name(
                 f"argument of {room} part {config['name']}",
@@ -276,11 +279,11 @@ def _check_arguments(room, config, parameters, more):
         p.name
         for p in parameters
         if p.default is p.empty and p.kind is not p.VAR_KEYWORD
-    } - {*arguments, *more}
+    } - {*given, *more}
     if missing:
         raise UserError(
             f"The {room} part {config['name']} misses arguments",
-            received=", ".join(sorted(arguments)) or "none",
+            received=", ".join(sorted(given)) or "none",
             expected=f"also {', '.join(sorted(missing))}",
             fix="Add the fields to the config section.",
         )
@@ -338,14 +341,14 @@ def build(room: str, config: Mapping[str, Any], **more: Any):
             that it needs is missing, or one has a value that does not do.
     """
     config = expand(room, config)
-    arguments = _arguments(config)
+    given = _arguments(config)
     module = load(room, config["name"])
     _check_arguments(room, config, _signature(module), more)
     # Our own raise what a value causes; code of the user's can raise anything.
     is_own = is_ours(room, config["name"])
     kinds = (TypeError, ValueError) if is_own else Exception
     try:
-        return module.build(**arguments, **more)
+        return module.build(**given, **more)
     except UserError:
         raise
     except kinds as error:
@@ -353,7 +356,7 @@ def build(room: str, config: Mapping[str, Any], **more: Any):
         where = "" if is_own else f", {_where(error)}"
         raise UserError(
             f"The {room} part {config['name']} cannot be built",
-            received=f"{arguments} ({type(error).__name__}: {why}{where})",
+            received=f"{given} ({type(error).__name__}: {why}{where})",
             expected="values that it can be built with",
             fix="Correct the section of the config.",
         ) from error

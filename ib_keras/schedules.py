@@ -10,10 +10,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ib_keras.arguments import SHAPES
 from ib_keras.errors import UserError
 from ib_keras.errors import unknown_name
-
-SHAPES = ("linear", "geometric")
 
 
 def learning_rate(

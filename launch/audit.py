@@ -49,6 +49,8 @@ def _print_plan(rows) -> None:
         calls = f"{row['gradients']:,} gradient evaluations"
         if row["queries"]:
             calls = f"{row['queries']:,} queries"
+        if row["targets"] > 1:
+            calls += f" ({row['targets']:,} targets a restart)"
         print(
             f"  epsilon {row['epsilon']:g}, {row['stage']}: {calls}, "
             f"{row['seconds'] / 60:.1f} min at the measured pace"
@@ -86,8 +88,11 @@ def main() -> int:
     from ib_keras import workdirs
     from ib_keras.audit import settings
     from ib_keras.audit.formats import verdicts
+    from ib_keras.audit.safety import names
     from ib_keras.audit.safety import probe
 
+    flags.check_strategy()
+    names.check(absl_flags.FLAGS.allow_ops)
     most, workdir = absl_flags.FLAGS.max_hours, flags.FLAGS.workdir
     settings.check_start(
         config,

@@ -28,6 +28,8 @@ FLAGS = flags.FLAGS
 # The command line as `_parse` understands it: where absl looks for the fields
 # of the config.
 _ARGUMENTS: list[str] = []
+# Those of `ib_keras.strategy`, which imports TensorFlow.
+STRATEGIES = ("one_device", "mirrored", "multi_worker", "tpu")
 
 # The flags belong to the command that picks them, whose --help lists them.
 flags.disclaim_key_flags()
@@ -77,6 +79,7 @@ def define_strategy() -> None:
         "worker_timeout",
         120.0,
         "Seconds that the workers of a cluster have to appear.",
+        lower_bound=0.0,
     )
 
 
@@ -88,17 +91,41 @@ def define_watchdog() -> None:
         "Exit with status 76, and the stack of every thread, when no call of "
         "training steps or of an audited model ends for this long, its "
         "compilation included; 0 for never.",
+        lower_bound=0.0,
     )
+
+
+def check_strategy() -> None:
+    """Refuses a strategy that there is not, before TensorFlow is imported."""
+    from ib_keras.errors import UserError
+    from ib_keras.errors import unknown_name
+
+    name, tpu = _strategy()
+    if name not in STRATEGIES:
+        raise unknown_name("strategy", name, STRATEGIES, "Set --strategy.")
+    if tpu and name != "tpu":
+        raise UserError(
+            "A TPU is named, but another strategy",
+            received=f"--tpu={tpu} --strategy={name}",
+            expected="--strategy=tpu",
+            fix="Leave out one of --tpu and --strategy.",
+        )
 
 
 def make_strategy():
     """The `tf.distribute.Strategy` of the flags."""
     from ib_keras import strategy
 
+    name, tpu = _strategy()
+    return strategy.get(name, tpu=tpu, timeout=FLAGS.worker_timeout)
+
+
+def _strategy() -> tuple[str, str | None]:
+    """--strategy, which a --tpu implies, and --tpu."""
     name, tpu = FLAGS.strategy, FLAGS.tpu
     if tpu and not FLAGS["strategy"].present:
         name = "tpu"
-    return strategy.get(name, tpu=tpu, timeout=FLAGS.worker_timeout)
+    return name, tpu
 
 
 def config_values() -> dict[str, Any]:

@@ -19,9 +19,20 @@ absl_flags.mark_flag_as_required("output")
 absl_flags.DEFINE_list(
     "examples", None, "Their numbers; a few hard and typical ones by default."
 )
-absl_flags.DEFINE_integer("grid", 41, "Points along each axis, odd.")
-absl_flags.DEFINE_float("span", 1.25, "End of the axes, in units of epsilon.")
-absl_flags.DEFINE_integer("num_draws", 1, "Draws of noise at each point.")
+absl_flags.DEFINE_integer(
+    "grid", 41, "Points along each axis, odd.", lower_bound=5
+)
+absl_flags.register_validator(
+    "grid",
+    lambda count: count % 2 == 1,
+    "it must be odd, for the image is its middle",
+)
+absl_flags.DEFINE_float(
+    "span", 1.25, "End of the axes, in units of epsilon.", lower_bound=1.0
+)
+absl_flags.DEFINE_integer(
+    "num_draws", 1, "Draws of noise at each point.", lower_bound=1
+)
 absl_flags.DEFINE_integer("seed", 0, "Of the random directions.")
 absl_flags.DEFINE_string(
     "saved_model", None, "The model, where it is not at the summary's path."
@@ -31,14 +42,37 @@ absl_flags.DEFINE_list(
 )
 
 
+def _check_examples(given) -> None:
+    from ib_keras.errors import UserError
+
+    for word in given or ():
+        if not word.strip().isdigit():
+            raise UserError(
+                "An example is named by its number",
+                received=f"--examples={','.join(given)}",
+                expected="whole numbers, such as 3,17",
+                fix="Give the numbers that the report shows.",
+            )
+
+
 def main() -> int:
     """Surveys, draws and writes one example after the other."""
     from ib_keras import files
     from ib_keras import lazy
+    from ib_keras import workdirs
     from ib_keras.audit import folder as folders
+    from ib_keras.audit.safety import names
+    from ib_keras.audit.target import options
 
     values = absl_flags.FLAGS
+    names.check(values.allow_ops)
     folders.check(values.workdir)
+    _check_examples(values.examples)
+    if not files.is_remote(values.output):
+        workdirs.check_writable(values.output)
+    path = values.saved_model
+    if path is not None and not files.is_remote(path):
+        options.check_path(path.rstrip("/"))
     lazy.tensorflow()
 
     from ib_keras.audit.landscape import examples as landscape_examples

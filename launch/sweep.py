@@ -23,7 +23,9 @@ from launch import flags
 flags.define_config()
 flags.define_workdir()
 flags.define_quiet()
-absl_flags.DEFINE_integer("workers", 1, "Processes that do runs at once.")
+absl_flags.DEFINE_integer(
+    "workers", 1, "Processes that do runs at once.", lower_bound=1
+)
 absl_flags.DEFINE_bool(
     "list", False, "Print the runs and what became of them, and stop."
 )
@@ -125,8 +127,11 @@ def main() -> int:
     plan = _make_plan()
 
     from ib_keras.sweeps import plan as plans
+    from ib_keras.training import settings
 
-    plans.choose(plan, flags.FLAGS.only)  # Before TensorFlow is imported.
+    # Before TensorFlow is imported.
+    for run in plans.choose(plan, flags.FLAGS.only):
+        settings.check_values(run.config)
 
     from ib_keras.sweeps import records
     from ib_keras.sweeps import sweep

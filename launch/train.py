@@ -23,6 +23,7 @@ def main() -> int:
     from ib_keras import lazy
     from ib_keras.training import settings
 
+    flags.check_strategy()
     is_alone = flags.FLAGS.strategy != "multi_worker"
     settings.check_start(config, flags.FLAGS.workdir, is_alone)
 

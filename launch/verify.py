@@ -6,6 +6,7 @@ Exit status: 0 if all claims hold; 2 if the folder is not what it claims, or if
 model or data cannot be had; 3 if the model is refused as unsafe.
 """
 
+import os
 import sys
 
 from absl import flags as absl_flags
@@ -24,13 +25,17 @@ absl_flags.DEFINE_list(
     "allow_ops", [], "Operations that the model may hold all the same."
 )
 absl_flags.DEFINE_integer(
-    "num_draws", 100, "Fresh draws of a noisy model for each image."
+    "num_draws",
+    100,
+    "Fresh draws of a noisy model for each image.",
+    lower_bound=1,
 )
 absl_flags.DEFINE_integer("seed", 0, "Of the fresh noise.")
 absl_flags.DEFINE_float(
     "tolerance",
     1e-4,
     "What rounding may change of a logit, relative to 1 + the largest.",
+    lower_bound=0.0,
 )
 absl_flags.DEFINE_string("output", None, "JSON file to write the checks to.")
 absl_flags.DEFINE_bool("quiet", False, "Print what does not hold alone.")
@@ -40,14 +45,22 @@ def main() -> int:
     """Runs `ib_keras.audit.verify.verify`."""
     from ib_keras import files
     from ib_keras import lazy
+    from ib_keras import workdirs
     from ib_keras.audit import folder as folders
+    from ib_keras.audit.safety import names
     from ib_keras.audit.safety import probe
+    from ib_keras.audit.target import options
 
     values = absl_flags.FLAGS
+    names.check(values.allow_ops)
+    if values.output and not files.is_remote(values.output):
+        workdirs.check_writable(os.path.dirname(values.output) or ".")
     summary = folders.check(values.workdir)
     path = values.saved_model
     if path is None and isinstance(summary, dict):
         path = folders.model_path(summary)
+    if values.saved_model is not None and not files.is_remote(path):
+        options.check_path(path.rstrip("/"))
     if path is not None and files.exists(path):
         # It reads and calls the model while TensorFlow is imported here.
         probe.start(path, values.allow_ops)

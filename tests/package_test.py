@@ -24,6 +24,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # lowest floor that can hold it. A floor imports the floors under it.
 FLOORS = (
     (
+        "arguments",
         "backend",
         "errors",
         "introspection",

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from ib_keras.arguments import OPTIMIZERS
 from ib_keras.attacks import base
 from ib_keras.attacks import geometry
 from ib_keras.attacks import losses
@@ -31,7 +32,6 @@ SCHEDULES = {
     "dm40": ((0.0, 1.0), (0.5, 0.1), (0.75, 0.001)),
     "constant": ((0.0, 1.0),),
 }
-OPTIMIZERS = ("adam", "sign")
 
 
 class State(NamedTuple):

@@ -23,6 +23,10 @@ from ib_keras.types import ThreatModel
 from ib_keras.types import check_count
 from ib_keras.types import is_number
 
+# Draws of a verdict on a model with noise: most of them decide, and how many
+# there are by default.
+_FEWEST_DRAWS, NUM_DRAWS = 3, 5
+
 # Sets of diagnostics.
 SETS = ("none", "quick", "full")
 
@@ -212,12 +216,29 @@ def _metadata(saved_model):
 def _check_counts(config):
     for name in ("num_examples", "batch_size", "chunk_steps"):
         check_count(name, config[name])
-    if config["mode"] == "stochastic" and config["num_samples"] is not None:
+    if config["num_samples"] is not None:
         check_count("num_samples", config["num_samples"])
     if config["num_judge_samples"] is not None:
-        check_count("num_judge_samples", config["num_judge_samples"])
+        check_draws(config["num_judge_samples"], config["mode"] == "stochastic")
     count = config["diagnostics"]["num_examples"]
     check_count("diagnostics.num_examples", count)
+
+
+def check_draws(num_judge_samples: int, has_noise: bool) -> int:
+    """Returns the number of draws of a verdict.
+
+    Raises:
+        UserError: If it is no count, or too few for a model with noise.
+    """
+    count = check_count("num_judge_samples", num_judge_samples)
+    if has_noise and count < _FEWEST_DRAWS:
+        raise UserError(
+            "A verdict on a model with noise takes several draws",
+            received=f"num_judge_samples={count}",
+            expected=f"{_FEWEST_DRAWS} or more, or none for {NUM_DRAWS}",
+            fix="Raise --config.num_judge_samples, or leave it out.",
+        )
+    return count
 
 
 def _check_workdir(config, saved_model, workdir, is_alone):

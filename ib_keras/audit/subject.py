@@ -16,15 +16,13 @@ from ib_keras.attacks import compiled
 from ib_keras.attacks import scale
 from ib_keras.audit import examples
 from ib_keras.audit import protocol
+from ib_keras.audit import settings
 from ib_keras.audit import target as targets
 from ib_keras.audit.target import behaviour as behaviours
 from ib_keras.errors import UserError
 
 # Examples that the scale of the logits is found by.
 _SCALE_EXAMPLES = 256
-# Draws of the classifier per verdict on a stochastic model.
-_JUDGE_SAMPLES = 5
-_FEWEST_JUDGE_SAMPLES = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,16 +124,8 @@ def load(
     has_noise = is_stochastic or behaviour.is_random
     judge_samples = config["num_judge_samples"]
     if judge_samples is None:
-        judge_samples = _JUDGE_SAMPLES if has_noise else 1
-    judge_samples = base.check_count("num_judge_samples", judge_samples)
-    if has_noise and judge_samples < _FEWEST_JUDGE_SAMPLES:
-        raise UserError(
-            "A verdict on a model with noise takes several draws",
-            received=f"num_judge_samples={judge_samples}",
-            expected=f"{_FEWEST_JUDGE_SAMPLES} or more, or none for "
-            f"{_JUDGE_SAMPLES}",
-            fix="Raise --config.num_judge_samples, or leave it out.",
-        )
+        judge_samples = settings.NUM_DRAWS if has_noise else 1
+    judge_samples = settings.check_draws(judge_samples, has_noise)
     return Subject(
         target=target.with_notes(
             *behaviour.notes(), *_notes_on_classes(target, found)

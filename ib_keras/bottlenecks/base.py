@@ -6,12 +6,11 @@ import tensorflow_probability as tfp
 
 from ib_keras import layers
 from ib_keras import seeds
+from ib_keras.arguments import RATE_ESTIMATORS
 from ib_keras.errors import UserError
 from ib_keras.errors import unknown_name
 
 tfd = tfp.distributions
-
-RATE_ESTIMATORS = ("sampled", "closed_form")
 
 
 def check_anneal_steps(num_steps: int) -> int:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from ib_keras import arguments
 from ib_keras import files
 from ib_keras import plugins
 from ib_keras import workdirs
@@ -116,6 +117,17 @@ def check_optimizer(section: Mapping[str, Any]) -> None:
         )
 
 
+def _flat(config) -> dict[str, Any]:
+    """The fields of a config and of its sections, as "section.field"."""
+    inner = {
+        f"{section}.{field}": value
+        for section, fields in config.items()
+        if isinstance(fields, Mapping)
+        for field, value in fields.items()
+    }
+    return {**config, **inner}
+
+
 def check_start(
     config: Mapping[str, Any], workdir: str, is_alone: bool = True
 ) -> None:
@@ -129,15 +141,7 @@ def check_start(
     Raises:
         UserError: If config or workdir cannot be used.
     """
-    check(config)
-    plugins.check("encoders", config["encoder"], image_shape=None)
-    plugins.check(
-        "bottlenecks",
-        config["bottleneck"],
-        num_classes=None,
-        steps_per_epoch=None,
-    )
-    check_optimizer(config["optim"])
+    check_values(config)
     if files.is_remote(workdir):
         plugins.check("data", config["data"])
         return
@@ -148,3 +152,21 @@ def check_start(
         workdirs.check_writable(workdir)
         if is_alone:
             workdirs.check_free(workdir)
+
+
+def check_values(config: Mapping[str, Any]) -> None:
+    """Refuses parts, fields and values that cannot be used.
+
+    Raises:
+        UserError: If there is one.
+    """
+    check(config)
+    plugins.check("encoders", config["encoder"], image_shape=None)
+    plugins.check(
+        "bottlenecks",
+        config["bottleneck"],
+        num_classes=None,
+        steps_per_epoch=None,
+    )
+    check_optimizer(config["optim"])
+    arguments.check("training", _flat(config))

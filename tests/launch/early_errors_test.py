@@ -86,10 +86,27 @@ def audit(tmp_path, model, *arguments, workdir="audit", **more):
         ("--config.diagnostics.twin=nowhere", "There is no SavedModel"),
         ("--config.model.layout=first", "No layout has this name"),
         ("--config.model.outputs=odds", "No kind of outputs has this name"),
+        ("--config.model.outputs=softmax", 'Did you mean "probabilities"?'),
+        ("--config.model.layout=NCHW", 'Did you mean "channels_first"?'),
+        ("--config.threat_model.norm=L2", 'Did you mean "l2"?'),
+        ("--config.threat_model.norm=Linf", 'Did you mean "linf"?'),
+        ("--config.stages.pgd.attack.steps=3", "attack.num_steps"),
+        ("--config.stages.pgd.attack.loss=ce", 'mean "cross_entropy"?'),
+        ("--config.stages.pgd.attack.num_steps=0", "num_steps is not a count"),
+        (
+            "--config.stages.pgd.attack.step_size=-1",
+            "step_size is not a number",
+        ),
+        ("--config.num_samples=0", "num_samples is not a count"),
+        ("--strategy=miror", 'Did you mean "mirrored"?'),
+        ("--strategy=mirrored --tpu=local", "but another strategy"),
+        ("--worker_timeout=-1", "--worker_timeout=-1"),
+        ("--watchdog_minutes=-1", "--watchdog_minutes=-1"),
+        ("--allow_ops=ReadFil", 'Did you mean "ReadFile"?'),
     ],
 )
 def test_a_wrong_field_of_an_audit(tmp_path, model, argument, said):
-    assert said in audit(tmp_path, model, argument)
+    assert said in audit(tmp_path, model, *argument.split())
     assert not (tmp_path / "audit").exists()
 
 
@@ -209,6 +226,14 @@ def test_a_module_in_the_current_folder(tmp_path):
         ("--config.bottleneck.name=vab", 'Did you mean "vib"?'),
         ("--config.bottleneck.name=ceb", "argument of bottlenecks part ceb"),
         ("--config.optim.name=adm", 'Did you mean "adam"?'),
+        ("--config.optim.learning_rate=0", "learning_rate is not a number"),
+        ("--config.averaging.decay=1", "decay is not a number"),
+        ("--config.precision=half", "No precision has this name"),
+        ("--config.input.normalisation=z", "normalisation has this name"),
+        ("--config.encoder.hidden_units=0", "hidden_units is not a count"),
+        ("--config.bottleneck.beta=-1", "beta is not a number"),
+        ("--config.bottleneck.rate_estimator=mc", "No rate estimator"),
+        ("--strategy=TPUs", 'Did you mean "tpu"?'),
     ],
 )
 def test_a_wrong_field_of_a_training(tmp_path, argument, said):
@@ -235,6 +260,11 @@ def test_a_sweep_of_nothing(tmp_path):
         "sweep", "--config=configs/mnist_vib.py", given, "--only=none"
     )
     assert "No run matches" in said
+    config = "--config=configs/mnist_vib.py:smoke"
+    said = refused("sweep", config, given, "--config.num_epochs=-1")
+    assert "num_epochs is not a length" in said
+    said = refused("sweep", config, given, "--workers=0")
+    assert "--workers=0" in said
 
 
 @pytest.mark.parametrize(
@@ -266,6 +296,31 @@ def test_a_baseline_that_is_not_there(tmp_path, flags):
     expected = "compares nothing" if "model_card" in flags[0] else '"bib"'
     assert expected in said
     assert runs.snapshot(str(tmp_path)) == before
+
+
+@pytest.mark.parametrize(
+    "argument, said",
+    [
+        ("verify --num_draws=0", "--num_draws=0"),
+        ("verify --tolerance=-1", "--tolerance=-1"),
+        ("verify --saved_model=nowhere", "There is no SavedModel"),
+        ("verify --allow_ops=ReadFil", 'Did you mean "ReadFile"?'),
+        ("verify --output=/dev/null/x", "Cannot make the folder"),
+        ("landscape --output=o --grid=4", "--grid=4"),
+        ("landscape --output=o --grid=6", "--grid=6"),
+        ("landscape --output=o --span=0.5", "--span=0.5"),
+        ("landscape --output=o --num_draws=0", "--num_draws=0"),
+        ("landscape --output=o --examples=a", "named by its number"),
+        ("landscape --output=o --saved_model=nowhere", "is no SavedModel"),
+        ("landscape --output=o --allow_ops=ReadFil", '"ReadFile"?'),
+        ("landscape --output=/dev/null/x", "Cannot make the folder"),
+    ],
+)
+def test_a_wrong_flag_beside_a_finished_audit(tmp_path, argument, said):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "summary.json").write_text('{"model": {"path": "gone"}}')
+    command, *flags = argument.split()
+    assert said in refused(command, f"--workdir={tmp_path}", *flags)
 
 
 def test_an_audit_without_its_model(tmp_path):
@@ -312,3 +367,10 @@ def test_a_part_of_the_user_is_not_imported(tmp_path, monkeypatch):
         plugins.check("attacks", {"name": "room.your_part"})
     with pytest.raises(UserError, match="misses arguments"):
         plugins.check("encoders", {"name": "mlp"})
+
+
+def test_the_strategies_are_those_that_there_are():
+    from ib_keras import strategy
+    from launch import flags
+
+    assert flags.STRATEGIES == strategy.NAMES

@@ -1,0 +1,139 @@
+"""What arguments of parts may be, known without importing the parts.
+
+An argument means the same in all parts of a room that have it, so its name
+says what values there are. A new part may use it otherwise without a line here:
+a check that would refuse the default of its own `build` is not about it. What is
+not here is left to the parts, and so is None, which some take.
+"""
+
+import inspect
+import math
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Mapping
+from typing import Any
+
+from ib_keras.errors import UserError
+from ib_keras.errors import unknown_name
+from ib_keras.types import check_count
+from ib_keras.types import is_number
+
+LOSSES = ("cross_entropy", "margin", "dlr")
+TARGETED_LOSSES = ("targeted_margin", "targeted_dlr")
+OPTIMIZERS = ("adam", "sign")
+SCHEDULES = ("decade", "dm40", "constant")
+RATE_ESTIMATORS = ("sampled", "closed_form")
+SHAPES = ("linear", "geometric")
+# Of a training: what is done to images, and what the encoder computes in.
+NORMALISATIONS = ("minus_one_one", "train_statistics", "features", "none")
+PRECISIONS = ("float32", "bfloat16")
+
+
+def _count(smallest: int = 1) -> Callable[[str, Any], Any]:
+    return lambda name, value: check_count(name, value, smallest)
+
+
+def _number(lowest: float = -math.inf, *, above: bool = False):
+    def check(name, value):
+        if is_number(value) and (value > lowest if above else value >= lowest):
+            return
+        least = f", {'above' if above else 'at least'} {lowest:g}"
+        raise UserError(
+            f"{name} is not a number that it can be",
+            received=repr(value),
+            expected=f"a finite number{least if math.isfinite(lowest) else ''}",
+            fix=f"Set {name} to one in the config.",
+        )
+
+    return check
+
+
+def _one_of(*valid: str):
+    def check(name, value):
+        if value not in valid:
+            kind = name.replace("_", " ")
+            raise unknown_name(kind, value, valid, f"Set {name} to it.")
+
+    return check
+
+
+def _share(name, value):
+    if not is_number(value) or not 0 <= value < 1:
+        raise UserError(
+            f"{name} is not a number that it can be",
+            received=repr(value),
+            expected="at least 0, below 1",
+            fix=f"Set {name} to one in the config.",
+        )
+
+
+def _counts(name, values):
+    is_list = isinstance(values, list | tuple)
+    for value in values if is_list else (values,):
+        check_count(name, value)
+
+
+# Room -> argument -> its check. The rest of a training's config is a room, too.
+CHECKS = {
+    "attacks": {
+        "num_steps": _count(),
+        "num_eot": _count(),
+        "num_targets": _count(0),
+        "step_size": _number(0.0, above=True),
+        "learning_rate": _number(0.0, above=True),
+        "loss": _one_of(*LOSSES, *TARGETED_LOSSES),
+        "optimizer": _one_of(*OPTIMIZERS),
+        "schedule": _one_of(*SCHEDULES),
+    },
+    "bottlenecks": {
+        "latent_dim": _count(),
+        "beta": _number(0.0),
+        "rho": _number(),
+        "anneal_epochs": _number(0.0),
+        "anneal_shape": _one_of(*SHAPES),
+        "rate_estimator": _one_of(*RATE_ESTIMATORS),
+    },
+    "encoders": {"hidden_units": _counts},
+    "training": {
+        "precision": _one_of(*PRECISIONS),
+        "input.normalisation": _one_of(*NORMALISATIONS),
+        "optim.learning_rate": _number(0.0, above=True),
+        "averaging.decay": _share,
+    },
+}
+
+
+def check(
+    room: str,
+    config: Mapping[str, Any],
+    parameters: Iterable[inspect.Parameter] = (),
+) -> None:
+    """Refuses values that no part of a room takes for an argument.
+
+    Args:
+        room: A sub-package of `ib_keras`, such as "attacks".
+        config: The section of one of its own parts.
+        parameters: Of the part's `build`.
+
+    Raises:
+        UserError: If there is one.
+    """
+    checks = CHECKS.get(room, {})
+    others = {
+        p.name
+        for p in parameters
+        if p.name in checks
+        and p.default not in (p.empty, None)
+        and _is_refused(checks[p.name], p.name, p.default)
+    }
+    for name, is_right in checks.items():
+        if config.get(name) is not None and name not in others:
+            is_right(name, config[name])
+
+
+def _is_refused(is_right, name, value) -> bool:
+    try:
+        is_right(name, value)
+    except UserError:
+        return True
+    return False

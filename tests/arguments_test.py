@@ -1,0 +1,60 @@
+"""What is said of arguments without their parts is what the parts say."""
+
+import pytest
+
+from ib_keras import arguments
+from ib_keras import classifier
+from ib_keras import plugins
+from ib_keras.attacks import losses
+from ib_keras.attacks import multi_targeted
+from ib_keras.errors import UserError
+
+
+def test_the_names_are_those_of_the_parts():
+    assert arguments.LOSSES == tuple(losses.LOSSES)
+    assert arguments.TARGETED_LOSSES == tuple(losses.TARGETED_LOSSES)
+    assert arguments.SCHEDULES == tuple(multi_targeted.SCHEDULES)
+    assert arguments.PRECISIONS == tuple(classifier.PRECISIONS)
+
+
+@pytest.mark.parametrize("room", ["attacks", "bottlenecks", "encoders"])
+def test_every_argument_is_one_of_a_part(room):
+    taken = {
+        parameter.name
+        for name in plugins.names(room)
+        for parameter in plugins._read_parameters(room, name)
+    }
+    assert set(arguments.CHECKS[room]) <= taken
+
+
+@pytest.mark.parametrize("room", ["attacks", "bottlenecks", "encoders"])
+def test_the_defaults_of_all_parts_pass(room):
+    import inspect
+
+    for name in plugins.names(room):
+        parameters = inspect.signature(plugins.load(room, name).build)
+        defaults = {
+            key: parameter.default
+            for key, parameter in parameters.parameters.items()
+            if parameter.default is not parameter.empty
+        }
+        arguments.check(room, defaults)
+
+
+@pytest.mark.parametrize(
+    ("room", "section"),
+    [
+        ("attacks", {"num_steps": 2.5}),
+        ("attacks", {"num_targets": -1}),
+        ("attacks", {"loss": "CE"}),
+        ("attacks", {"step_size": 0.0}),
+        ("attacks", {"step_size": float("nan")}),
+        ("bottlenecks", {"latent_dim": 0}),
+        ("bottlenecks", {"rho": float("inf")}),
+        ("encoders", {"hidden_units": (8, 0)}),
+        ("training", {"averaging.decay": 1.0}),
+    ],
+)
+def test_what_no_part_takes_is_refused(room, section):
+    with pytest.raises(UserError):
+        arguments.check(room, section)
