@@ -15,7 +15,6 @@ from typing import Any
 
 from ib_keras.errors import UserError
 from ib_keras.errors import unknown_name
-from ib_keras.types import check_count
 from ib_keras.types import is_number
 
 LOSSES = ("cross_entropy", "margin", "dlr")
@@ -29,8 +28,22 @@ NORMALISATIONS = ("minus_one_one", "train_statistics", "features", "none")
 PRECISIONS = ("float32", "bfloat16")
 
 
+def _wrong(name, value, kind, expected) -> UserError:
+    return UserError(
+        f"{name} is not a {kind}",
+        received=f"{name}={value!r}",
+        expected=expected,
+        fix=f"Correct {name} in the config.",
+    )
+
+
 def _count(smallest: int = 1) -> Callable[[str, Any], Any]:
-    return lambda name, value: check_count(name, value, smallest)
+    def check(name, value):
+        if not is_number(value) or int(value) != value or value < smallest:
+            expected = f"a whole number, {smallest} or more"
+            raise _wrong(name, value, "count", expected)
+
+    return check
 
 
 def _number(lowest: float = -math.inf, *, above: bool = False):
@@ -38,12 +51,9 @@ def _number(lowest: float = -math.inf, *, above: bool = False):
         if is_number(value) and (value > lowest if above else value >= lowest):
             return
         least = f", {'above' if above else 'at least'} {lowest:g}"
-        raise UserError(
-            f"{name} is not a number that it can be",
-            received=repr(value),
-            expected=f"a finite number{least if math.isfinite(lowest) else ''}",
-            fix=f"Set {name} to one in the config.",
-        )
+        if lowest == -math.inf:
+            least = ""
+        raise _wrong(name, value, "number it can be", f"a finite number{least}")
 
     return check
 
@@ -59,18 +69,15 @@ def _one_of(*valid: str):
 
 def _share(name, value):
     if not is_number(value) or not 0 <= value < 1:
-        raise UserError(
-            f"{name} is not a number that it can be",
-            received=repr(value),
-            expected="at least 0, below 1",
-            fix=f"Set {name} to one in the config.",
-        )
+        raise _wrong(name, value, "number it can be", "at least 0, below 1")
 
 
 def _counts(name, values):
-    is_list = isinstance(values, list | tuple)
-    for value in values if is_list else (values,):
-        check_count(name, value)
+    for value in values if isinstance(values, list | tuple) else (values,):
+        if not is_number(value) or int(value) != value or value < 1:
+            raise _wrong(
+                name, values, "list of counts", "whole numbers above 0"
+            )
 
 
 # Room -> argument -> its check. The rest of a training's config is a room, too.

@@ -230,7 +230,7 @@ def test_a_module_in_the_current_folder(tmp_path):
         ("--config.averaging.decay=1", "decay is not a number"),
         ("--config.precision=half", "No precision has this name"),
         ("--config.input.normalisation=z", "normalisation has this name"),
-        ("--config.encoder.hidden_units=0", "hidden_units is not a count"),
+        ("--config.encoder.hidden_units=0", "is not a list of counts"),
         ("--config.bottleneck.beta=-1", "beta is not a number"),
         ("--config.bottleneck.rate_estimator=mc", "No rate estimator"),
         ("--strategy=TPUs", 'Did you mean "tpu"?'),

@@ -614,17 +614,21 @@ CHANGES = {
         "Set batch_size to 64",
     ),
     "a decay that is none": ({"averaging.decay": 1.5}, "=1.5", "averaging"),
-    "a weight below 0": ({"bottleneck.beta": -1.0}, "beta=-1.0", "paper"),
-    "no dimensions": ({"bottleneck.latent_dim": 0}, "latent_dim=0", "paper"),
+    "a weight below 0": ({"bottleneck.beta": -1.0}, "beta=-1.0", "beta"),
+    "no dimensions": (
+        {"bottleneck.latent_dim": 0},
+        "latent_dim=0",
+        "latent_dim",
+    ),
     "annealing for less than nothing": (
         {"bottleneck.anneal_epochs": -1.0},
-        "-4 steps",
-        "anneal_epochs to 0",
+        "anneal_epochs=-1.0",
+        "anneal_epochs",
     ),
     "a layer without units": (
         {"encoder": {"name": "mlp", "hidden_units": [0]}},
-        "'hidden_units': [0]",
-        "Correct the section",
+        "hidden_units=[0]",
+        "Correct hidden_units",
     ),
     "an unknown initializer": (
         {"decoder.initializer": "glorot"},
