@@ -1,9 +1,9 @@
 """What arguments of parts may be, known without importing the parts.
 
 An argument means the same in all parts of a room that have it, so its name
-says what values there are. A new part may use it otherwise without a line here:
-a check that would refuse the default of its own `build` is not about it. What is
-not here is left to the parts, and so is None, which some take.
+says what values there are. A new part may use it otherwise without a line
+here: a check that would refuse the default of its own `build` is not about it.
+What is not here is left to the parts, and so is None, which some take.
 """
 
 import inspect
@@ -130,7 +130,7 @@ def check(
         p.name
         for p in parameters
         if p.name in checks
-        and p.default not in (p.empty, None)
+        and isinstance(p.default, str | int | float)
         and _is_refused(checks[p.name], p.name, p.default)
     }
     for name, is_right in checks.items():

@@ -83,8 +83,9 @@ def parameters(path: pathlib.Path, name: str) -> list[inspect.Parameter] | None:
         name: Of the function.
 
     Returns:
-        Its parameters, with annotations as text; None where they cannot be
-        told, for there is no such function or a decorator decides.
+        Its parameters, with annotations as text, and as syntax trees those
+        defaults that are no literals; None where they cannot be told, for
+        there is no such function or a decorator decides.
     """
     found = function(path, name)
     if found is None or found.decorator_list:
@@ -114,6 +115,13 @@ def _parameter(argument, kind, default) -> inspect.Parameter:
     return inspect.Parameter(
         argument.arg,
         kind,
-        default=empty if default is None else default,
+        default=empty if default is None else _literal(default),
         annotation=empty if annotation is None else ast.unparse(annotation),
     )
+
+
+def _literal(node: ast.expr):
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return node

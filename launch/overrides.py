@@ -184,8 +184,8 @@ def _of_kind(text, parameter):
         return _literal(text)
     words = set(re.findall(r"\w+", str(parameter.annotation)))
     is_list = bool(words & {"tuple", "list", "Sequence"})
-    if isinstance(parameter.default, ast.Constant):
-        words.add(type(parameter.default.value).__name__)
+    if isinstance(parameter.default, str | bool | int | float):
+        words.add(type(parameter.default).__name__)
     if text in _NONE:
         return None
     if words & {"str", "Path", "PathLike"} and not is_list:

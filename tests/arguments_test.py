@@ -1,5 +1,7 @@
 """What is said of arguments without their parts is what the parts say."""
 
+import inspect
+
 import pytest
 
 from ib_keras import arguments
@@ -22,15 +24,13 @@ def test_every_argument_is_one_of_a_part(room):
     taken = {
         parameter.name
         for name in plugins.names(room)
-        for parameter in plugins._read_parameters(room, name)
+        for parameter in plugins.parameters(room, name)
     }
     assert set(arguments.CHECKS[room]) <= taken
 
 
 @pytest.mark.parametrize("room", ["attacks", "bottlenecks", "encoders"])
 def test_the_defaults_of_all_parts_pass(room):
-    import inspect
-
     for name in plugins.names(room):
         parameters = inspect.signature(plugins.load(room, name).build)
         defaults = {
@@ -58,3 +58,15 @@ def test_the_defaults_of_all_parts_pass(room):
 def test_what_no_part_takes_is_refused(room, section):
     with pytest.raises(UserError):
         arguments.check(room, section)
+
+
+def test_a_part_with_another_meaning_of_a_word_is_left_alone():
+    """A new attack has a loss of its own, and no line in `arguments`."""
+
+    def build(loss="kl_divergence", num_steps=10):
+        return loss, num_steps
+
+    parameters = inspect.signature(build).parameters.values()
+    arguments.check("attacks", {"loss": "jensen_shannon"}, parameters)
+    with pytest.raises(UserError):
+        arguments.check("attacks", {"num_steps": 0}, parameters)

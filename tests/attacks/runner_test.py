@@ -721,7 +721,7 @@ def progress_of(stages, batch_size, **arguments):
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_passes_side_by_side_keep_the_books_of_one_after_another(norm):
-    """Ledger, curves and gradients; `compact=False` never runs two at once."""
+    """Ledger, curves and gradients, but for the rounding of larger batches."""
     weak = pgd.build(num_steps=2, step_size=0.02)
     stages = [Stage("weak", weak, 5), Stage("pgd", pgd.build(num_steps=4), 3)]
     epsilon = {"linf": 0.06, "l2": 0.1}[norm]
@@ -729,7 +729,15 @@ def test_passes_side_by_side_keep_the_books_of_one_after_another(norm):
     one, together = (progress_of(stages, size, **asked) for size in (40, 400))
     restarts = set(one.ledger.broken_by_restart.tolist())
     assert {-1, 0, 1} <= restarts, "later passes broke nothing"
-    check_same_ledger(together.ledger, one.ledger)
+    for name, values in one.ledger.arrays().items():
+        tolerance = 1e-5 if values.dtype.kind == "f" else 0
+        np.testing.assert_allclose(
+            together.ledger.arrays()[name],
+            values,
+            rtol=tolerance,
+            atol=tolerance,
+            err_msg=name,
+        )
     for some, others in zip(together.stages, one.stages, strict=True):
         assert some.curve == others.curve
         assert some.gradient_evaluations == others.gradient_evaluations
