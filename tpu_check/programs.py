@@ -15,6 +15,7 @@ import tensorflow as tf
 from ib_keras import classifier
 from ib_keras import export
 from ib_keras import files
+from ib_keras import modes
 from ib_keras import plugins
 from ib_keras import seeds
 from ib_keras.attacks import base
@@ -131,7 +132,9 @@ def endpoints(parts: Parts, batch_size: int) -> Iterator[Program]:
     with tempfile.TemporaryDirectory() as folder:
         asset = files.join(folder, "asset")
         files.write_json(asset, {})
-        saved = export._Endpoints(parts.model, parts.image_shape, asset)
+        saved = export._Endpoints(
+            parts.model, parts.image_shape, asset, lambda logits: logits
+        )
     images = _images(batch_size, parts.image_shape, tf.float32)
     # `tf.function` of its own: a signature with a free batch size is in force.
     for name, endpoint in saved.signatures().items():
@@ -164,7 +167,7 @@ def logits_of(parts: Parts) -> Callable:
             training=False,
             mode="stochastic",
             noise_seed=seed,
-            sampling=export.stochastic_sampling(model),
+            sampling=modes.sampling(model),
         )
 
     return logits_fn

@@ -63,11 +63,23 @@ def graded(range_, noise, factor=1.0, seed=0):
 @pytest.mark.parametrize("factor", [1e-2, 1.0, 30.0])
 def test_between_equal_accuracies_the_likelihood_decides(factor):
     """At the best temperature: a factor of the logits says nothing."""
-    good, bad = graded(UNIT, 0.0, factor), graded(BYTES, 0.5)
+    good, bad = graded(UNIT, 0.0), graded(BYTES, 0.5, factor)
     assert abs(good.accuracy - bad.accuracy) < 0.05
     assert chosen(good, bad) == (UNIT, True)
     good, bad = graded(BYTES, 0.0), graded(UNIT, 0.5, factor)
     assert chosen(bad, good) == (BYTES, True)
+
+
+def test_of_logits_that_are_too_small_the_likelihood_alone_decides_nothing():
+    """They may be small since the images are: trained on [0, 255]."""
+    good, bad = graded(UNIT, 0.0, 1e-2), graded(BYTES, 0.25)
+    gap, _, nats = choosing._gaps(good, bad)
+    assert gap < 0.02 and nats > 4
+    runs.refused(choosing.choose, [good, bad])
+    assert chosen(good, graded(BYTES, 0.5, 1e-2)) == (UNIT, True)
+    # Accuracy does, and so does the likelihood beside what is far too sure.
+    assert chosen(good, graded(BYTES, 2.0)) == (UNIT, True)
+    assert chosen(good, graded(BYTES, 0.5, 255.0)) == (UNIT, True)
 
 
 def test_where_little_decides_the_unit_range_stands():

@@ -44,6 +44,22 @@ def test_the_preprocessing_is_found_or_asked_for(name):
         assert found["offset"] == pytest.approx([offset], abs=1e-3)
 
 
+def test_a_network_that_does_better_on_other_images_is_asked_about():
+    """Trained on [0, 255] it is likelier on [0, 1], and another function."""
+    scale, offset = trained.INPUTS["[0, 255]"]
+    layers = trained.NETWORKS["MLP"]
+    model = trained.network(layers, scale, offset, seed=0, num_classes=2)
+    images, labels = foreign.data()
+    right = [
+        np.mean((model.predict(s * images, verbose=0)[:, 0] > 0) == labels % 2)
+        for s in (1.0, scale)
+    ]
+    assert right[0] > right[1] - 0.01, "the case is gone: take another seed"
+    target = targets.load(foreign.export(model))
+    with pytest.raises(errors.UserError, match="cannot be told"):
+        target.settle(images, labels % 2)
+
+
 def test_the_usual_one_is_found_as_a_rule():
     """Asking always would not do; never is another one taken."""
     found = [settled(network(1.0, 0.0, seed)) for seed in range(4)]

@@ -16,7 +16,7 @@ import importlib, json, sys
 from launch import flags
 importlib.import_module(sys.argv[1])
 sys.argv = sys.argv[1:]
-assert flags.FLAGS(sys.argv) == sys.argv[:1]
+assert flags._parse(sys.argv) == sys.argv[:1]
 names = ("workdir", "saved_model", "output")
 found = {n: flags.FLAGS[n].value for n in names if n in flags.FLAGS}
 if "config" in flags.FLAGS:

@@ -29,9 +29,12 @@ class Target:
 
 
 def subject(logits_fn, images, labels, *, draws=1, modes=None, classes=3):
-    """A model in one mode with its examples."""
+    """A model in one mode with its examples; all of it None is a stand-in."""
     modes = {"mean": logits_fn} if modes is None else modes
-    clean = logits_fn(tf.constant(images), seeds.from_int(0))
+    logit_scale = 1.0
+    if images is not None:
+        clean = logits_fn(tf.constant(images), seeds.from_int(0))
+        logit_scale = scale.find(np.asarray(clean), labels)
     return types.SimpleNamespace(
         target=Target(classes, modes),
         logits_fn=logits_fn,
@@ -40,7 +43,7 @@ def subject(logits_fn, images, labels, *, draws=1, modes=None, classes=3):
         num_judge_samples=draws,
         images=images,
         labels=labels,
-        logit_scale=scale.find(np.asarray(clean), labels),
+        logit_scale=logit_scale,
     )
 
 

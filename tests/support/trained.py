@@ -29,15 +29,22 @@ NETWORKS = {
 }
 
 
-def network(layers, scale, offset, seed=0) -> keras.Model:
-    """Trains a network that ends in ten logits on `scale * x + offset`."""
+def network(layers, scale, offset, seed=0, num_classes=10) -> keras.Model:
+    """Trains a network that ends in logits on `scale * x + offset`.
+
+    Labels are the digits modulo the number of classes; two have one logit.
+    """
     keras.utils.set_random_seed(seed)
+    units = 1 if num_classes == 2 else num_classes
     model = keras.Sequential(
-        [keras.Input(foreign.SHAPE), *layers(), keras.layers.Dense(10)]
+        [keras.Input(foreign.SHAPE), *layers(), keras.layers.Dense(units)]
     )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    if num_classes == 2:
+        loss = keras.losses.BinaryCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(3e-3), loss)
     images, labels = foreign.data("train")
+    labels = labels % num_classes
     given = scale * images + offset
     model.fit(given, labels, epochs=15, batch_size=64, verbose=0)
     return model

@@ -176,14 +176,29 @@ def _beats(first: Trial, second: Trial) -> bool:
     gap, error, nats = _gaps(first, second)
     if abs(gap) > max(_ACCURACY, _ERRORS * error):
         return gap > 0
-    return nats > _LIKELIHOOD_ERRORS
+    return nats > _LIKELIHOOD_ERRORS and not _is_scaled_worse(first, second)
 
 
 def _stands(usual: Trial, other: Trial) -> bool:
     """Whether something speaks for the usual reading, and nothing against."""
     gap, error, nats = _gaps(usual, other)
     is_known = usual.is_distribution and other.is_distribution
+    if _is_scaled_worse(usual, other):
+        return False
     return gap >= -error and nats >= (1.0 if is_known else 0.0)
+
+
+def _is_scaled_worse(first: Trial, second: Trial) -> bool:
+    """Whether its logits are too small for a trained network, not the other's.
+
+    A network without much bias that was trained on [0, 255] can be better and
+    likelier on [0, 1], by logits that are small, and it is another function
+    there. Nor can it be told from one whose logits were made small.
+    """
+    if not (first.is_distribution and second.is_distribution):
+        return False
+    is_small = first.temperature < 1 / _CALIBRATED
+    return is_small and 1 / _CALIBRATED < second.temperature < _OVERCONFIDENT
 
 
 def _same(first: Trial, second: Trial) -> bool:
