@@ -29,7 +29,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from ib_keras import files
@@ -138,12 +137,12 @@ def _reading(model, image_shape) -> tuple[Callable[[Any], tf.Tensor], int]:
 
     if isinstance(model, classifier.IBClassifier):
         return (lambda logits: logits), model.num_classes
-    noise = np.random.default_rng(0).random((16, *image_shape), np.float32)
-    answer = model(noise, training=False)
+    noise, answer = outputs.trial(
+        lambda images: model(images, training=False), image_shape
+    )
     name = outputs.choose(answer, None, len(noise), None)
     scores = outputs.flatten(answer)[name]
-    values = tf.cast(scores, tf.float32).numpy().reshape(len(noise), -1)
-    kind = outputs.kind_of(values, scores.dtype.name) or "logits"
+    kind = outputs.kind_of_trial(scores)
     if kind == "probabilities":
         warnings.warn(
             "The model returns probabilities; the export returns their "
@@ -155,7 +154,7 @@ def _reading(model, image_shape) -> tuple[Callable[[Any], tf.Tensor], int]:
     def to_logits(answer):
         return outputs.to_logits(outputs.flatten(answer)[name], kind)
 
-    return to_logits, max(values.shape[1], 2)
+    return to_logits, int(to_logits(answer).shape[1])
 
 
 def _encoder(model) -> Callable[[tf.Tensor], Any] | None:

@@ -22,9 +22,6 @@ from ib_keras.errors import UserError
 # S where a model does not say: the paper's.
 NUM_SAMPLES = 12
 
-# Images that the layout of draws, and the kind of the outputs, are told by.
-_TRIAL = 16
-
 
 def bottlenecks(model: Any) -> list[bottleneck_layers.BottleneckLayer]:
     """The bottleneck layers of a Keras model, wherever they are in it."""
@@ -120,10 +117,9 @@ class _Stochastic:
     def _try_shape(self, shape):
         """Which of the two ways is right, and the kinds of the outputs."""
         with tf.init_scope():
-            images = np.random.default_rng(0).random(
-                (_TRIAL, *shape), np.float32
+            images, answer = outputs.trial(
+                lambda images: self._model(images, training=False), shape
             )
-            answer = self._model(images, training=False)
             kinds = tf.nest.map_structure(_kind, answer)
             asked = (tf.constant(images[:2]), seeds.from_int(0), 3)
             safe = self._copies(*asked)
@@ -159,10 +155,7 @@ def _kind(tensor) -> str | None:
     """One of `types.KINDS`; None of what is not a row of scores an image."""
     if any(extent != 1 for extent in tensor.shape[1:-1]):
         return None
-    values = tf.cast(tensor, tf.float32).numpy()
-    values = values.reshape(len(values), -1)
-    finite = values[np.isfinite(values).all(axis=1)]
-    return outputs.kind_of(finite, tensor.dtype.name) or "logits"
+    return outputs.kind_of_trial(tensor)
 
 
 def _average(tensor, kind, num_samples):

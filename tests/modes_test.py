@@ -282,3 +282,40 @@ def test_a_model_that_is_not_built_is_asked_for_its_images(tmp_path):
     model = keras.Sequential([keras.layers.Flatten(), VIBLayer(3)])
     with pytest.raises(UserError, match="Call the model on a batch"):
         export.save(model, str(tmp_path / "model"))
+
+
+def plain(last, units):
+    return keras.Sequential(
+        [
+            keras.Input(models.IMAGE_SHAPE),
+            keras.layers.Flatten(),
+            keras.layers.Dense(units, activation=last),
+        ]
+    )
+
+
+@pytest.mark.parametrize("make", [sequential, plain])
+def test_one_logit_between_0_and_1_is_no_probability(make, tmp_path):
+    """Of noise in [0, 1] it may happen to be, and of images it is not."""
+    model = make("linear", 1)
+    kernel, bias = model.layers[-1].get_weights()
+    model.layers[-1].set_weights([kernel * 1e-4, bias + 0.5])
+    path = export.save(model, str(tmp_path / "model"))
+    loaded = tf.saved_model.load(path)
+    logits = loaded.mean(IMAGES)
+    np.testing.assert_allclose(
+        logits[:, 1] - logits[:, 0], model(IMAGES)[:, 0], rtol=1e-5
+    )
+
+
+def test_draws_of_one_small_logit_are_averaged_as_logits():
+    model = sequential("linear", 1)
+    kernel, bias = model.layers[-1].get_weights()
+    model.layers[-1].set_weights([kernel * 1e-2, bias + 0.5])
+    draw = modes.stochastic(model)
+    found = tf.sigmoid(draw(IMAGES, SEED, 7))
+    draws = [
+        tf.sigmoid(row)
+        for row in tf.split(modes._Stochastic(model)._draws(IMAGES, SEED, 7), 7)
+    ]
+    np.testing.assert_allclose(found, tf.reduce_mean(draws, 0), rtol=1e-6)

@@ -23,6 +23,8 @@ _TINY = float(np.finfo(np.float32).tiny)
 _CLEAR_NAMES = ("logits", "logit")
 # Images that the kind of outputs is told by.
 _PROBE = 64
+# What noise in [0, 1] is multiplied by, to see whether an answer has bounds.
+_STRENGTHS = np.repeat([1.0, -1.0, 1e2, -1e2, 1e4, -1e4, 1e6, -1e6], 2)
 
 
 def flatten(answer: Any) -> dict[str, tf.Tensor]:
@@ -137,6 +139,39 @@ def kind_of(values: np.ndarray, dtype: str = "float32") -> str | None:
     return "logits"
 
 
+def trial(model: Callable[[tf.Tensor], Any], shape) -> tuple[np.ndarray, Any]:
+    """Asks a model about noise, most of it far from any image.
+
+    Scores of a few images can lie in [0, 1] by chance; probabilities lie there
+    whatever the image is. So this answer is what `kind_of` is to be given
+    where there are no images, or one score an image.
+
+    Args:
+        model: `(images) -> answer`.
+        shape: Of one image.
+
+    Returns:
+        The images, the first two of them in [0, 1], and the answer. All of
+        them are in [0, 1] if the model refuses others.
+    """
+    noise = np.random.default_rng(0).random((len(_STRENGTHS), *shape))
+    noise[1::2] **= 8  # Few bright pixels: normalised images differ, too.
+    noise = noise.astype(np.float32)
+    strengths = np.reshape(_STRENGTHS, (-1, *[1] * len(shape)))
+    far = (noise * strengths).astype(np.float32)
+    try:
+        return far, model(tf.constant(far))
+    except tf.errors.InvalidArgumentError:
+        return noise, model(tf.constant(noise))
+
+
+def kind_of_trial(scores: tf.Tensor) -> str:
+    """The kind of scores `[batch, ...]` that `trial` gave."""
+    values = _rows(tf.cast(scores, tf.float32)).numpy()
+    finite = values[np.isfinite(values).all(axis=1)]
+    return kind_of(finite, scores.dtype.name) or "logits"
+
+
 def to_logits(scores: tf.Tensor, kind: str) -> tf.Tensor:
     """Logits of a softmax whose probabilities are the model's.
 
@@ -208,6 +243,9 @@ def reader(
         kind = "logits"
         if not np.isin(finite, (0.0, 1.0)).all():
             kind = kind_of(finite, scores.dtype.name) or "logits"
+        if kind == "probabilities" and finite.shape[1] == 1:
+            _, answer = trial(model, images.shape[1:])
+            kind = kind_of_trial(flatten(answer)[name])
 
     def logits_fn(images):
         try:

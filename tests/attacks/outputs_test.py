@@ -144,3 +144,12 @@ def test_the_kinds_are_those_of_the_commands():
     from ib_keras.audit.target import options
 
     assert outputs.KINDS == options.KINDS
+
+
+def test_a_logit_between_0_and_1_on_all_images_is_a_logit():
+    """As of a binary classifier before its training, which a callback sees."""
+    images, _ = data()
+    small = lambda x: 0.1 * score(x) + 0.5  # noqa: E731
+    assert 0 < small(images).numpy().min() < small(images).numpy().max() < 1
+    _, _, kind = outputs.reader(small, images)
+    assert kind == "logits"
