@@ -221,6 +221,30 @@ def test_the_same_call_resumes_and_a_temporary_folder_goes(tmp_path):
     assert not place.exists()
 
 
+def other_weights():
+    other = keras.models.clone_model(model())
+    other.set_weights([1.1 * w for w in model().get_weights()])
+    return other
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: (lambda made: lambda x: made(x))(other_weights()),
+        lambda: lambda x: model()(2.0 * x),
+        lambda: (lambda w: lambda x: model()(x) * w)(tf.constant(2.0)),
+    ],
+    ids=["weights", "a number", "a tensor"],
+)
+def test_another_function_is_not_taken_for_the_audited_one(tmp_path, make):
+    folder = str(tmp_path / "audit")
+    for _ in range(2):  # The same one, in a function of its own each time.
+        same = lambda x: model()(x)  # noqa: E731
+        ib_keras.audit(same, *examples(), workdir=folder, **FGS)
+    with pytest.raises(UserError, match="belongs to another config"):
+        ib_keras.audit(make(), *examples(), workdir=folder, **FGS)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -38,7 +38,8 @@ class Target:
     Attributes:
         path: The folder or file; the name of a function.
         sha256: Of the folder, over the names and digests of its files, or of
-            the file; of a function over its variables.
+            the file; of a function over its variables, and where it does not
+            say which these are over the operations and values of its graph.
         metadata: The JSON asset; empty where the model has none.
         loaded: What TensorFlow or Keras loaded, or the function.
         kind: "ib_keras", "saved_model", "keras" or "function".
@@ -374,10 +375,14 @@ def from_function(
     Returns:
         A `Target`, as `load` gives for a path.
     """
+    traced = (
+        [] if hasattr(function, "variables") else _trace(function, image_shape)
+    )
     variables = tuple(
         getattr(v, "value", v) if not isinstance(v, tf.Variable) else v
         for v in getattr(function, "variables", ())
     )
+    variables += tuple(v for graph in traced for v in graph.variables)
     endpoint = Endpoint("function", function, held=variables)
     loaded = _Functions(function, stochastic)
     target = Target(
@@ -395,7 +400,8 @@ def from_function(
             output=output, outputs=outputs, input_range=input_range
         ),
     )
-    state = "".join([name, *target.state_hash().values()])
+    values = [value for graph in traced for value in _values(graph)]
+    state = "".join([name, *target.state_hash().values(), *values])
     digest = hashlib.sha256(state.encode()).hexdigest()
     return dataclasses.replace(target, sha256=digest)
 
@@ -407,3 +413,31 @@ class _Functions:
         self.mean = mean
         if stochastic is not None:
             self.stochastic = stochastic
+
+
+def _trace(function, image_shape) -> list[Any]:
+    """The graph of a function; none where it does not trace as it is."""
+    spec = tf.TensorSpec([2, *image_shape], tf.float32)
+    try:
+        return [tf.function(function).get_concrete_function(spec)]
+    except Exception:  # Foreign code; who calls it says what is wrong.
+        return []
+
+
+def _values(graph) -> list[str]:
+    """Digests of what a graph computes with but variables, sorted.
+
+    Names of nodes and functions count what else a process has traced.
+    """
+    definition = graph.graph.as_graph_def()
+    bodies = [f.node_def for f in definition.library.function]
+    parts = [
+        node.op.encode() + node.attr["value"].SerializeToString()
+        if node.op == "Const"
+        else node.op.encode()
+        for body in (definition.node, *bodies)
+        for node in body
+    ]
+    held = (t for t in graph.captured_inputs if t.dtype != tf.resource)
+    parts += [tensor.numpy().tobytes() for tensor in held]
+    return sorted(hashlib.sha256(part).hexdigest() for part in parts)
