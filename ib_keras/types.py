@@ -107,6 +107,28 @@ def check_count(name: str, value, smallest: int = 1) -> int:
     return int(value)
 
 
+def as_array(values, what: str, shape: str) -> np.ndarray:
+    """Returns an array of what may be lists of unequal lengths.
+
+    Args:
+        values: Array-like.
+        what: What they are, for the message.
+        shape: The expected one, likewise.
+
+    Raises:
+        UserError: If the lengths differ.
+    """
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise UserError(
+            f"The {what} are not of one shape",
+            received=f"a {type(values).__name__} of unequal parts",
+            expected=shape,
+            fix="Make them alike, for example by resizing.",
+        ) from error
+
+
 def check_images(images) -> np.ndarray:
     """Returns `images` as float32, refusing what is not an image batch.
 
@@ -120,7 +142,7 @@ def check_images(images) -> np.ndarray:
         UserError: If the rank, the dtype or the range is wrong, or a value is
             not finite.
     """
-    images = np.asarray(images)
+    images = as_array(images, "images", "[batch, height, width, channels]")
     if images.ndim != 4:
         raise UserError(
             "Images have the wrong number of axes",
@@ -147,6 +169,20 @@ def check_images(images) -> np.ndarray:
     return images
 
 
+def count_classes(labels) -> int:
+    """The fewest classes that labels can be of, 1 or more.
+
+    Args:
+        labels: Array-like. Of what are no whole numbers it is 1, and
+            `check_labels` says what is wrong.
+    """
+    labels = np.asarray(labels)
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        return labels.shape[1]  # One-hot.
+    is_whole = labels.dtype.kind in "iu" and labels.size
+    return max(int(labels.max()) + 1, 1) if is_whole else 1
+
+
 def check_labels(labels, num_examples: int, num_classes: int) -> np.ndarray:
     """Returns `labels` as int32, refusing what is not one class per image.
 
@@ -162,7 +198,7 @@ def check_labels(labels, num_examples: int, num_classes: int) -> np.ndarray:
         UserError: If the labels are one-hot, not integers, too few or too
             many, or out of range.
     """
-    labels = np.asarray(labels)
+    labels = as_array(labels, "labels", "[batch]")
     if labels.ndim == 2 and labels.shape[1] == num_classes:
         raise UserError(
             "Labels are one-hot",

@@ -14,8 +14,10 @@ import numpy as np
 from ib_keras.data import splits as split_strings
 from ib_keras.data.source import DataSource
 from ib_keras.errors import UserError
+from ib_keras.types import as_array
 from ib_keras.types import check_images
 from ib_keras.types import check_labels
+from ib_keras.types import count_classes
 
 
 def make(
@@ -47,7 +49,9 @@ def make(
             "a split or more, with images of one shape",
         )
     count = 1 + max(int(labels.max()) for _, labels in found.values())
-    names = tuple(map(str, class_names or range(max(count, 2))))
+    if class_names is None or not len(class_names):
+        class_names = range(max(count, 2))
+    names = tuple(map(str, class_names))
     if len(names) < count:
         raise _wrong(
             f"labels up to {count - 1}", f"labels of {len(names)} classes"
@@ -73,7 +77,9 @@ def make(
 
 def _checked(split, pair):
     """Images `[n, height, width, channels]` and labels int32 `[n]`."""
-    images, labels = map(np.asarray, _pair(split, pair))
+    images, labels = _pair(split, pair)
+    images = as_array(images, "images", "[n, height, width, channels]")
+    labels = as_array(labels, "labels", "[n]")
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or not images.size:
@@ -89,10 +95,7 @@ def _checked(split, pair):
         )
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    classes = int(labels.max()) + 1 if labels.size else 1
-    if labels.ndim == 2:
-        classes = labels.shape[1]  # One-hot, which is said.
-    return images, check_labels(labels, len(images), max(classes, 1))
+    return images, check_labels(labels, len(images), count_classes(labels))
 
 
 def _pair(split, value):
@@ -111,12 +114,36 @@ def _gather(dataset):
     """All pairs of a `tf.data.Dataset`, which may be in batches."""
     if int(dataset.cardinality()) == -1:
         raise _wrong("a dataset without end", "a finite one")
-    if not isinstance(dataset.element_spec, tuple):
+    spec = dataset.element_spec
+    if not isinstance(spec, tuple):
         raise _wrong("a dataset of single tensors", "one of (image, label)")
-    if dataset.element_spec[0].shape.rank == 3:
-        dataset = dataset.batch(1000)
-    images, labels = zip(*dataset.as_numpy_iterator(), strict=True)
+    if len(spec) != 2 or not all(hasattr(part, "shape") for part in spec):
+        raise _wrong("a dataset of other elements", "one of (image, label)")
+    if not _is_in_batches(*(part.shape for part in spec)):
+        dataset = dataset.batch(1000 if spec[0].shape.is_fully_defined() else 1)
+    pairs = list(dataset.as_numpy_iterator())
+    if not pairs:
+        raise _wrong("an empty dataset", "an image or more")
+    images, labels = zip(*pairs, strict=True)
+    shapes = sorted({batch.shape[1:] for batch in images})
+    if len(shapes) > 1:
+        raise _wrong(
+            f"images of shapes {', '.join(map(str, shapes[:3]))}",
+            "images of one shape",
+        )
     return np.concatenate(images), np.concatenate(labels)
+
+
+def _is_in_batches(image, label) -> bool:
+    """Whether the elements of these shapes are batches.
+
+    Three axes are those of an image, or of a batch of gray images: then the
+    labels have its batch axis, too.
+    """
+    if image.rank != 3:
+        return image.rank != 2
+    is_one = label.rank == 0 or image[0] != label[0]
+    return not is_one and image[2] not in (1, 3)
 
 
 def _wrong(received, expected) -> UserError:

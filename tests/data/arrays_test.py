@@ -53,7 +53,35 @@ WRONG = {
         "labels up to 3",
     ),
     "negative labels": ({"test": (IMAGES, LABELS - 1)}, "-1"),
+    "words": ({"test": (IMAGES, LABELS.astype(str))}, "dtype <U"),
+    "objects": ({"test": (IMAGES, LABELS.astype(object))}, "dtype object"),
+    "NaN": ({"test": (IMAGES, LABELS * np.nan)}, "dtype float64"),
+    "unequal images": ({"test": ([[1.0], [1.0, 0.0]], [0, 1])}, "unequal"),
+    "triples": ({"test": PAIRS.map(lambda x, y: (x, y, y))}, "other elements"),
+    "an empty dataset": ({"test": PAIRS.take(0)}, "empty"),
+    "images of two sizes": (
+        {"test": PAIRS.concatenate(PAIRS.map(lambda x, y: (x[:4], y)))},
+        "(4, 5, 3), (6, 5, 3)",
+    ),
 }
+
+
+@pytest.mark.parametrize("batch_size", [None, 4])
+@pytest.mark.parametrize("axes", [0, 1], ids=["[n]", "[n, 1]"])
+def test_a_dataset_of_gray_images_needs_no_channel(batch_size, axes):
+    gray = IMAGES[..., 0]
+    labels = LABELS.reshape(-1, *[1] * axes)
+    dataset = tf.data.Dataset.from_tensor_slices((gray, labels))
+    if batch_size:
+        dataset = dataset.batch(batch_size)
+    images, found = arrays.make("mine", test=dataset).load("test")
+    np.testing.assert_array_equal(images, gray[..., np.newaxis])
+    np.testing.assert_array_equal(found, LABELS)
+
+
+def test_names_of_classes_can_be_an_array():
+    given = {"test": (IMAGES, LABELS), "class_names": np.array(list("abcd"))}
+    assert arrays.make("mine", **given).class_names == tuple("abcd")
 
 
 @pytest.mark.parametrize(("given", "said"), WRONG.values(), ids=WRONG.keys())
