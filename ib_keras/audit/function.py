@@ -1,9 +1,7 @@
 """An audit as a function call, of a model in Python or in a file."""
 
 import copy
-import functools
 import hashlib
-import operator
 import os
 import shutil
 import tempfile
@@ -11,7 +9,6 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from ib_keras import files
@@ -25,12 +22,17 @@ from ib_keras.audit import subject as subjects
 from ib_keras.audit import target as targets
 from ib_keras.audit.examples import Examples
 from ib_keras.errors import UserError
+from ib_keras.types import check_count
 from ib_keras.types import check_images
 from ib_keras.types import check_labels
+from ib_keras.types import count_classes
 
 # Images that say how many scores a model answers with, and most images that it
 # is found out by.
 _FEW, _PROBE = 2, 2000
+
+# What a config must have for the arguments of the call.
+_SECTIONS = ("dataset", "model", "stages", "threat_model")
 
 
 def run(
@@ -113,7 +115,10 @@ def run(
     given = None
     if images is not None:
         given = _check_given(images, labels, dataset)
-        num_examples = len(given[1][:num_examples])
+        if num_examples is None:
+            num_examples = len(given[1])
+        count = check_count("num_examples", num_examples)
+        num_examples = min(count, len(given[1]))
     said = {
         "mode": mode,
         "seed": seed,
@@ -130,7 +135,10 @@ def run(
     for name, value in said.items():
         if value is not None:
             *sections, field = name.split(".")
-            functools.reduce(operator.getitem, sections, config)[field] = value
+            place = config
+            for section in sections:
+                place = place.setdefault(section, {})
+            place[field] = value
     if isinstance(model, os.PathLike):
         model = os.fspath(model)
     if workdir is not None:
@@ -148,6 +156,18 @@ def run(
 def _config(protocol) -> dict[str, Any]:
     if isinstance(protocol, str | os.PathLike):
         return shipped.protocol(os.fspath(protocol))
+    is_config = isinstance(protocol, Mapping) and all(
+        isinstance(protocol.get(name), Mapping) for name in _SECTIONS
+    )
+    if not is_config:
+        raise UserError(
+            "The protocol is none",
+            received=repr(protocol)[:100],
+            expected="a name, a path, or a config with the sections "
+            f"{', '.join(_SECTIONS)}",
+            fix='Give a name, such as "aa_mt", or what get_config() of a file '
+            "of configs/audits returns.",
+        )
     return copy.deepcopy(dict(protocol))
 
 
@@ -196,7 +216,6 @@ def _check_given(images, labels, dataset):
             fix="Give labels=..., or leave out one of images and dataset.",
         )
     images = check_images(images)
-    labels = np.asarray(labels)
     if not len(images):
         raise UserError(
             "There are no examples to audit",
@@ -204,9 +223,7 @@ def _check_given(images, labels, dataset):
             expected="1 image or more",
             fix="Give the images that the model is to be judged by.",
         )
-    return images, check_labels(
-        labels, len(images), int(labels.max(initial=0)) + 1
-    )
+    return images, check_labels(labels, len(images), count_classes(labels))
 
 
 def _examples(target, images, labels, config) -> Examples:

@@ -259,6 +259,12 @@ def test_another_function_is_not_taken_for_the_audited_one(tmp_path, make):
         ({"images": np.zeros([0, 8, 8, 1]), "labels": []}, "no examples"),
         ({"images": np.full([2, 8, 8, 1], 7.0), "labels": [0, 1]}, "outside"),
         ({"diagnostics": "some"}, "set of diagnostics"),
+        ({"labels": np.array(list("abc"))}, "not one integer class"),
+        ({"labels": np.full(40, np.nan)}, "not one integer class"),
+        ({"num_examples": -1}, "num_examples is not a count"),
+        ({"num_examples": 2.5}, "num_examples is not a count"),
+        ({"protocol": {"stages": {}}}, "sections dataset"),
+        ({"protocol": ["fgs"]}, "sections dataset"),
     ],
 )
 def test_what_cannot_be_used_is_refused(change, message):
