@@ -106,7 +106,7 @@ def _classifiers(
     @tf.function(input_signature=[images])
     def mean(images):
         with as_traced():
-            return to_logits(model(images, training=False))
+            return to_logits(modes.mean(model)(images))
 
     if not modes.is_stochastic(model):
         return {"mean": mean}
@@ -133,13 +133,12 @@ def _reading(model, image_shape) -> tuple[Callable[[Any], tf.Tensor], int]:
     told by what it says of noise.
     """
     from ib_keras import classifier
+    from ib_keras import modes
     from ib_keras.attacks import outputs
 
     if isinstance(model, classifier.IBClassifier):
         return (lambda logits: logits), model.num_classes
-    noise, answer = outputs.trial(
-        lambda images: model(images, training=False), image_shape
-    )
+    noise, answer = outputs.trial(modes.mean(model), image_shape)
     name = outputs.choose(answer, None, len(noise), None)
     scores = outputs.flatten(answer)[name]
     kind = outputs.kind_of_trial(scores)

@@ -66,6 +66,19 @@ def image_shape(model: Any) -> tuple[int, ...]:
     return shape[1:]
 
 
+def mean(model: Any) -> Callable[[tf.Tensor], Any]:
+    """The mean mode of a model: `(images) -> answer`, without a draw.
+
+    So of bottleneck layers, too, that were told to be stochastic always.
+    """
+
+    def answer(images):
+        with bottleneck_layers.drawing(None):
+            return model(images, training=False)
+
+    return answer
+
+
 def stochastic(
     model: keras.Model,
 ) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], Any]:
@@ -117,9 +130,7 @@ class _Stochastic:
     def _try_shape(self, shape):
         """Which of the two ways is right, and the kinds of the outputs."""
         with tf.init_scope():
-            images, answer = outputs.trial(
-                lambda images: self._model(images, training=False), shape
-            )
+            images, answer = outputs.trial(mean(self._model), shape)
             kinds = tf.nest.map_structure(_kind, answer)
             asked = (tf.constant(images[:2]), seeds.from_int(0), 3)
             safe = self._copies(*asked)

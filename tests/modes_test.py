@@ -8,6 +8,7 @@ import tensorflow as tf
 from ib_keras import export
 from ib_keras import modes
 from ib_keras import seeds
+from ib_keras.audit import function
 from ib_keras.audit import target as targets
 from ib_keras.bottlenecks.layer import VIBLayer
 from ib_keras.errors import UserError
@@ -156,6 +157,25 @@ def test_the_seed_decides_and_the_mean_mode_knows_none():
     )
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 1e-3
+
+
+@pytest.mark.parametrize("says", [True, False])
+def test_the_modes_do_not_depend_on_what_a_layer_is_told(says, tmp_path):
+    model = sequential()
+    mean = model(IMAGES)
+    drawn = modes.stochastic(model)(IMAGES, SEED, 5)
+    model.layers[1].stochastic = says
+    path, file = str(tmp_path / "model"), str(tmp_path / "model.keras")
+    export.save(model, path)
+    model.save(file)
+    loaded = tf.saved_model.load(path)
+    np.testing.assert_allclose(loaded.mean(IMAGES), mean, rtol=1e-5)
+    found = loaded.stochastic(IMAGES, SEED, 5)
+    np.testing.assert_allclose(found, drawn, rtol=1e-5)
+    read = targets.load(file).caller("mean")(tf.constant(IMAGES), SEED)
+    np.testing.assert_allclose(read, mean, rtol=1e-5)
+    python = function._Inference(model)(IMAGES)
+    np.testing.assert_allclose(python, mean, rtol=1e-5)
 
 
 def test_models_without_noise_have_one_mode():

@@ -35,12 +35,12 @@ class Draws:
     """What the layers called inside of `drawing` do.
 
     Attributes:
-        seed: int32 `[2]`.
+        seed: int32 `[2]`; None for no draw, the mean of p(z|x).
         num_samples: S, draws of each row.
         posteriors: p(z|x) of each call, in turn.
     """
 
-    seed: tf.Tensor
+    seed: tf.Tensor | None
     num_samples: Any
     posteriors: list = dataclasses.field(default_factory=list)
 
@@ -58,14 +58,15 @@ _draws: contextvars.ContextVar[Draws | None] = contextvars.ContextVar(
 
 
 @contextlib.contextmanager
-def drawing(seed: tf.Tensor, num_samples: Any = 1) -> Iterator[Draws]:
+def drawing(seed: tf.Tensor | None, num_samples: Any = 1) -> Iterator[Draws]:
     """Makes bottleneck layers draw by a seed, and change nothing.
 
     A layer called inside returns `[samples * batch, dim]`, all rows of the
     first draw, then all of the second; it adds no rate and writes no variable.
 
     Args:
-        seed: int32 `[2]`.
+        seed: int32 `[2]`; None for the mean, whatever a layer's `stochastic`
+            says.
         num_samples: S, an integer or scalar tensor.
 
     Yields:
@@ -171,6 +172,8 @@ class BottleneckLayer(keras.layers.Layer):
         """The answer of a call; adds the rate where `labels` allow it."""
         posterior = self.posterior(inputs)
         draws = _draws.get()
+        if draws is not None and draws.seed is None:
+            return self._rows(posterior.mean()[None])
         if draws is not None:
             drawn = (draws.num_samples, draws.seed_of(posterior))
             return self._rows(self.bottleneck.sample(posterior, *drawn))
@@ -249,6 +252,7 @@ class VIBLayer(BottleneckLayer):
         stochastic: Whether to draw: None does in training alone, True always,
             False never. An attribute, too: set it on a trained layer to see
             its noise. A function that was compiled before keeps what it was.
+            Exports and audits have both modes, whatever is said here.
         seed: Of the draws; None takes one of `keras.utils.set_random_seed`.
         anneal_steps: Training steps from `initial_beta` to `beta`.
         initial_beta: See `VIB`.

@@ -88,10 +88,9 @@ def keras_endpoint(model: Any, name: str, path: str) -> Endpoint:
     Raises:
         UserError: If it takes more than images.
     """
+    from ib_keras import modes
 
-    @tf.function
-    def call(images):
-        return model(images, training=False)
+    call = tf.function(modes.mean(model))
 
     variables = tuple(v.value for v in model.variables)
     inputs = getattr(model, "inputs", None)
