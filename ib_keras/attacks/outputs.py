@@ -68,9 +68,12 @@ def choose(
         The name of the tensor; "" where the answer is a tensor.
 
     Raises:
-        UserError: If none fits, or several do.
+        UserError: If none fits, several do, or it is no tensor.
     """
     found = flatten(answer)
+    others = [t for t in found.values() if not tf.is_tensor(t)]
+    if others:
+        raise _not_tensorflow(f"it returns a {type(others[0]).__name__}")
     shapes = {name: tuple(t.shape) for name, t in found.items()}
     described = ", ".join(
         f"{name or 'a tensor'} {shape}"
@@ -253,16 +256,17 @@ def reader(
         except (AttributeError, RuntimeError) as error:
             if tf.executing_eagerly():
                 raise
-            raise _not_tensorflow(error) from error
+            said = f"{type(error).__name__}: {reason(error)}"
+            raise _not_tensorflow(said) from error
         return to_logits(flatten(answer)[name], kind)
 
     return logits_fn, max(int(_rows(scores).shape[-1]), 2), kind
 
 
-def _not_tensorflow(error: Exception) -> UserError:
+def _not_tensorflow(received: str) -> UserError:
     return UserError(
         "The model leaves TensorFlow, so it has no gradient",
-        received=f"{type(error).__name__}: {reason(error)}",
+        received=received,
         expected="a function of TensorFlow operations alone",
         fix="Call the model itself, model(images, training=False), and not "
         "its predict; leave out .numpy() and NumPy functions.",

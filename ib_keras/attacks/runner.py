@@ -820,6 +820,7 @@ def run(
         array([ True])
     """
     images = check_images(images)
+    batch_size = base.check_count("batch_size", batch_size)
     logits_fn, num_classes, kind = outputs_lib.reader(
         model, images, output, outputs
     )

@@ -153,3 +153,19 @@ def test_a_logit_between_0_and_1_on_all_images_is_a_logit():
     assert 0 < small(images).numpy().min() < small(images).numpy().max() < 1
     _, _, kind = outputs.reader(small, images)
     assert kind == "logits"
+
+
+@pytest.mark.parametrize(
+    "leave",
+    [lambda x: logits(x).numpy(), lambda x: {"z": logits(x).numpy()}],
+    ids=["an array", "arrays by name"],
+)
+def test_arrays_have_no_gradient(leave):
+    images, labels = data()
+    with pytest.raises(UserError, match="no gradient.*ndarray"):
+        attacks.run(leave, images, labels, "fgs", epsilon=0.1)
+
+
+def test_a_batch_size_that_is_no_count_is_refused():
+    with pytest.raises(UserError, match="batch_size is not a count"):
+        attacks.run(logits, *data(), "fgs", epsilon=0.1, batch_size="8")
