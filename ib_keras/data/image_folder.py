@@ -18,6 +18,7 @@ moves none of another class to another split.
 
 import hashlib
 import os
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -129,7 +130,9 @@ def _open(path, form, class_names, test_fraction) -> _Folder:
             f"folders {', '.join(roots)}, and test_fraction={test_fraction}",
             "Leave out test_fraction: the splits are these folders.",
         )
-    names = tuple(class_names or _class_names(path, roots or {"test": path}))
+    if class_names is None:
+        class_names = _class_names(path, roots or {"test": path})
+    names = _checked_names(path, class_names)
     found = {
         split: _files(root, names)
         for split, root in (roots or {"test": path}).items()
@@ -159,6 +162,19 @@ def _folders(path) -> list[str]:
     )
 
 
+def _checked_names(path, names) -> tuple[str, ...]:
+    if isinstance(names, str):
+        names = [names]
+    names = tuple(map(str, names))
+    if len(set(names)) < max(len(names), 2):
+        raise _wrong(
+            path,
+            f"the classes {', '.join(names) or 'none'}",
+            "Name two folders or more, each once, as class_names=cat,dog.",
+        )
+    return names
+
+
 def _class_names(path, roots) -> list[str]:
     by_split = {split: _folders(root) for split, root in roots.items()}
     first, *others = by_split.values()
@@ -169,6 +185,15 @@ def _class_names(path, roots) -> list[str]:
             f"other folders of classes in one split than in another ({told})",
             "Make them alike, or name the classes by class_names.",
         )
+    inner = [_folders(os.path.join(path, name)) for name in first]
+    if "test" in roots and roots["test"] == path and _are_alike(inner):
+        raise _wrong(
+            path,
+            f"folders {', '.join(first)}, each with the folders "
+            f"{', '.join(inner[0][:5])}",
+            f"Call the splits {', '.join(_SPLITS)}; or, where these are the "
+            "classes, name them by class_names.",
+        )
     if len(first) < 2:
         raise _wrong(
             path,
@@ -176,6 +201,15 @@ def _class_names(path, roots) -> list[str]:
             "Put the images of each class into a folder of its own.",
         )
     return first
+
+
+def _are_alike(folders) -> bool:
+    """Whether each holds the same folders, as splits do and classes do not."""
+    return (
+        len(folders) > 0
+        and len(folders[0]) > 1
+        and all(found == folders[0] for found in folders)
+    )
 
 
 def _files(root, names) -> _Files:
@@ -194,7 +228,7 @@ def _files(root, names) -> _Files:
 
 
 def _hash(path: str) -> bytes:
-    return hashlib.sha256(path.replace(os.sep, "/").encode()).digest()
+    return hashlib.sha256(os.fsencode(path.replace(os.sep, "/"))).digest()
 
 
 def _cut(path, whole, fraction) -> dict[str, _Files]:
@@ -241,7 +275,8 @@ def _decode(paths, form, is_resized) -> np.ndarray:
         )
         return form(image) if is_resized else image
 
-    dataset = tf.data.Dataset.from_tensor_slices(paths)
+    # As bytes, for a name on disk need not be text.
+    dataset = tf.data.Dataset.from_tensor_slices(list(map(os.fsencode, paths)))
     dataset = dataset.map(read, num_parallel_calls=tf.data.AUTOTUNE)
     found = np.empty((len(paths), *form.size, form.channels), np.uint8)
     read_so_far = 0
@@ -267,11 +302,14 @@ def _odd(path, shape, expected) -> UserError:
 
 def _damaged(path, error) -> UserError:
     why = (getattr(error, "message", None) or str(error)).splitlines()[0]
+    # What comes before it are nodes and iterators of TensorFlow's.
+    why = re.sub(r"^(\{\{.*?\}\} )?(.*Iterator::Root\S*: )?", "", why)
     return UserError(
         "An image cannot be read",
         received=f"{path} ({why[:100]})",
-        expected="a whole image of the kind that its name says",
-        fix="Replace or remove the file.",
+        expected="a whole image of the kind that its name says, which can be "
+        "read with this color_mode",
+        fix="Replace, convert or remove the file.",
     )
 
 

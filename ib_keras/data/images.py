@@ -116,7 +116,8 @@ def form(
 def _size(given) -> tuple[int, int] | None:
     if given is None:
         return None
-    size = (given, given) if isinstance(given, int) else tuple(given)
+    is_one = not isinstance(given, Sequence) or isinstance(given, str)
+    size = (given, given) if is_one else tuple(given)
     if len(size) != 2 or not all(type(n) is int and n > 0 for n in size):
         raise UserError(
             "The size is not one of images",

@@ -210,3 +210,44 @@ def test_a_split_larger_than_the_memory_is_refused(photos):
     source = image_folder.build(photos, image_size=(1_000_000, 1_000_000))
     error = runs.refused(source.load, "test")
     assert "60 images" in error.received and "test[:5000]" in error.fix
+
+
+@pytest.mark.parametrize("names", [("Train", "Test"), ("training", "val")])
+def test_splits_of_other_names_are_no_classes(photos, tmp_path, names):
+    for name in names:
+        shutil.copytree(pathlib.Path(photos, "train"), tmp_path / name)
+    error = runs.refused(image_folder.build, str(tmp_path))
+    assert names[0] in error.received and "train, test" in error.fix
+    said = image_folder.build(str(tmp_path), class_names=names)
+    assert said.class_names == names
+
+
+@pytest.mark.parametrize("names", [["a", "a"], "a", []])
+def test_classes_are_two_or_more_each_named_once(flat, names):
+    error = runs.refused(image_folder.build, flat, class_names=names)
+    assert "the classes" in error.received
+
+
+def test_a_name_on_disk_need_not_be_text(flat, tmp_path):
+    folder = shutil.copytree(flat, tmp_path / "copy")
+    some = next(folder.rglob("*.png"))
+    some.rename(bytes(some.parent).decode() + "/" + "\udcff.png")
+    before, after = (
+        image_folder.build(str(place)).load("test") for place in (flat, folder)
+    )
+    assert sort(*before) == sort(*after)
+
+
+def test_why_a_file_cannot_be_read_is_said(flat, tmp_path):
+    folder = shutil.copytree(flat, tmp_path / "copy")
+    some = next(folder.rglob("*.png"))
+    with Image.open(some) as image:
+        image.convert("RGB").save(some.with_suffix(".bmp"))
+    source = image_folder.build(str(folder), color_mode="grayscale")
+    error = runs.refused(source.load, "test")
+    assert "channels" in error.received and "{{" not in error.received
+
+
+def test_a_size_that_is_no_whole_number_is_refused(flat):
+    error = runs.refused(image_folder.build, flat, image_size=8.0)
+    assert "8.0" in error.received
