@@ -70,8 +70,8 @@ class CompiledLogits:
         if scale not in self._scaled:
 
             def scaled(images, seed):
-                logits = self._logits_fn(images, seed)
-                return tf.cast(logits, tf.float32) * scale
+                logits = tf.cast(self._logits_fn(images, seed), tf.float32)
+                return _finite_product(logits, scale)
 
             self._scaled[scale] = CompiledLogits(
                 scaled, self.strategy, self.jit_compile
@@ -158,6 +158,18 @@ class CompiledLogits:
     def num_traces(self) -> dict[Hashable, dict[int | None, int]]:
         """Key -> batch size (None: every one) -> number of traces."""
         return {k: f.num_traces() for k, f in self._compiled.items()}
+
+
+def _finite_product(logits, scale):
+    """The product, which does not overflow where the logits are finite.
+
+    Classes may be masked by the lowest number that there is.
+    """
+    product = logits * scale
+    if scale <= 1.0:
+        return product
+    within = tf.clip_by_value(product, tf.float32.min, tf.float32.max)
+    return tf.where(tf.math.is_finite(logits), within, product)
 
 
 def of(logits_fn: LogitsFn) -> CompiledLogits:

@@ -26,6 +26,9 @@ _MOST, _NEARLY_ALL = 0.75, 0.95
 # Of a label's probability, spread over all classes: where every answer is
 # right, likelihood alone would have no end.
 _SMOOTHING = 1e-3
+# Nats below which no class counts as farther: classes that a model masks, with
+# -1e9, would outweigh all labels.
+_FARTHEST = 100.0
 _POWERS = range(41)
 # The smallest power of two that logits are made larger by.
 _SMALLEST = 2
@@ -65,11 +68,13 @@ def _power_within(lead) -> int:
 def _likeliest(logits, labels) -> int:
     """The power of two at which the labels are likeliest."""
     below = logits - logits.max(axis=1, keepdims=True)
-    of_label = below[np.arange(len(labels)), labels]
-    expected = (1 - _SMOOTHING) * of_label + _SMOOTHING * below.mean(axis=1)
+    rows = np.arange(len(labels))
 
     def nats(power):
-        sums = np.exp(below * 2.0**power).sum(axis=1)
-        return np.mean(np.log(sums) - expected * 2.0**power)
+        scaled = below * 2.0**power
+        sums = np.exp(scaled).sum(axis=1)
+        spread = np.maximum(scaled, -_FARTHEST).mean(axis=1)
+        of_label = (1 - _SMOOTHING) * scaled[rows, labels]
+        return np.mean(np.log(sums) - of_label - _SMOOTHING * spread)
 
     return min(_POWERS, key=nats)

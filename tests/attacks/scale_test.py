@@ -110,6 +110,32 @@ def test_the_scale_of_a_net_follows_its_logits():
     assert scale.find(0.5 * net().clean, labels) == 1.0
 
 
+@pytest.mark.parametrize("mask", [-1e4, -1e9, -3e35])
+@pytest.mark.parametrize("num_masked", [1, 90])
+def test_classes_that_are_masked_hide_no_scale(mask, num_masked):
+    """As heads of more outputs than classes have them."""
+    clean, labels = net().clean, data()[1]
+    masked = np.pad(clean, ((0, 0), (0, num_masked)), constant_values=mask)
+    for factor in (1.0, *DECADES):
+        expected = scale.find(factor * clean, labels)
+        assert scale.find(factor * masked, labels) == expected
+
+
+def test_masked_classes_stay_finite():
+    def cold(images, seed):
+        logits = 0.01 * net().logits(images, seed)
+        return tf.pad(logits, [[0, 0], [0, 2]], constant_values=-3.4e38)
+
+    net().factor.assign(1.0)
+    images, labels = data()
+    attack = runner.Stage.build({"attack": {"name": "fgs"}})
+    attacker = runner.Runner(cold, [attack], ThreatModel("linf", EPSILON))
+    found = attacker.run(images, attacker.start(images, labels))
+    itself = net().attacked({"name": "fgs"}).robust_accuracy
+    assert found.robust_accuracy <= itself + 0.02
+    assert not found.num_nonfinite.any()
+
+
 def answers(lead, share_right, count=1000):
     """Logits of two classes with one lead, the share of them right."""
     logits = np.tile([lead, 0.0], (count, 1))
