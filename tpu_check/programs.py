@@ -132,9 +132,9 @@ def endpoints(parts: Parts, batch_size: int) -> Iterator[Program]:
     with tempfile.TemporaryDirectory() as folder:
         asset = files.join(folder, "asset")
         files.write_json(asset, {})
-        saved = export._Endpoints(
-            parts.model, parts.image_shape, asset, lambda logits: logits
-        )
+        shape = parts.image_shape
+        to_logits, _ = export._reading(parts.model, shape)
+        saved = export._Endpoints(parts.model, shape, asset, to_logits)
     images = _images(batch_size, parts.image_shape, tf.float32)
     # `tf.function` of its own: a signature with a free batch size is in force.
     for name, endpoint in saved.signatures().items():
