@@ -18,6 +18,7 @@ from ib_keras.audit import protocol
 from ib_keras.training import loop
 from ib_keras.training import settings
 from ib_keras.types import ThreatModel
+from tests.support import config_digests
 from tests.support import runs
 
 
@@ -61,6 +62,14 @@ def test_there_is_a_config_for_each_data_set_and_bottleneck():
         for bottleneck in ("vib", "ceb", "deterministic")
     } | {f"{data}_{m}" for data in TOYS for m in ("vib", "linear")}
     assert {"fgs_epsilons", "pgd_restarts", "aa_mt"} <= set(AUDITS)
+
+
+def test_no_config_and_no_sweep_has_changed():
+    """Else the folders of runs that were begun with it do not go on.
+
+    Is it meant, then: python -m tests.support.config_digests
+    """
+    assert config_digests.compute() == config_digests.read()
 
 
 def is_plain(value):
