@@ -22,12 +22,14 @@ from configs import common
 
 def get_config():
     """Returns the protocol's config."""
+    # Steps and restarts are those of section 3.2; num_eot is how many draws
+    # of a model's noise each gradient is averaged over.
     apgd = {"name": "apgd", "num_steps": 100, "num_eot": 1}
     return common.audit(
         protocol="aa_mt",
         version=1,
         norm="linf",
-        epsilon=8 / 255,
+        epsilon=8 / 255,  # In pixel units of [0, 1].
         stages={
             "apgd_ce": {
                 "num_restarts": 5,
@@ -42,10 +44,11 @@ def get_config():
                 "attack": {
                     "name": "multi_targeted",
                     "num_steps": 200,
-                    "num_targets": 0,
+                    "num_targets": 0,  # All other classes.
+                    # These three are ours.
                     "optimizer": "adam",
-                    "learning_rate": 0.1,
-                    "schedule": "decade",
+                    "learning_rate": 0.1,  # In pixel units.
+                    "schedule": "decade",  # Times 0.1 at 1/2, 0.01 at 3/4.
                     "num_eot": 1,
                 },
             },

@@ -18,7 +18,7 @@ def get_config():
         protocol="autoattack_standard",
         version=1,
         norm="linf",
-        epsilon=8 / 255,
+        epsilon=8 / 255,  # In pixel units of [0, 1].
         stages={
             "apgd_ce": {
                 "num_restarts": 1,
@@ -26,7 +26,7 @@ def get_config():
                     "name": "apgd",
                     "num_steps": 100,
                     "loss": "cross_entropy",
-                    "num_eot": 1,
+                    "num_eot": 1,  # Draws of noise per gradient.
                 },
             },
             "apgd_t": {
@@ -35,7 +35,7 @@ def get_config():
                     "name": "apgd",
                     "num_steps": 100,
                     "loss": "targeted_dlr",
-                    "num_targets": 9,
+                    "num_targets": 9,  # By falling clean logit.
                     "num_eot": 1,
                 },
             },
@@ -45,15 +45,15 @@ def get_config():
                     "name": "fab",
                     "num_steps": 100,
                     "num_targets": 9,
-                    "random_start": False,
+                    "random_start": False,  # At the image.
                 },
             },
             "square": {
                 "num_restarts": 1,
                 "attack": {
                     "name": "square",
-                    "num_steps": 5000,
-                    "initial_share": 0.8,
+                    "num_steps": 5000,  # Queries.
+                    "initial_share": 0.8,  # Of pixels in a window.
                 },
             },
         },

@@ -16,17 +16,17 @@ def get_config():
         protocol="fgs_epsilons",
         version=1,
         norm="linf",
-        epsilon=0.2,
+        epsilon=0.2,  # In pixel units of [0, 1].
         stages={
             "fgs": {
                 "num_restarts": 1,
                 "attack": {
                     "name": "fgs",
-                    "loss": "cross_entropy",
-                    "num_eot": 1,
+                    "loss": "cross_entropy",  # Section 2.
+                    "num_eot": 1,  # Draws of noise per gradient.
                 },
             }
         },
     )
-    config.epsilon_curve = (0.2, 0.35, 0.5)
+    config.epsilon_curve = (0.2, 0.35, 0.5)  # Figure 1.
     return config

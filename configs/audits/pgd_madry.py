@@ -19,17 +19,17 @@ def get_config():
         protocol="pgd_madry",
         version=1,
         norm="linf",
-        epsilon=8 / 255,
+        epsilon=8 / 255,  # In pixel units of [0, 1].
         stages={
             "pgd": {
                 "num_restarts": 1,
                 "attack": {
                     "name": "pgd",
-                    "num_steps": 20,
-                    "step_size": 0.007,
+                    "num_steps": 20,  # Section 3.2.
+                    "step_size": 0.007,  # In pixel units; section 3.2.
                     "loss": "cross_entropy",
-                    "random_start": True,
-                    "num_eot": 1,
+                    "random_start": True,  # Within the ball.
+                    "num_eot": 1,  # Draws of noise per gradient.
                 },
             }
         },
