@@ -1,12 +1,12 @@
 """The paper's networks with fresh weights, for benchmarks."""
 
 import functools
+import importlib
 
 import ml_collections
 import numpy as np
 import tensorflow as tf
 
-from configs import common
 from ib_keras import classifier
 from ib_keras import seeds
 from ib_keras import strategy as strategies
@@ -19,7 +19,7 @@ SHAPES = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 
 def config(data: str, bottleneck: str) -> ml_collections.ConfigDict:
     """The training config of an experiment of the paper."""
-    return getattr(common, data)(bottleneck, "")
+    return importlib.import_module(f"configs.{data}_{bottleneck}").get_config()
 
 
 def build(

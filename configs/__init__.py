@@ -1,1 +1,1 @@
-"""One experiment a file; `audits/` holds the protocols."""
+"""One experiment a file; see `audits/` for protocols, `sweeps/` for sweeps."""

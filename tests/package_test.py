@@ -75,7 +75,11 @@ KERAS = (
     "ib_keras.optimizers",
 )
 FLAGS = ("absl.flags", "ml_collections.config_flags")
-SEEN_BY_CONFIGS = ("ml_collections", "configs.common")
+SEEN_BY_CONFIGS = ("ml_collections", "configs.common", "configs.sweeps")
+# What configs share, which a new part must not have to edit; of all parts they
+# may name the stand-in of `:smoke` alone.
+SHARED_BY_CONFIGS = ("configs/common.py", "configs/sweeps/grid.py")
+STAND_IN = "random_images"
 
 # Not in `output` nor OUTPUT, but in tpu, TPUStrategy, is_tpu and CloudTPU.
 SAYS_TPU = re.compile(r"(?<![A-Z])TPU|Tpu|(?<![A-Za-z])tpus?(?![a-z])")
@@ -235,9 +239,34 @@ def check_configs_are_plain(path: str, source: str) -> list[str]:
         return []
     return [
         f"{path}:{line} imports {name}: configs import only"
-        f" {' and '.join(SEEN_BY_CONFIGS)}"
+        f" {', '.join(SEEN_BY_CONFIGS)}"
         for line, name in imports(path, source)
         if not is_within(name, SEEN_BY_CONFIGS)
+    ]
+
+
+def part_names() -> set[str]:
+    """The encoders, bottlenecks and data sets, by their files."""
+    return {
+        path.stem
+        for room in ("encoders", "bottlenecks", "data")
+        for path in (ROOT / "ib_keras" / room).glob("*.py")
+        if "\ndef build(" in path.read_text(encoding="utf-8")
+    }
+
+
+def check_shared_configs_name_no_part(path: str, source: str) -> list[str]:
+    """So that adding a part edits no file but its own and its configs."""
+    if path not in SHARED_BY_CONFIGS:
+        return []
+    names = "|".join(sorted(part_names() - {STAND_IN}))
+    is_named = re.compile(rf"(?<![a-z0-9])({names})(?![a-z0-9])")
+    return [
+        f"{path}:{getattr(node, 'lineno', '?')} says {text!r}: a config of its"
+        " own says what is special to a part"
+        for node in ast.walk(ast.parse(source))
+        for text in strings(node)
+        if is_named.search(text)
     ]
 
 
@@ -274,6 +303,7 @@ RULES = (
     check_attacks_never_see_keras,
     check_only_launchers_see_flags,
     check_configs_are_plain,
+    check_shared_configs_name_no_part,
     check_only_strategy_says_tpu,
 )
 
@@ -337,6 +367,12 @@ FORBIDDEN = {
     check_configs_are_plain: (
         ("configs/mnist_vib.py", "from ib_keras import schedules"),
         ("configs/audits/aa_mt.py", "from configs import mnist_vib"),
+        ("configs/sweeps/grid.py", "from configs.mnist_vib import get_config"),
+    ),
+    check_shared_configs_name_no_part: (
+        ("configs/common.py", "if name == 'vib':\n    beta = 0.01"),
+        ("configs/common.py", "def mnist(preset):\n    return preset"),
+        ("configs/sweeps/grid.py", "FIELD = {'ceb': 'rho'}"),
     ),
     check_only_strategy_says_tpu: (
         ("ib_keras/training/loop.py", "tf.distribute.TPUStrategy()"),
@@ -374,6 +410,12 @@ ALLOWED = {
     check_configs_are_plain: (
         ("configs/mnist_vib.py", "from configs import common"),
         ("configs/mnist_vib.py", "from ml_collections import config_dict"),
+        ("configs/mnist_vib.py", "from configs.sweeps import grid"),
+    ),
+    check_shared_configs_name_no_part: (
+        ("configs/common.py", "config.data = dict(name='random_images')"),
+        ("configs/mnist_vib.py", "config.bottleneck = dict(name='vib')"),
+        ("configs/sweeps/mnist.py", "def mnist():\n    pass"),
     ),
     check_only_strategy_says_tpu: (
         ("ib_keras/audit/runner.py", '"""On a TPU."""\nx = 1  # not a TPU'),

@@ -145,7 +145,7 @@ DATA = {
     "name=npz:README.md": "A file is damaged",
     "name=npz:x pth=y": 'Did you mean "--config.{}.path"?',
     "name=image_folder:nowhere": "nowhere: no such folder",
-    "name=image_folder:configs": "Put the images of each class",
+    "name=image_folder:results/mnist_vib/records": "Put the images of each",
     "name=image_folder path=. image_size=big": "not one of images",
     "name=image_folder path=. color_mode=gray": 'mean "grayscale"?',
     "name=tfds": "also tfds_name",

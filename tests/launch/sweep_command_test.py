@@ -15,7 +15,7 @@ from tests.support import runs
 
 GRID = """
 import ml_collections
-from configs import common
+from configs import digits_vib
 
 FGS = {
     "fgs_mean": {
@@ -29,7 +29,7 @@ FGS = {
 
 
 def get_config(preset=""):
-    config = common.digits("vib", preset)
+    config = digits_vib.get_config(preset)
     config.encoder = ml_collections.ConfigDict({"name": "linear"})
     return config
 

@@ -8,7 +8,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from configs import common
+from configs.sweeps import mnist
 from ib_keras import export
 from ib_keras.audit import runner
 from ib_keras.audit.target import loading
@@ -21,7 +21,7 @@ from ib_keras.training import loop
 from tests.support import runs
 from tests.sweeps.plan_test import values
 
-AUDITS = common.mnist_audits("smoke", is_stochastic=True, restarts=True)
+AUDITS = mnist.audits("smoke", is_stochastic=True, restarts=True)
 for _section in AUDITS.values():  # Each radius costs a second of tracing.
     _section["epsilon_curve"] = (0.2,)
 AUDITS["restarts"]["epsilon_curve"] = (0.1, 0.2)

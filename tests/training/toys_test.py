@@ -1,12 +1,12 @@
 """The toy problems: trained on fresh batches, evaluated on further splits."""
 
+import importlib
 import os
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from configs import common
 from ib_keras import files
 from ib_keras import plugins
 from ib_keras import seeds
@@ -23,7 +23,8 @@ TOYS = list(BOUND)
 
 def toy_config(data, model="vib", preset="", **changes):
     changes = {k.replace("__", "."): value for k, value in changes.items()}
-    return runs.plain(common.toy(data, model, preset), changes)
+    module = importlib.import_module(f"configs.{data}_{model}")
+    return runs.plain(module.get_config(preset), changes)
 
 
 def short(data, model="vib", **changes):
