@@ -32,10 +32,9 @@ def make(sweep, config="digits_vib", preset="smoke", overrides=None):
     )
 
 
-def plan_of(config, preset):
-    return make(
-        importlib.import_module(f"configs.{config}").sweep, config, preset
-    )
+def plan_of(config, preset, overrides=None):
+    sweep = importlib.import_module(f"configs.{config}").sweep
+    return make(sweep, config, preset, overrides)
 
 
 def one(**arguments):
@@ -127,6 +126,26 @@ def test_the_cpu_runs_of_cifar10_are_the_trainings_of_the_configs():
     ceb, twin = plan_of("cifar10_ceb", "cpu").runs
     assert ceb.config == values("cifar10_ceb", "cpu")
     assert twin.config == values("cifar10_deterministic", "cpu")
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted((runs.ROOT / "results").glob("*/sweep.json")),
+    ids=lambda path: path.parent.name,
+)
+def test_the_committed_records_are_of_the_sweeps_of_today(path):
+    said = json.loads(path.read_text())
+    found = plan_of(said["config"], said["preset"], said["overrides"])
+    assert found.budget == said["budget"]
+    planned = {run.name: (run.labels, run.config) for run in found.runs}
+    records = [
+        json.loads(record.read_text())
+        for record in path.parent.glob("records/*.json")
+    ]
+    assert records
+    for record in records:
+        kept = (record["labels"], record["config"])
+        assert planned[record["name"]] == kept
 
 
 def test_a_whole_number_becomes_a_float_where_the_field_is_one():
