@@ -564,24 +564,35 @@ def test_the_wheel_holds_the_library_and_its_commands_and_nothing_else(wheel):
     assert packed == library | inside, "__init__.py, or setup.py?"
 
 
-def test_an_installed_wheel_has_commands_and_protocols(wheel, tmp_path):
-    """Without a checkout, from a folder whose names could hide ours."""
-    site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """The wheel's folder, and a function that runs its commands.
+
+    Without a checkout, from a folder whose names could hide ours.
+    """
+    folder = tmp_path_factory.mktemp("installed")
+    site, elsewhere = folder / "site", folder / "elsewhere"
     zipfile.ZipFile(wheel[0]).extractall(site)
     for room in SHIPPED:
         (elsewhere / room).mkdir(parents=True)
         (elsewhere / room / "__init__.py").write_text("raise ImportError")
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "ib_keras", "audit"),
-            *("--config=fgs_epsilons", "--help"),
-        ],
-        cwd=elsewhere,
-        env=os.environ | {"PYTHONPATH": str(site)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, "-m", "ib_keras", *arguments],
+            cwd=elsewhere,
+            env=os.environ | {"PYTHONPATH": str(site)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return site, run
+
+
+def test_an_installed_wheel_has_commands_and_protocols(installed):
+    site, run = installed
+    done = run("audit", "--config=fgs_epsilons", "--help")
     assert done.stderr == ""
     assert done.stdout.startswith("Audits a SavedModel by a protocol.")
     assert "python -m ib_keras audit --config=" in done.stdout
@@ -590,3 +601,10 @@ def test_an_installed_wheel_has_commands_and_protocols(wheel, tmp_path):
         "ib_keras",
         *(path.name for path in site.glob("*.dist-info")),
     }
+
+
+def test_an_installed_wheel_plans_sweeps(installed):
+    """A name that no run has is refused by those there are, in a second."""
+    _, run = installed
+    done = run("sweep", "--config=digits_vib", "--workdir=x", "--only=nobody")
+    assert "a part of names such as vib_beta_0.0001_seed_0" in done.stderr
