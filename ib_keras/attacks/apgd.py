@@ -87,7 +87,8 @@ class APGD(base.GradientAttack):
 
     Args:
         num_steps: 100 in AutoAttack; a run costs one gradient more.
-        loss: A name in `losses`.
+        loss: "cross_entropy", "margin", "dlr", "targeted_margin" or
+            "targeted_dlr".
         num_targets: For targeted losses: the classes of so many highest clean
             logits in turn; 0 for all others.
         num_eot: Fresh draws of model noise each gradient is averaged over.

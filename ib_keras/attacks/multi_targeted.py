@@ -55,7 +55,9 @@ class MultiTargeted(base.GradientAttack):
         num_targets: Targets in turn, by falling clean logit; 0 for all.
         optimizer: "adam", or "sign" for steps of the learning rate's size.
         learning_rate: Of the first steps, in pixel units of [0, 1].
-        schedule: A name in `SCHEDULES`.
+        schedule: Of the step size: "decade" (a tenth after half of the steps,
+            a hundredth after three quarters), "dm40" (a tenth, then a
+            thousandth) or "constant".
         num_eot: Fresh draws of model noise each gradient is averaged over.
     """
 

@@ -91,7 +91,18 @@ def build(
     initial_rho=100.0,
     rate_estimator="sampled",
 ) -> CEB:
-    """Builds a `CEB` from a config section; `anneal_epochs` becomes steps."""
+    """Builds a `CEB` from a config section.
+
+    Args:
+        num_classes: As `CEB`.
+        steps_per_epoch: What `anneal_epochs` is multiplied by.
+        latent_dim: As `CEB`.
+        rho: As `CEB`.
+        anneal_epochs: Epochs from `initial_rho` to `rho`, 0 for none; 4 in the
+            paper's CIFAR-10 runs.
+        initial_rho: As `CEB`.
+        rate_estimator: As `CEB`.
+    """
     return CEB(
         latent_dim,
         num_classes,

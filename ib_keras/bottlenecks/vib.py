@@ -18,7 +18,8 @@ class VIB(base.Bottleneck):
         anneal_steps: Optimiser steps from `initial_beta` to `beta`.
         initial_beta: 1e-8 in the paper's CIFAR-10 runs.
         anneal_shape: "linear" or "geometric"; the paper does not say which.
-        scale_shift: See `layers.DiagonalGaussian`.
+        scale_shift: Added before the softplus that gives the standard
+            deviation; see `layers.DiagonalGaussian`.
         rate_estimator: "sampled" or "closed_form".
 
     Raises:
@@ -89,7 +90,20 @@ def build(
     scale_shift=-5.0,
     rate_estimator="sampled",
 ) -> VIB:
-    """Builds a `VIB` from a config section; `anneal_epochs` becomes steps."""
+    """Builds a `VIB` from a config section.
+
+    Args:
+        num_classes: As `VIB`.
+        steps_per_epoch: What `anneal_epochs` is multiplied by.
+        latent_dim: As `VIB`.
+        beta: As `VIB`.
+        anneal_epochs: Epochs from `initial_beta` to `beta`, 0 for none; 100 in
+            the paper's CIFAR-10 runs.
+        initial_beta: As `VIB`.
+        anneal_shape: As `VIB`.
+        scale_shift: As `VIB`.
+        rate_estimator: As `VIB`.
+    """
     del num_classes
     return VIB(
         latent_dim,
