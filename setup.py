@@ -152,6 +152,7 @@ setup(
             "audit/safety/*.json",
         ],
     },
+    entry_points={"console_scripts": ["ib_keras = ib_keras.__main__:script"]},
     cmdclass={"build_py": BuildWithCommands},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,

@@ -1,7 +1,9 @@
 """The commands of ib_keras, for those who installed it and have no checkout.
 
-python -m ib_keras audit --config=aa_mt --saved_model=DIR --workdir=DIR
-python -m ib_keras COMMAND --help
+ib_keras audit --config=aa_mt --saved_model=DIR --workdir=DIR
+ib_keras COMMAND --help
+
+`python -m ib_keras` is the same.
 
 A wheel carries `launch/` and `configs/` inside of the package, in `_commands`,
 so that names so general do not land in site-packages. From a checkout the
@@ -128,5 +130,10 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-if __name__ == "__main__":
+def script() -> None:
+    """What the installed script `ib_keras` runs."""
     sys.exit(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    script()

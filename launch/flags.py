@@ -7,6 +7,7 @@ into a request to stop at the next safe place.
 
 import json
 import os
+import pathlib
 import shlex
 import signal
 import subprocess
@@ -135,18 +136,25 @@ def config_values() -> dict[str, Any]:
 
 def command_line() -> str:
     """The command as typed, for reports."""
-    if _is_of_package():
-        words = sys.orig_argv[sys.orig_argv.index("-m") :]
-        return " ".join(["python", *map(shlex.quote, words)])
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    name = f"-m {spec.name}" if spec else sys.argv[0]
-    return " ".join(["python", name, *map(shlex.quote, sys.argv[1:])])
+    words = _of_package()
+    if words is None:
+        spec = getattr(sys.modules["__main__"], "__spec__", None)
+        program = ["-m", spec.name] if spec else [sys.argv[0]]
+        words = ["python", *program, *sys.argv[1:]]
+    return shlex.join(words)
 
 
-def _is_of_package() -> bool:
-    """Whether this was started as `python -m ib_keras COMMAND`."""
-    words = sys.orig_argv
-    return "-m" in words and words[words.index("-m") + 1 :][:1] == ["ib_keras"]
+def _of_package() -> list[str] | None:
+    """The command as typed, of `ib_keras COMMAND`; None of others.
+
+    That is the script of an installed package, or `python -m ib_keras`.
+    """
+    words = sys.orig_argv[1:]
+    if "-m" in words and words[words.index("-m") + 1 :][:1] == ["ib_keras"]:
+        return ["python", *words[words.index("-m") :]]
+    if words and pathlib.PurePath(words[0]).stem == "ib_keras":
+        return ["ib_keras", *words[1:]]
+    return None
 
 
 def git_commit() -> str | None:
@@ -195,7 +203,7 @@ def run(main: Callable[..., int | None], *, takes_words: bool = False) -> None:
         takes_words: Whether the command takes words that are no flags.
     """
     logging.set_verbosity(logging.ERROR)
-    if _is_of_package():
+    if _of_package() is not None:
         command = sys.modules["__main__"]
         command.__doc__ = (command.__doc__ or "").replace(
             "python -m launch.", "python -m ib_keras "

@@ -7,6 +7,7 @@ rule catches what it is for.
 
 import ast
 import fnmatch
+import importlib.metadata
 import os
 import pathlib
 import re
@@ -564,6 +565,18 @@ def test_the_wheel_holds_the_library_and_its_commands_and_nothing_else(wheel):
     assert packed == library | inside, "__init__.py, or setup.py?"
 
 
+def script(site) -> pathlib.Path:
+    """The script `ib_keras`, as pip writes it for a wheel."""
+    (info,) = site.glob("*.dist-info")
+    (entry,) = importlib.metadata.PathDistribution(info).entry_points
+    assert (entry.group, entry.name) == ("console_scripts", "ib_keras")
+    path = site.parent / entry.name
+    path.write_text(
+        f"from {entry.module} import {entry.attr}\n{entry.attr}()\n"
+    )
+    return path
+
+
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory):
     """The wheel's folder, and a function that runs its commands.
@@ -577,9 +590,9 @@ def installed(wheel, tmp_path_factory):
         (elsewhere / room).mkdir(parents=True)
         (elsewhere / room / "__init__.py").write_text("raise ImportError")
 
-    def run(*arguments):
+    def run(*arguments, program=("-m", "ib_keras")):
         return subprocess.run(
-            [sys.executable, "-m", "ib_keras", *arguments],
+            [sys.executable, *program, *arguments],
             cwd=elsewhere,
             env=os.environ | {"PYTHONPATH": str(site)},
             capture_output=True,
@@ -590,9 +603,11 @@ def installed(wheel, tmp_path_factory):
     return site, run
 
 
-def test_an_installed_wheel_has_commands_and_protocols(installed):
+@pytest.mark.parametrize("is_script", [False, True])
+def test_an_installed_wheel_has_commands_and_protocols(installed, is_script):
     site, run = installed
-    done = run("audit", "--config=fgs_epsilons", "--help")
+    program = [str(script(site))] if is_script else ["-m", "ib_keras"]
+    done = run("audit", "--config=fgs_epsilons", "--help", program=program)
     assert done.stderr == ""
     assert done.stdout.startswith("Audits a SavedModel by a protocol.")
     assert "python -m ib_keras audit --config=" in done.stdout

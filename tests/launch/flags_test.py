@@ -233,6 +233,21 @@ flags.run(lambda: print(flags.command_line()))
     assert output == "python -c '--workdir=a folder'\n"
 
 
+def test_the_installed_script_is_told_by_its_name(tmp_path):
+    script = tmp_path / "ib_keras"
+    script.write_text(
+        "from launch import flags\n"
+        "flags.run(lambda words: print(flags.command_line()), takes_words=True)"
+    )
+    done = subprocess.run(
+        [sys.executable, script, "audit", "a folder"],
+        env=os.environ | {"PYTHONPATH": str(runs.ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "ib_keras audit 'a folder'\n", done.stderr
+
+
 def test_the_commit_is_that_of_the_checkout(monkeypatch, tmp_path):
     code = "from launch import flags; print(flags.git_commit())"
     _, output, _ = run(code=code)
