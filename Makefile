@@ -22,8 +22,8 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help quickstart controls test test-slow tpu-check lint format build \
-	clean
+.PHONY: help quickstart controls test test-slow tpu-check lint format docs \
+	build clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
@@ -52,6 +52,11 @@ format: $(VENV)/.stamp-test ## Rewrite the code in the one format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Warnings are errors; nothing is fetched.
+docs: $(VENV)/.stamp-docs ## Build the manual into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "Manual: $(CURDIR)/site/index.html"
+
 # The old build folder goes first: a module deleted since would be packed too.
 build: $(VENV)/.stamp-venv ## Build the wheel into dist/
 	rm -rf build dist
@@ -59,7 +64,7 @@ build: $(VENV)/.stamp-venv ## Build the wheel into dist/
 	@ls dist/*.whl
 
 clean: ## Remove .venv and everything built or cached
-	rm -rf $(VENV) $(TPU_VENV) build dist *.egg-info
+	rm -rf $(VENV) $(TPU_VENV) build dist site *.egg-info
 	rm -rf .pytest_cache .ruff_cache .hypothesis .coverage htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -79,6 +84,11 @@ $(VENV)/.stamp-test: setup.py $(VENV)/.stamp-venv
 	@echo "Installing ib_keras, TensorFlow and test tools into $(VENV)," \
 	  "about a minute and 3 GB"
 	$(PIP) install -qq --editable ".[cpu,test]"
+	@touch $@
+
+$(VENV)/.stamp-docs: setup.py $(VENV)/.stamp-venv
+	@echo "Installing ib_keras and what builds its manual into $(VENV)"
+	$(PIP) install -qq --editable ".[docs]"
 	@touch $@
 
 # libtpu 0.0.32 and later abort the import of this TensorFlow, and tf_keras

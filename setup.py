@@ -51,6 +51,15 @@ INSTALL_REQUIRES = [
 # requires `tensorflow`, but brings nose, pycodestyle, mnist and easydict.
 CLEVERHANS = ["cleverhans==4.0.0"]
 
+# What builds the manual. MkDocs 2 takes neither hooks nor plugins.
+DOCS = [
+    "griffelib>=2.0,<3",
+    "mkdocs>=1.6.1,<2",
+    "mkdocs-material>=9.7,<10",
+    "mkdocstrings>=1.0,<2",
+    "mkdocstrings-python>=2.0,<3",
+]
+
 EXTRAS_REQUIRE = {
     "cpu": [
         "tensorflow==2.20.0",
@@ -67,8 +76,10 @@ EXTRAS_REQUIRE = {
     # TF 2.20 reads and writes gs:// paths only with this.
     "gcs": ["tensorflow-io-gcs-filesystem>=0.37,<1"],
     "cleverhans": CLEVERHANS,
+    "docs": DOCS,
     "test": [
         *CLEVERHANS,
+        *DOCS,
         "hypothesis>=6.100,<7",
         "pytest>=9,<10",
         "pytest-xdist>=3.6,<4",
@@ -82,6 +93,15 @@ def read(name: str) -> str:
     """Returns the text of a file beside this one; empty if it is not there."""
     path = ROOT / name
     return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def long_description() -> str:
+    """README.md without what works in a checkout alone: its files.
+
+    Links to them become their text, pictures go.
+    """
+    text = re.sub(r"!\[[^]]*\]\((?!https:)[^)]*\)\n*", "", read("README.md"))
+    return re.sub(r"\[([^]]*)\]\((?!https:)[^)]*\)", r"\1", text)
 
 
 def version() -> str:
@@ -128,9 +148,10 @@ setup(
         "Information-bottleneck classifiers in Keras, and audits of adversarial"
         " robustness that can be trusted."
     ),
-    long_description=read("README.md"),
+    long_description=long_description(),
     long_description_content_type="text/markdown",
     author="The ib_keras authors",
+    project_urls={"Paper": "https://arxiv.org/abs/2107.05712"},
     license_expression="Apache-2.0",
     license_files=["LICENSE"],
     classifiers=[

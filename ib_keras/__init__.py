@@ -14,7 +14,7 @@
     ib_keras.export.save(model, "saved_model")
 
 Names are imported once they are used: `import ib_keras` is quick and free of
-TensorFlow. Everything else lies in the modules, which the README lists.
+TensorFlow. Everything else is in the modules; docs/ has a manual.
 """
 
 import logging as _logging

@@ -1,5 +1,6 @@
-"""README.md tells the truth: its blocks run, in the order they stand."""
+"""README.md tells the truth: its blocks run, and so do those of a guide."""
 
+import json
 import pathlib
 import re
 import shlex
@@ -8,12 +9,14 @@ import sys
 
 import pytest
 
+from tests.support import manual
+
 ROOT = pathlib.Path(__file__).parent.parent
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.M | re.S)
+README = "README.md"
+GUIDE = "docs/guides/keras_user.md"
+FILES = "docs/reference/files.md"
+# Files that there are at times only: of a writer, an interruption, arrays.
+AT_TIMES = {"lock.json", "partial.npz", "data.npz"}
 
 
 @pytest.fixture
@@ -24,45 +27,9 @@ def checkout(tmp_path):
     return tmp_path
 
 
-def test_shell_blocks_run(checkout):
-    (block,) = blocks("bash")
-    commands = shlex.split(block.replace("\\\n", " "))
-    lines, line = [], []
-    for word in commands:
-        if word == "python" and line:
-            lines.append(line)
-            line = []
-        line.append(word)
-    for command in [*lines, line]:
-        assert command[0] == "python"
-        done = subprocess.run(
-            [sys.executable, *command[1:]],
-            cwd=checkout,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-    for name in (
-        "summary.json",
-        "examples.npz",
-        "findings.json",
-        "safety.json",
-        "report.html",
-    ):
-        assert (checkout / "audits" / "digits_vib" / name).stat().st_size > 0
-    for name in ("page.html", "table.md"):
-        assert (checkout / "audits" / name).stat().st_size > 0
-
-
-def test_python_blocks_run(checkout):
-    found = blocks("python")
-    assert len(found) == 4
-    script = "\n".join(found)
-    script += "\nassert found.clean_accuracy > 0.9"
-    script += "\nassert found.robust_accuracy < found.clean_accuracy"
-    script += "\nassert result.verdict is not None"
+def run(checkout, *arguments):
     done = subprocess.run(
-        [sys.executable, "-c", script],
+        [sys.executable, *arguments],
         cwd=checkout,
         capture_output=True,
         text=True,
@@ -70,15 +37,56 @@ def test_python_blocks_run(checkout):
     assert done.returncode == 0, done.stderr
 
 
-def test_parts_are_those_that_exist():
-    from ib_keras import plugins
+def test_shell_blocks_run_and_write_the_files_that_are_documented(checkout):
+    (block,) = manual.blocks(README, "bash")
+    for line in block.replace("\\\n", " ").splitlines():
+        program, *arguments = shlex.split(line)
+        assert program == "python"
+        run(checkout, *arguments)
+    assert (checkout / "audits" / "page.html").stat().st_size > 0
+    check_files("A training", checkout / "runs" / "digits_vib")
+    audit = checkout / "audits" / "digits_vib"
+    check_files("An audit", audit)
+    summary = json.loads((audit / "summary.json").read_text())
+    assert set(summary) == documented("summary.json")
+    findings = json.loads((audit / "findings.json").read_text())
+    text = manual.text(FILES).split("### findings.json")[1]
+    named = set(re.findall(r"`(\w+)`", text.split("## A sweep")[0]))
+    for fields in (findings, findings["verdict"], *findings["findings"]):
+        assert set(fields) <= named
 
-    for room in ("bottlenecks", "encoders", "data", "attacks"):
-        (row,) = re.findall(rf"^\| `ib_keras/{room}` \| (.*) \|$", TEXT, re.M)
-        named = set(re.findall(r"`(\w+)`", row))
-        assert named == set(plugins.names(room))
+
+def documented(heading):
+    """What the first column of a table names."""
+    rows = manual.table(FILES, heading)
+    return {name for row in rows for name in manual.names(row[0])}
 
 
-def test_commands_named_exist():
-    for name in re.findall(r"launch\.(\w+)", TEXT):
-        assert (ROOT / "launch" / f"{name}.py").exists(), name
+def check_files(heading, folder):
+    named = {name.partition("/")[0] for name in documented(heading)}
+    there = {
+        re.sub("^epsilon_.*", "epsilon_X", path.name)
+        for path in folder.iterdir()
+    }
+    assert there == named - AT_TIMES
+
+
+@pytest.mark.parametrize(
+    ("path", "checks"),
+    [
+        (README, ["result.verdict is not None"]),
+        (
+            GUIDE,
+            [
+                "found.clean_accuracy > 0.9",
+                "found.robust_accuracy < found.clean_accuracy",
+                "result.verdict is not None",
+            ],
+        ),
+    ],
+    ids=["readme", "guide"],
+)
+def test_python_blocks_run(checkout, path, checks):
+    found = manual.blocks(path, "python")
+    assert found
+    run(checkout, "-c", "\n".join([*found, *(f"assert {c}" for c in checks)]))
