@@ -509,6 +509,8 @@ def test_the_versions_agree():
     )
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     headings = re.findall(r"^## \[([^\]]+)\]", changelog, re.MULTILINE)
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {version}\n" in citation
     released = [name for name in headings if name.lower() != "unreleased"]
     assert in_setup.stdout.split()[-1] == version
     assert released[:1] == [version]
