@@ -17,6 +17,7 @@ from ib_keras import notebook
 from ib_keras.audit import function
 from ib_keras.audit import result as results
 from ib_keras.audit import runner
+from ib_keras.audit import target as targets
 from ib_keras.audit import verify
 from ib_keras.errors import UserError
 from tests.support import runs
@@ -243,6 +244,43 @@ def test_another_function_is_not_taken_for_the_audited_one(tmp_path, make):
         ib_keras.audit(same, *examples(), workdir=folder, **FGS)
     with pytest.raises(UserError, match="belongs to another config"):
         ib_keras.audit(make(), *examples(), workdir=folder, **FGS)
+
+
+def test_a_function_is_the_same_one_in_another_process():
+    """TensorFlow keeps a set of its variables; they count as they are used."""
+    factors = [tf.Variable(float(i), name=f"factor_{i}") for i in range(12)]
+
+    def function(images):
+        logits = tf.reshape(images, [-1, 64])[:, :10]
+        for factor in factors:
+            logits *= factor
+        return logits
+
+    target = targets.from_function(function, (8, 8, 1), 10)
+    assert list(target.endpoint.variables) == factors
+
+
+def test_a_model_of_the_same_weights_is_not_taken_for_the_audited_one():
+    """What is between the weights counts, whatever the model is called."""
+
+    def build(activation):
+        made = keras.Sequential(
+            [
+                keras.Input((8, 8, 1)),
+                keras.layers.Flatten(),
+                keras.layers.Dense(16, activation=activation),
+                keras.layers.Dense(10),
+            ],
+            name="net",
+        )
+        made.set_weights([np.full(w.shape, 0.1) for w in made.get_weights()])
+        return made
+
+    models = [build("relu"), build("relu"), build("tanh")]
+    one, same, other = (
+        targets.from_function(each, (8, 8, 1), 10).sha256 for each in models
+    )
+    assert one == same != other
 
 
 @pytest.mark.parametrize(

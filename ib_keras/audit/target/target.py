@@ -375,14 +375,14 @@ def from_function(
     Returns:
         A `Target`, as `load` gives for a path.
     """
-    traced = (
-        [] if hasattr(function, "variables") else _trace(function, image_shape)
-    )
-    variables = tuple(
-        getattr(v, "value", v) if not isinstance(v, tf.Variable) else v
-        for v in getattr(function, "variables", ())
-    )
-    variables += tuple(v for graph in traced for v in graph.variables)
+    traced = _trace(function, image_shape)
+    if hasattr(function, "variables"):
+        variables = tuple(
+            getattr(v, "value", v) if not isinstance(v, tf.Variable) else v
+            for v in function.variables
+        )
+    else:
+        variables = tuple(v for graph in traced for v in _variables(graph))
     endpoint = Endpoint("function", function, held=variables)
     loaded = _Functions(function, stochastic)
     target = Target(
@@ -422,6 +422,12 @@ def _trace(function, image_shape) -> list[Any]:
         return [tf.function(function).get_concrete_function(spec)]
     except Exception:  # Foreign code; who calls it says what is wrong.
         return []
+
+
+def _variables(graph) -> list[tf.Variable]:
+    """The variables of a graph, as it came to them; it keeps a set of them."""
+    places = {id(t): place for place, t in enumerate(graph.captured_inputs)}
+    return sorted(graph.variables, key=lambda v: places[id(v.handle)])
 
 
 def _values(graph) -> list[str]:
