@@ -9,6 +9,7 @@ from ib_keras import seeds
 from ib_keras.arguments import RATE_ESTIMATORS
 from ib_keras.errors import UserError
 from ib_keras.errors import unknown_name
+from ib_keras.types import check_count
 
 tfd = tfp.distributions
 
@@ -66,7 +67,7 @@ class Bottleneck(keras.layers.Layer):
                 RATE_ESTIMATORS,
                 "Set bottleneck.rate_estimator to one of them.",
             )
-        self.latent_dim = int(latent_dim)
+        self.latent_dim = check_count("latent_dim", latent_dim, smallest=0)
         self.rate_estimator = rate_estimator
         self.posterior = None
         self.marginal = None

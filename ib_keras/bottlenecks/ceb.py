@@ -1,7 +1,5 @@
 """Conditional entropy bottleneck: rate to q(z|y), weighted by exp(-rho)."""
 
-import math
-
 import keras
 import tensorflow as tf
 
@@ -9,6 +7,7 @@ from ib_keras import layers
 from ib_keras import schedules
 from ib_keras.bottlenecks import base
 from ib_keras.errors import UserError
+from ib_keras.types import is_number
 
 
 @keras.saving.register_keras_serializable(package="ib_keras")
@@ -45,10 +44,10 @@ class CEB(base.Bottleneck):
         **kwargs,
     ):
         super().__init__(latent_dim, rate_estimator, **kwargs)
-        if not math.isfinite(rho):
+        if not is_number(rho):
             raise UserError(
                 "rho cannot set the weight of the rate",
-                received=f"rho={rho}",
+                received=f"rho={rho!r}",
                 expected="a finite number",
                 fix="The paper's lie between 1 and 5.",
             )

@@ -126,6 +126,13 @@ class BottleneckLayer(keras.layers.Layer):
 
     def __init__(self, bottleneck, stochastic=None, seed=None, **kwargs):
         super().__init__(**kwargs)
+        if stochastic not in (None, True, False):
+            raise UserError(
+                "It is not clear whether the layer draws",
+                received=f"stochastic={stochastic!r}",
+                expected="None, True or False",
+                fix="None draws in training alone.",
+            )
         self.bottleneck = bottleneck
         self.stochastic = stochastic
         self.seed = seed

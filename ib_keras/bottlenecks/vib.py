@@ -6,6 +6,7 @@ from ib_keras import layers
 from ib_keras import schedules
 from ib_keras.bottlenecks import base
 from ib_keras.errors import UserError
+from ib_keras.types import is_number
 
 
 @keras.saving.register_keras_serializable(package="ib_keras")
@@ -42,11 +43,11 @@ class VIB(base.Bottleneck):
         **kwargs,
     ):
         super().__init__(latent_dim, rate_estimator, **kwargs)
-        if not beta >= 0:
+        if not (is_number(beta) and beta >= 0):
             raise UserError(
                 "beta cannot be the weight of the rate",
-                received=f"beta={beta}",
-                expected="0 or more",
+                received=f"beta={beta!r}",
+                expected="a number, 0 or more",
                 fix="The paper's lie between 1e-6 and 0.1.",
             )
         self.beta = beta

@@ -444,3 +444,22 @@ def test_labels_that_are_no_whole_numbers_are_refused():
 def test_arguments_that_cannot_be_are_refused(arguments, message):
     with pytest.raises(UserError, match=message):
         VIBLayer(**{"dim": DIM, **arguments})
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: VIBLayer("a"),
+        lambda: VIBLayer(2.5),
+        lambda: VIBLayer(0),
+        lambda: VIBLayer(8, beta="1e-2"),
+        lambda: VIBLayer(8, beta=float("nan")),
+        lambda: VIBLayer(8, stochastic="no"),
+        lambda: VIBLayer(8, rate="monte_carlo"),
+        lambda: CEBLayer(8, 10, rho="3"),
+    ],
+)
+def test_wrong_arguments_are_refused_with_a_sentence(make):
+    with pytest.raises(UserError) as error:
+        make()
+    assert error.value.fix
