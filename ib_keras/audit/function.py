@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -9,6 +10,7 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
+import ml_collections
 import tensorflow as tf
 
 from ib_keras import files
@@ -156,6 +158,8 @@ def run(
 def _config(protocol) -> dict[str, Any]:
     if isinstance(protocol, str | os.PathLike):
         return shipped.protocol(os.fspath(protocol))
+    if isinstance(protocol, ml_collections.ConfigDict):
+        return json.loads(protocol.to_json())
     is_config = isinstance(protocol, Mapping) and all(
         isinstance(protocol.get(name), Mapping) for name in _SECTIONS
     )

@@ -12,6 +12,7 @@ import tensorflow as tf
 from sklearn.datasets import load_digits
 
 import ib_keras
+from configs.audits import fgs_epsilons
 from ib_keras import files
 from ib_keras import notebook
 from ib_keras.audit import function
@@ -349,6 +350,10 @@ def test_a_protocol_of_ones_own_is_a_file_or_a_config(tmp_path):
     # What is not said is the protocol's.
     assert found.audit.mode == "stochastic" and found.audit.seed == 3
     assert found.verdict is None
+    config = fgs_epsilons.get_config()
+    config.diagnostics.set = "none"
+    found = ib_keras.audit(model(), *examples(8), protocol=config, epsilon=0.1)
+    assert found.audit.protocol == "fgs_epsilons"
 
 
 # --- What results look like ---------------------------------------------------
