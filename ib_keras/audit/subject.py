@@ -157,12 +157,10 @@ def _notes_on_classes(target, found):
 def _find_scale(logits_fn, found, batch_size) -> float:
     """By the first examples: the same in each process that has a share."""
     images = found.images[:_SCALE_EXAMPLES]
-    seed = seeds.from_int(0)
-    logits = [
-        logits_fn(tf.constant(images[first : first + batch_size]), seed)
-        for first in range(0, len(images), batch_size)
-    ]
-    return scale.find(np.concatenate(logits), found.labels[: len(images)])
+    logits = behaviours.batched(
+        logits_fn, images, seeds.from_int(0), batch_size
+    )
+    return scale.find(logits, found.labels[: len(images)])
 
 
 def _check_radius(threat_model, image_shape):

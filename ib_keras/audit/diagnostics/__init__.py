@@ -23,6 +23,7 @@ from ib_keras.audit import verdict
 from ib_keras.audit.diagnostics import base
 from ib_keras.audit.settings import SETS
 from ib_keras.errors import Interrupted
+from ib_keras.errors import reason
 from ib_keras.errors import unknown_name
 from ib_keras.progress import Progress
 
@@ -162,7 +163,7 @@ def _ask(case, name, diagnostic):
                 question=f"Can {name} be asked?",
                 status=base.WARN,
                 evidence=f"The check could not be run: {type(error).__name__}, "
-                + " ".join(str(error).split())[:300],
+                + reason(error, 300),
                 advice="Without it the number is an upper bound; see whether "
                 "the model takes every image in [0, 1].",
                 source="ib_keras",

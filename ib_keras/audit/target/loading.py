@@ -17,6 +17,7 @@ from ib_keras.audit.target.options import hash_folder
 from ib_keras.audit.target.options import is_keras
 from ib_keras.audit.target.signatures import Endpoint
 from ib_keras.errors import UserError
+from ib_keras.errors import reason
 
 __all__ = [
     "check_path",
@@ -35,11 +36,10 @@ def _one_error(path: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
         kind = "Keras file" if is_keras(path) else "SavedModel"
         raise UserError(
             f"The {kind} is damaged or incomplete",
-            received=f"{path} ({type(error).__name__}: {reason})",
+            received=f"{path} ({type(error).__name__}: {reason(error)})",
             expected=f"a whole {kind}",
             fix="Copy or export the model again.",
         ) from error

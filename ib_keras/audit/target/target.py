@@ -38,8 +38,8 @@ class Target:
     Attributes:
         path: The folder or file; the name of a function.
         sha256: Of the folder, over the names and digests of its files, or of
-            the file; of a function over its variables, and where it does not
-            say which these are over the operations and values of its graph.
+            the file; of a function over its variables and the operations and
+            values of its graph.
         metadata: The JSON asset; empty where the model has none.
         loaded: What TensorFlow or Keras loaded, or the function.
         kind: "ib_keras", "saved_model", "keras" or "function".
