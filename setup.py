@@ -135,8 +135,8 @@ class BuildWithCommands(build_py):
         folder = pathlib.Path(self.build_lib, "ib_keras", "_commands")
         return [
             (path, folder / path.relative_to(ROOT))
-            for room in COMMANDS
-            for path in sorted((ROOT / room).rglob("*"))
+            for package in COMMANDS
+            for path in sorted((ROOT / package).rglob("*"))
             if path.suffix in (".py", ".sh")
         ]
 

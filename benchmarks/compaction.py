@@ -16,7 +16,7 @@ from absl import flags
 
 from benchmarks import timing
 from ib_keras.attacks import runner
-from ib_keras.audit import target
+from ib_keras.audit import audited_model
 from ib_keras.data import mnist
 from ib_keras.data import source
 from ib_keras.types import ThreatModel
@@ -48,7 +48,7 @@ def attack(run, images, labels):
 def main(unused):
     images, labels = mnist.build().load("test[:1000]")
     images = source.to_float(images).numpy()
-    logits_fn = target.load(flags.FLAGS.saved_model).logits_fn("mean")
+    logits_fn = audited_model.load(flags.FLAGS.saved_model).logits_fn("mean")
     for epsilon, (gradients, seconds) in TARGETS.items():
         rows = {}
         for compact in (True, False):

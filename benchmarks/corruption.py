@@ -3,7 +3,7 @@
 python -m benchmarks.corruption --num_flips=200 --output=results/corruption.csv
 
 One bit of one file, files by their sizes but each at least a tenth of the
-flips. Ours (`audit.target.load`) against a bare `tf.saved_model.load`.
+flips. Ours (`audit.audited_model.load`) against a bare `tf.saved_model.load`.
 "Noticed" is a note in the report with unchanged or changed answers; "silent
 wrong" is another answer and no word.
 """
@@ -17,7 +17,7 @@ import tensorflow as tf
 from absl import app
 from absl import flags
 
-from ib_keras.audit import target
+from ib_keras.audit import audited_model
 from ib_keras.errors import UserError
 from tests.support import hostile
 
@@ -69,7 +69,7 @@ def main(unused):
         expected = answer(folder)
 
         def ours(notes):
-            loaded = target.load(folder)
+            loaded = audited_model.load(folder)
             notes += loaded.safety.notes
             return value_of(loaded.endpoint.call(tf.constant(IMAGES)))
 

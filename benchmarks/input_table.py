@@ -6,7 +6,7 @@ Small networks on digits: two architectures, trained on images of eight kinds to
 tell ten classes, three or two (of one logit), and saved in the ways that people
 save models: with logits, probabilities, logits that are too small by a hundred,
 several outputs or axes of one, as a `tf.Module`, by Keras' `export` and as a
-`.keras` file. Each is settled on the 359 test images with nothing said of it.
+`.keras` file. Each is inferred on the 359 test images with nothing said of it.
 Wrong is a model that is audited on other values than it was trained on.
 """
 
@@ -25,7 +25,7 @@ from absl import flags
 from absl import logging
 
 from ib_keras import errors
-from ib_keras.audit import target as targets
+from ib_keras.audit import audited_model
 from tests.support import foreign
 from tests.support import trained
 
@@ -68,15 +68,17 @@ CLASSES = (10, 3, 2)
 HEAD = "network,trained on,classes,saved as,seed,result,said,seconds"
 
 
-def settle(path, num_classes, scale, offset):
+def infer_io(path, num_classes, scale, offset):
     """found, asked or WRONG; what was said; seconds."""
     images, labels = foreign.data("test")
     began = time.perf_counter()
     try:
-        target = targets.load(path).settle(images, labels % num_classes)
+        audited = audited_model.load(path).infer_io(
+            images, labels % num_classes
+        )
     except errors.UserError as error:
         return "asked", error.what, time.perf_counter() - began
-    way = target.preprocessing
+    way = audited.preprocessing
     is_right = np.allclose((*way.scale, *way.offset), (scale, offset), 1e-3)
     found = "found" if is_right else "WRONG"
     return found, way.describe(), time.perf_counter() - began
@@ -90,7 +92,7 @@ def ask(network, trained_on, num_classes, seed):
     names = list(WAYS) if num_classes == 10 else list(WAYS)[:2]
     for name in names:
         path = WAYS[name](model)
-        found, said, seconds = settle(path, num_classes, scale, offset)
+        found, said, seconds = infer_io(path, num_classes, scale, offset)
         yield (
             *(network, trained_on, num_classes, name, seed),
             *(found, said, round(seconds, 1)),

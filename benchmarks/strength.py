@@ -143,8 +143,8 @@ def by_art(model, images, labels, loss):
     found = attack.generate(x=images[rows], y=labels[rows])
     inside = np.abs(found - images[rows]).max() <= FLAGS.epsilon + 1e-5
     assert inside, "ART left the ball"
-    stands = np.argmax(model(tf.constant(found)), 1) == labels[rows]
-    return int(stands.sum())
+    robust = np.argmax(model(tf.constant(found)), 1) == labels[rows]
+    return int(robust.sum())
 
 
 def main(unused):
@@ -174,13 +174,13 @@ def main(unused):
                     "right": int(
                         (np.argmax(model(tf.constant(x)), 1) == y).sum()
                     ),
-                    "stand_ours": by_us(model, x, y, loss),
-                    "stand_art": by_art(model, x, y, theirs),
+                    "robust_ours": by_us(model, x, y, loss),
+                    "robust_art": by_art(model, x, y, theirs),
                 }
             )
             print(rows[-1], flush=True)
     table = pd.DataFrame(rows)
-    table["never_weaker"] = table.stand_ours <= table.stand_art
+    table["never_weaker"] = table.robust_ours <= table.robust_art
     print(table.to_string(index=False))
     if FLAGS.output:
         table.to_csv(FLAGS.output, index=False)

@@ -54,8 +54,8 @@ def show(title: str, table, targets: dict[str, float]) -> None:
     print(f"\n{title}")
     for name, row in table.items():
         target = targets.get(name)
-        verdict = ""
+        outcome = ""
         if target is not None:
             met = "met" if row["ratio"] <= target else "NOT MET"
-            verdict = f"   target {target:.2f}: {met}"
-        print(f"  {name:<34}{row['ms']:>9.2f} ms  x{row['ratio']:.3f}{verdict}")
+            outcome = f"   target {target:.2f}: {met}"
+        print(f"  {name:<34}{row['ms']:>9.2f} ms  x{row['ratio']:.3f}{outcome}")

@@ -1,6 +1,6 @@
 """What arguments of parts may be, known without importing the parts.
 
-An argument means the same in all parts of a room that have it, so its name
+An argument means the same in all parts of a package that have it, so its name
 says what values there are. A new part may use it otherwise without a line
 here: a check that would refuse the default of its own `build` is not about it.
 What is not here is left to the parts, and so is None, which some take.
@@ -80,7 +80,7 @@ def _counts(name, values):
             )
 
 
-# Room -> argument -> its check. The rest of a training's config is a room, too.
+# Package -> argument -> its check; "training" is the rest of a config.
 CHECKS = {
     "attacks": {
         "num_steps": _count(),
@@ -111,21 +111,21 @@ CHECKS = {
 
 
 def check(
-    room: str,
+    package: str,
     config: Mapping[str, Any],
     parameters: Iterable[inspect.Parameter] = (),
 ) -> None:
-    """Refuses values that no part of a room takes for an argument.
+    """Refuses values that no part of a package takes for an argument.
 
     Args:
-        room: A sub-package of `ib_keras`, such as "attacks".
+        package: A sub-package of `ib_keras`, such as "attacks".
         config: The section of one of its own parts.
         parameters: Of the part's `build`.
 
     Raises:
         UserError: If there is one.
     """
-    checks = CHECKS.get(room, {})
+    checks = CHECKS.get(package, {})
     others = {
         p.name
         for p in parameters

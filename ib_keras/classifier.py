@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import warnings
 from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
@@ -83,10 +84,11 @@ class IBClassifier(keras.Model):
         num_classes: Number of classes.
         num_samples: S, draws of z in training and in stochastic mode.
         input_mean: Subtracted from images in [0, 1], one float per channel.
-        input_deviation: Divides what remains. (0.5,) and (0.5,) rescale to
+        input_std: Divides what remains. (0.5,) and (0.5,) rescale to
             [-1, 1].
         decoder_initializer: Of the one dense layer to logits.
         seed: Of the noise drawn inside `fit` and `evaluate`.
+        input_deviation: The name of `input_std` in version 0.1; deprecated.
 
     Call arguments:
         images: float32 `[batch, height, width, channels]` in [0, 1].
@@ -126,11 +128,19 @@ class IBClassifier(keras.Model):
         num_classes,
         num_samples=12,
         input_mean=(0.5,),
-        input_deviation=(0.5,),
+        input_std=(0.5,),
         decoder_initializer="glorot_uniform",
         seed=0,
+        input_deviation=None,
         **kwargs,
     ):
+        if input_deviation is not None:
+            warnings.warn(
+                "input_deviation is called input_std now",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+            input_std = input_deviation
         # Without casts of the input: under a mixed policy they would round
         # images to bfloat16, perturbations and all, before the rescaling.
         super().__init__(autocast=False, **kwargs)
@@ -146,7 +156,7 @@ class IBClassifier(keras.Model):
         self.num_classes = int(num_classes)
         self.num_samples = int(num_samples)
         self.input_mean = tuple(float(v) for v in input_mean)
-        self.input_deviation = tuple(float(v) for v in input_deviation)
+        self.input_std = tuple(float(v) for v in input_std)
         self.decoder_initializer = _initializer(decoder_initializer)
         self.seed = int(seed)
         self.decoder = keras.layers.Dense(
@@ -217,7 +227,7 @@ class IBClassifier(keras.Model):
         # `fit` and `evaluate` come here without `__call__`, which would build.
         layers.ensure_built(self, tuple(images.shape))
         normalised = (tf.cast(images, tf.float32) - self.input_mean) / (
-            self.input_deviation
+            self.input_std
         )
         features = self.encoder(normalised, training=training)
         return self.bottleneck(tf.cast(features, tf.float32))
@@ -430,7 +440,7 @@ class IBClassifier(keras.Model):
             "num_classes": self.num_classes,
             "num_samples": self.num_samples,
             "input_mean": self.input_mean,
-            "input_deviation": self.input_deviation,
+            "input_std": self.input_std,
             "decoder_initializer": keras.initializers.serialize(
                 self.decoder_initializer
             ),
@@ -440,9 +450,11 @@ class IBClassifier(keras.Model):
     @classmethod
     def from_config(cls, config):
         config = dict(config)
-        for room in ("encoders", "bottlenecks"):
-            for name in plugins.names(room):
-                plugins.load(room, name)  # Its classes are registered then.
+        if "input_deviation" in config:  # Saved by version 0.1.
+            config["input_std"] = config.pop("input_deviation")
+        for package in ("encoders", "bottlenecks"):
+            for name in plugins.names(package):
+                plugins.load(package, name)  # Its classes are registered then.
         for part in ("encoder", "bottleneck"):
             config[part] = keras.saving.deserialize_keras_object(config[part])
         return cls(**config)
@@ -614,7 +626,7 @@ def build(
         num_classes=num_classes,
         num_samples=config["num_samples"],
         input_mean=statistics[0],
-        input_deviation=statistics[1],
+        input_std=statistics[1],
         decoder_initializer=config["decoder"]["initializer"],
         seed=config["seed"],
         name="ib_classifier",

@@ -1,6 +1,6 @@
 """Parts by name: the name of a part in a config is the name of its module.
 
-A part is a module of a room (`encoders`, `bottlenecks`, `data`, `attacks`) that
+A part is a module, of `encoders`, `bottlenecks`, `data` or `attacks`, that
 defines `build(**arguments)`. To add one is to add one file. Users keep parts of
 their own in their own modules, named by a dotted path, or without a dot where
 the name is none of ours: `my_data` for `my_data.py` in the current folder.
@@ -35,31 +35,31 @@ def _is_part(path: pathlib.Path) -> bool:
 
 
 @functools.cache
-def names(room: str) -> tuple[str, ...]:
-    """Lists the parts of a room, found by their files alone.
+def names(package: str) -> tuple[str, ...]:
+    """Lists the parts of a package, found by their files alone.
 
     Args:
-        room: A sub-package of `ib_keras`, such as "attacks".
+        package: A sub-package of `ib_keras`, such as "attacks".
 
     Returns:
         The sorted names of its modules that define `build`.
     """
-    package = importlib.import_module(f"ib_keras.{room}")
+    module = importlib.import_module(f"ib_keras.{package}")
     return tuple(
         sorted(
             path.stem
-            for folder in package.__path__
+            for folder in module.__path__
             for path in pathlib.Path(folder).glob("*.py")
             if _is_part(path)
         )
     )
 
 
-def expand(room: str, config: Mapping[str, Any]) -> dict[str, Any]:
+def expand(package: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """Writes the short form of a part's section, `PART:VALUE`, in full.
 
     Args:
-        room: A sub-package of `ib_keras`, such as "data".
+        package: A sub-package of `ib_keras`, such as "data".
         config: `{"name": ..., **arguments of its build()}`.
 
     Returns:
@@ -69,23 +69,23 @@ def expand(room: str, config: Mapping[str, Any]) -> dict[str, Any]:
         UserError: If the part does not exist, takes nothing behind a colon, or
             is given the same argument twice.
     """
-    _check_named(room, config)
+    _check_named(package, config)
     name, colon, value = str(config["name"]).partition(":")
     if not colon:
         return dict(config)
-    first = next(iter(needed(room, name)), None)
+    first = next(iter(needed(package, name)), None)
     if first is None or not value:
         raise UserError(
-            f"The {room} part {name} takes nothing behind a colon"
+            f"The {package} part {name} takes nothing behind a colon"
             if value
-            else f"Nothing follows the colon of the {room} part {name}",
+            else f"Nothing follows the colon of the {package} part {name}",
             received=f'"{config["name"]}"',
             expected=f"{name}:{first.upper()}" if first else name,
             fix="Correct the name.",
         )
     if config.get(first, value) not in (value, None):
         raise UserError(
-            f"{first} of the {room} part {name} is given twice",
+            f"{first} of the {package} part {name} is given twice",
             received=f'"{config["name"]}" and {first}="{config[first]}"',
             expected="one of them",
             fix=f"Leave out {first}, or what follows the colon.",
@@ -93,23 +93,23 @@ def expand(room: str, config: Mapping[str, Any]) -> dict[str, Any]:
     return {**config, "name": name, first: value}
 
 
-def needed(room: str, name: str) -> list[str]:
+def needed(package: str, name: str) -> list[str]:
     """The arguments that `build` of a part cannot do without.
 
     The arguments and errors are those of `parameters`.
     """
     return [
         p.name
-        for p in _known_parameters(room, name)
+        for p in _known_parameters(package, name)
         if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
     ]
 
 
-def takes(room: str, name: str, argument: str) -> bool:
+def takes(package: str, name: str, argument: str) -> bool:
     """Whether `build` of a part has an argument of this name.
 
     Args:
-        room: As `parameters`.
+        package: As `parameters`.
         name: As `parameters`.
         argument: Its name; one that `**arguments` would take does not count.
 
@@ -118,17 +118,17 @@ def takes(room: str, name: str, argument: str) -> bool:
     """
     return any(
         p.name == argument and p.kind is not p.VAR_KEYWORD
-        for p in _known_parameters(room, name)
+        for p in _known_parameters(package, name)
     )
 
 
-def _known_parameters(room, name) -> list[inspect.Parameter]:
+def _known_parameters(package, name) -> list[inspect.Parameter]:
     """As `parameters`; a module whose source does not tell is imported."""
-    found = parameters(room, name)
-    return _signature(load(room, name)) if found is None else found
+    found = parameters(package, name)
+    return _signature(load(package, name)) if found is None else found
 
 
-def check(room: str, config: Mapping[str, Any], **more: Any) -> None:
+def check(package: str, config: Mapping[str, Any], **more: Any) -> None:
     """Refuses the section of a part, as far as that needs no TensorFlow.
 
     The `build` of the part is read, not called, and so is that of a module
@@ -136,7 +136,7 @@ def check(room: str, config: Mapping[str, Any], **more: Any) -> None:
     called.
 
     Args:
-        room: As `build`.
+        package: As `build`.
         config: As `build`.
         **more: As `build`.
 
@@ -144,30 +144,30 @@ def check(room: str, config: Mapping[str, Any], **more: Any) -> None:
         UserError: If the part or one of its arguments does not exist, one that
             it needs is missing, or one has a value that it does not take.
     """
-    config = expand(room, config)
+    config = expand(package, config)
     name = config["name"]
-    found = parameters(room, name)
+    found = parameters(package, name)
     if found is not None:
-        _check_arguments(room, config, found, more)
-    if name not in names(room):
+        _check_arguments(package, config, found, more)
+    if name not in names(package):
         return
-    arguments.check(room, config, found or ())
-    if introspection.function(_file(room, name), "check"):
-        load(room, name).check(**_arguments(config))
+    arguments.check(package, config, found or ())
+    if introspection.function(_file(package, name), "check"):
+        load(package, name).check(**_arguments(config))
 
 
 def _arguments(config) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key != "name"}
 
 
-def is_ours(room: str, name: str) -> bool:
+def is_ours(package: str, name: str) -> bool:
     """Whether a name, also `PART:VALUE`, is of a part of this package."""
-    return str(name).partition(":")[0] in names(room)
+    return str(name).partition(":")[0] in names(package)
 
 
-def _is_elsewhere(room: str, name: str) -> bool:
+def _is_elsewhere(package: str, name: str) -> bool:
     """Whether a name is of a module outside of the package."""
-    if name in names(room) or name.startswith("."):
+    if name in names(package) or name.startswith("."):
         return False
     if "." in name or hasattr(sys.modules.get(name), "build"):
         return True
@@ -175,64 +175,64 @@ def _is_elsewhere(room: str, name: str) -> bool:
     return source is not None and _is_part(source)
 
 
-def _check_named(room, config):
+def _check_named(package, config):
     if config.get("name") is None:
         raise UserError(
-            f"A section of the config does not name one of the {room}",
+            f"A section of the config does not name one of the {package}",
             received=f"fields {', '.join(sorted(config)) or 'none'}",
-            expected=f"name, one of {', '.join(names(room))}",
+            expected=f"name, one of {', '.join(names(package))}",
             fix="Add the field `name`.",
         )
 
 
-def _check_name(room, name):
-    if name in names(room):
+def _check_name(package, name):
+    if name in names(package):
         return
     here = pathlib.Path(f"{name}.py")
     if name.isidentifier() and here.exists():
         if not _is_part(here):
-            raise _without_build(room, here)
+            raise _without_build(package, here)
         why = f"its folder, {here.absolute().parent}, is not searched"
-        raise _not_importable(room, name, why, "Add it to PYTHONPATH.")
+        raise _not_importable(package, name, why, "Add it to PYTHONPATH.")
     raise unknown_name(
-        room.removesuffix("s"),
+        package.removesuffix("s"),
         name,
-        names(room),
+        names(package),
         "Correct the name, or give that of a module of your own that defines "
         "build(), such as my_package.my_module.",
     )
 
 
-def _without_build(room, name) -> UserError:
+def _without_build(package, name) -> UserError:
     return UserError(
-        f"The module is not one of the {room}",
+        f"The module is not one of the {package}",
         received=f'"{name}", which has no build()',
         expected="a module that defines build(**arguments)",
         fix="Define build() in it; CONTRIBUTING.md shows how.",
     )
 
 
-def _not_importable(room, name, why, fix) -> UserError:
+def _not_importable(package, name, why, fix) -> UserError:
     return UserError(
-        f"The {room} part cannot be imported",
+        f"The {package} part cannot be imported",
         received=f'"{name}" ({why})',
-        expected=f"a module, or one of {', '.join(names(room))}",
+        expected=f"a module, or one of {', '.join(names(package))}",
         fix=fix,
     )
 
 
-def _file(room, name) -> pathlib.Path:
+def _file(package, name) -> pathlib.Path:
     """The source file of a part of ours."""
-    package = importlib.import_module(f"ib_keras.{room}")
-    paths = [pathlib.Path(folder, f"{name}.py") for folder in package.__path__]
+    module = importlib.import_module(f"ib_keras.{package}")
+    paths = [pathlib.Path(folder, f"{name}.py") for folder in module.__path__]
     return next(path for path in paths if path.exists())
 
 
-def parameters(room: str, name: str) -> list[inspect.Parameter] | None:
+def parameters(package: str, name: str) -> list[inspect.Parameter] | None:
     """Reads what `build` of a part takes, without importing the part.
 
     Args:
-        room: A sub-package of `ib_keras`, such as "data".
+        package: A sub-package of `ib_keras`, such as "data".
         name: Of the part; what follows a colon is passed over.
 
     Returns:
@@ -243,15 +243,18 @@ def parameters(room: str, name: str) -> list[inspect.Parameter] | None:
         UserError: If there is no such part.
     """
     name = str(name).partition(":")[0]
-    if not _is_elsewhere(room, name):
-        _check_name(room, name)
-        return introspection.parameters(_file(room, name), "build")
+    if not _is_elsewhere(package, name):
+        _check_name(package, name)
+        return introspection.parameters(_file(package, name), "build")
     if hasattr(sys.modules.get(name), "build"):
         return _signature(sys.modules[name])
     spec = introspection.find(name)
     if spec is None:
         raise _not_importable(
-            room, name, "no such module", "Check the spelling and PYTHONPATH."
+            package,
+            name,
+            "no such module",
+            "Check the spelling and PYTHONPATH.",
         )
     source = introspection.source(spec)
     return introspection.parameters(source, "build") if source else None
@@ -261,7 +264,7 @@ def _signature(module) -> list[inspect.Parameter]:
     return list(inspect.signature(module.build).parameters.values())
 
 
-def _check_arguments(room, config, parameters, more):
+def _check_arguments(package, config, parameters, more):
     """Refuses arguments that do not exist, or that are missing."""
     given = _arguments(config).keys()
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
@@ -270,7 +273,7 @@ def _check_arguments(room, config, parameters, more):
     for key in given:
         if key not in valid and not takes_all:
             raise unknown_name(
-                f"argument of {room} part {config['name']}",
+                f"argument of {package} part {config['name']}",
                 key,
                 valid,
                 "Correct or remove the field.",
@@ -282,18 +285,18 @@ def _check_arguments(room, config, parameters, more):
     } - {*given, *more}
     if missing:
         raise UserError(
-            f"The {room} part {config['name']} misses arguments",
+            f"The {package} part {config['name']} misses arguments",
             received=", ".join(sorted(given)) or "none",
             expected=f"also {', '.join(sorted(missing))}",
             fix="Add the fields to the config section.",
         )
 
 
-def load(room: str, name: str) -> ModuleType:
-    """Imports the part `name` of `room`.
+def load(package: str, name: str) -> ModuleType:
+    """Imports the part `name` of `package`.
 
     Args:
-        room: A sub-package of `ib_keras`, such as "attacks".
+        package: A sub-package of `ib_keras`, such as "attacks".
         name: The part's module name, or that of a module elsewhere; what
             follows a colon is passed over.
 
@@ -304,18 +307,18 @@ def load(room: str, name: str) -> ModuleType:
         UserError: If there is no such part.
     """
     name = str(name).partition(":")[0]
-    if not _is_elsewhere(room, name):
-        _check_name(room, name)
-        return importlib.import_module(f"ib_keras.{room}.{name}")
+    if not _is_elsewhere(package, name):
+        _check_name(package, name)
+        return importlib.import_module(f"ib_keras.{package}.{name}")
     try:
         module = importlib.import_module(name)
     except Exception as error:  # A module of the user's can raise anything.
         fix = "Check the spelling and PYTHONPATH."
         if not isinstance(error, ImportError):
             fix = f"Mend the module: {_where(error)}."
-        raise _not_importable(room, name, reason(error), fix) from error
+        raise _not_importable(package, name, reason(error), fix) from error
     if not hasattr(module, "build"):
-        raise _without_build(room, name)
+        raise _without_build(package, name)
     return module
 
 
@@ -325,11 +328,11 @@ def _where(error: BaseException) -> str:
     return f"{type(error).__name__} at {last.filename}:{last.lineno}"
 
 
-def build(room: str, config: Mapping[str, Any], **more: Any):
+def build(package: str, config: Mapping[str, Any], **more: Any):
     """Builds the part that a config section describes.
 
     Args:
-        room: A sub-package of `ib_keras`, such as "attacks".
+        package: A sub-package of `ib_keras`, such as "attacks".
         config: `{"name": ..., **arguments of its build()}`.
         **more: Arguments that do not come from the config.
 
@@ -340,12 +343,12 @@ def build(room: str, config: Mapping[str, Any], **more: Any):
         UserError: If the part or one of its arguments does not exist, one
             that it needs is missing, or one has a value that does not do.
     """
-    config = expand(room, config)
+    config = expand(package, config)
     given = _arguments(config)
-    module = load(room, config["name"])
-    _check_arguments(room, config, _signature(module), more)
+    module = load(package, config["name"])
+    _check_arguments(package, config, _signature(module), more)
     # Our own raise what a value causes; code of the user's can raise anything.
-    is_own = is_ours(room, config["name"])
+    is_own = is_ours(package, config["name"])
     kinds = (TypeError, ValueError) if is_own else Exception
     try:
         return module.build(**given, **more)
@@ -355,7 +358,7 @@ def build(room: str, config: Mapping[str, Any], **more: Any):
         why = reason(error).partition(" Received")[0]
         where = "" if is_own else f", {_where(error)}"
         raise UserError(
-            f"The {room} part {config['name']} cannot be built",
+            f"The {package} part {config['name']} cannot be built",
             received=f"{given} ({type(error).__name__}: {why}{where})",
             expected="values that it can be built with",
             fix="Correct the section of the config.",

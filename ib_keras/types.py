@@ -1,4 +1,4 @@
-"""Nouns that every room shares, their units and conventions.
+"""Nouns that every package shares, their units and conventions.
 
 * Images: float32 `[batch, height, width, channels]` in [0, 1]. Every rescaling
   or normalisation happens inside the model.

@@ -56,13 +56,13 @@ def _check_examples(given) -> None:
 
 
 def main() -> int:
-    """Surveys, draws and writes one example after the other."""
+    """Evaluates, draws and writes one example after the other."""
     from ib_keras import files
     from ib_keras import lazy
     from ib_keras import workdirs
     from ib_keras.audit import folder as folders
+    from ib_keras.audit.audited_model import options
     from ib_keras.audit.safety import names
-    from ib_keras.audit.target import options
 
     values = absl_flags.FLAGS
     names.check(values.allow_ops)
@@ -76,12 +76,12 @@ def main() -> int:
     lazy.tensorflow()
 
     from ib_keras.audit.landscape import examples as landscape_examples
-    from ib_keras.audit.landscape import survey as landscape_survey
+    from ib_keras.audit.landscape import of_audit
     from ib_keras.audit.report import landscapes
 
     output = values.output
     files.make_folder(output)
-    for index, found in landscape_survey.survey(
+    for index, found in of_audit.evaluate(
         values.workdir,
         values.examples,
         saved_model=values.saved_model,

@@ -22,8 +22,8 @@ from ml_collections import ConfigDict
 from ib_keras import plugins
 from ib_keras.errors import unknown_name
 
-# Section -> the room of the part that it names.
-_ROOMS = {
+# Section -> the package of the part that it names.
+_PACKAGES = {
     "attack": "attacks",
     "bottleneck": "bottlenecks",
     "data": "data",
@@ -121,24 +121,26 @@ def extend(
         UserError: If there is no such part, or it has no such argument.
     """
     typed = {re.split(r"[=\[]", word.lstrip("-"))[0] for word in arguments}
-    for inside, room in _parts(before):
+    for inside, package in _parts(before):
         section = _section(config, inside)
         is_other = section.name != _section(before, inside).name
         with config.unlocked():
             if inside == "data" and is_other:
                 _leave_out(section, typed)
             for field, text in added.get(inside, {}).items():
-                section[field] = _argument(room, section, inside, field, text)
+                section[field] = _argument(
+                    package, section, inside, field, text
+                )
 
 
 def _parts(config, inside="") -> Iterator[tuple[str, str]]:
-    """The dotted names of the sections that name parts, and their rooms."""
+    """The dotted names of the sections that name parts, and their packages."""
     for name in config if isinstance(config, ConfigDict) else ():
         section = config[name]
         if not isinstance(section, ConfigDict):
             continue
-        if name in _ROOMS and "name" in section:
-            yield f"{inside}{name}", _ROOMS[name]
+        if name in _PACKAGES and "name" in section:
+            yield f"{inside}{name}", _PACKAGES[name]
         yield from _parts(section, f"{inside}{name}.")
 
 
@@ -158,19 +160,19 @@ def _leave_out(section, typed):
             del section[field]
 
 
-def _argument(room, section, inside, field, text):
+def _argument(package, section, inside, field, text):
     """The value of an argument that was typed, by what `build` says of it."""
     if section.name is None:  # The model's own data set, which it names.
         return _literal(text)
-    known = plugins.parameters(room, section.name)
+    known = plugins.parameters(package, section.name)
     if known is None:
         return _literal(text)
     names = {p.name: p for p in known if p.kind is not p.VAR_KEYWORD}
     takes_all = len(names) < len(known)
-    names = {n: p for n, p in names.items() if n not in _GIVEN.get(room, ())}
+    names = {n: p for n, p in names.items() if n not in _GIVEN.get(package, ())}
     if field not in names and not takes_all:
         raise unknown_name(
-            f"argument of the {room} part {section.name}",
+            f"argument of the {package} part {section.name}",
             f"{_PREFIX}{inside}.{field}",
             [f"{_PREFIX}{inside}.{name}" for name in {"name", *names}],
             "Correct or remove it.",

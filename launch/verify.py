@@ -47,9 +47,9 @@ def main() -> int:
     from ib_keras import lazy
     from ib_keras import workdirs
     from ib_keras.audit import folder as folders
+    from ib_keras.audit.audited_model import options
     from ib_keras.audit.safety import names
     from ib_keras.audit.safety import probe
-    from ib_keras.audit.target import options
 
     values = absl_flags.FLAGS
     names.check(values.allow_ops)

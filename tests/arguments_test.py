@@ -19,30 +19,30 @@ def test_the_names_are_those_of_the_parts():
     assert arguments.PRECISIONS == tuple(classifier.PRECISIONS)
 
 
-@pytest.mark.parametrize("room", ["attacks", "bottlenecks", "encoders"])
-def test_every_argument_is_one_of_a_part(room):
+@pytest.mark.parametrize("package", ["attacks", "bottlenecks", "encoders"])
+def test_every_argument_is_one_of_a_part(package):
     taken = {
         parameter.name
-        for name in plugins.names(room)
-        for parameter in plugins.parameters(room, name)
+        for name in plugins.names(package)
+        for parameter in plugins.parameters(package, name)
     }
-    assert set(arguments.CHECKS[room]) <= taken
+    assert set(arguments.CHECKS[package]) <= taken
 
 
-@pytest.mark.parametrize("room", ["attacks", "bottlenecks", "encoders"])
-def test_the_defaults_of_all_parts_pass(room):
-    for name in plugins.names(room):
-        parameters = inspect.signature(plugins.load(room, name).build)
+@pytest.mark.parametrize("package", ["attacks", "bottlenecks", "encoders"])
+def test_the_defaults_of_all_parts_pass(package):
+    for name in plugins.names(package):
+        parameters = inspect.signature(plugins.load(package, name).build)
         defaults = {
             key: parameter.default
             for key, parameter in parameters.parameters.items()
             if parameter.default is not parameter.empty
         }
-        arguments.check(room, defaults)
+        arguments.check(package, defaults)
 
 
 @pytest.mark.parametrize(
-    ("room", "section"),
+    ("package", "section"),
     [
         ("attacks", {"num_steps": 2.5}),
         ("attacks", {"num_targets": -1}),
@@ -55,9 +55,9 @@ def test_the_defaults_of_all_parts_pass(room):
         ("training", {"averaging.decay": 1.0}),
     ],
 )
-def test_what_no_part_takes_is_refused(room, section):
+def test_what_no_part_takes_is_refused(package, section):
     with pytest.raises(UserError):
-        arguments.check(room, section)
+        arguments.check(package, section)
 
 
 def test_a_part_with_another_meaning_of_a_word_is_left_alone():

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import zipfile
 
 import keras
 import numpy as np
@@ -9,6 +10,7 @@ import tensorflow as tf
 from ib_keras import classifier
 from ib_keras import plugins
 from ib_keras import seeds
+from ib_keras.bottlenecks.vib import VIB
 from ib_keras.classifier import IBClassifier
 from ib_keras.encoders import linear
 from ib_keras.encoders import mlp
@@ -716,7 +718,7 @@ def test_all_arguments_come_back_from_the_config():
         num_classes=4,
         num_samples=3,
         input_mean=(0.1, 0.2, 0.3),
-        input_deviation=(0.4, 0.5, 0.6),
+        input_std=(0.4, 0.5, 0.6),
         decoder_initializer="zeros",
         seed=9,
         name="other",
@@ -727,9 +729,32 @@ def test_all_arguments_come_back_from_the_config():
     assert again.get_config() == model.get_config()
     assert (again.num_classes, again.num_samples, again.seed) == (4, 3, 9)
     assert again.input_mean == (0.1, 0.2, 0.3)
-    assert again.input_deviation == (0.4, 0.5, 0.6)
+    assert again.input_std == (0.4, 0.5, 0.6)
     assert isinstance(again.decoder_initializer, keras.initializers.Zeros)
     assert again.name == "other"
+
+
+def test_input_std_has_its_old_name_too(tmp_path):
+    """In calls, with a warning, and in .keras files of version 0.1."""
+    images, labels = models.data(8)
+    encoder = mlp.build(models.IMAGE_SHAPE, hidden_units=(8,))
+    with pytest.warns(DeprecationWarning, match="input_std"):
+        model = IBClassifier(encoder, VIB(4), 3, input_deviation=(0.4,))
+    assert model.input_std == (0.4,)
+    model.compile("adam")
+    model.fit(images, labels, verbose=0)
+    new, old = tmp_path / "new.keras", tmp_path / "old.keras"
+    model.save(new)
+    with zipfile.ZipFile(new) as source, zipfile.ZipFile(old, "w") as copy:
+        for name in source.namelist():
+            data = source.read(name)
+            if name == "config.json":
+                assert data.count(b'"input_std"') == 1
+                data = data.replace(b'"input_std"', b'"input_deviation"')
+            copy.writestr(name, data)
+    again = keras.saving.load_model(old)
+    assert again.input_std == (0.4,)
+    np.testing.assert_array_equal(again(images), model(images))
 
 
 def test_callbacks_and_validation_data_work(tmp_path):

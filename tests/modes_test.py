@@ -8,8 +8,8 @@ import tensorflow as tf
 from ib_keras import export
 from ib_keras import modes
 from ib_keras import seeds
+from ib_keras.audit import audited_model
 from ib_keras.audit import function
-from ib_keras.audit import target as targets
 from ib_keras.bottlenecks.layer import VIBLayer
 from ib_keras.errors import UserError
 from tests.support import models
@@ -172,7 +172,7 @@ def test_the_modes_do_not_depend_on_what_a_layer_is_told(says, tmp_path):
     np.testing.assert_allclose(loaded.mean(IMAGES), mean, rtol=1e-5)
     found = loaded.stochastic(IMAGES, SEED, 5)
     np.testing.assert_allclose(found, drawn, rtol=1e-5)
-    read = targets.load(file).caller("mean")(tf.constant(IMAGES), SEED)
+    read = audited_model.load(file).caller("mean")(tf.constant(IMAGES), SEED)
     np.testing.assert_allclose(read, mean, rtol=1e-5)
     python = function._Inference(model)(IMAGES)
     np.testing.assert_allclose(python, mean, rtol=1e-5)
@@ -207,10 +207,12 @@ def test_an_export_and_a_file_answer_alike_in_both_modes(name, tmp_path):
     labels = np.arange(64, dtype=np.int32) % 2
     model.save(tmp_path / "model.keras")
     export.save(model, str(tmp_path / "model"), num_samples=5)
-    given = targets.Options(input_range=(0.0, 1.0), layout="channels_last")
+    given = audited_model.Options(
+        input_range=(0.0, 1.0), layout="channels_last"
+    )
     found = {
-        (kind, mode): targets.load(str(tmp_path / kind), options=given)
-        .settle(images, labels, mode)
+        (kind, mode): audited_model.load(str(tmp_path / kind), options=given)
+        .infer_io(images, labels, mode)
         .logits_fn(mode, 5)(tf.constant(images), SEED)
         for kind in ("model", "model.keras")
         for mode in ("mean", "stochastic")
@@ -266,8 +268,8 @@ def test_the_range_of_an_exported_models_input_is_found(tmp_path):
     for said in (None, (0, 255)):
         path = str(tmp_path / f"model_{said}")
         export.save(model, path, input_range=said)
-        target = targets.load(path).settle(images, labels)
-        assert target.preprocessing.input_range == (0.0, 255.0)
+        audited = audited_model.load(path).infer_io(images, labels)
+        assert audited.preprocessing.input_range == (0.0, 255.0)
 
 
 def test_a_low_precision_model_has_twins_in_float32(tmp_path):

@@ -1,4 +1,4 @@
-"""The house: floors and walls of the code, and what the package promises.
+"""The house: layers and walls of the code, and what the package promises.
 
 Imports go down only. Each file is read with `ast`, never imported, so that a
 broken or slow module cannot hide a climb. The planted cases show that every
@@ -22,8 +22,8 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 
 # Top-level modules of ib_keras, from the ground up; a new one goes on the
-# lowest floor that can hold it. A floor imports the floors under it.
-FLOORS = (
+# lowest layer that can hold it. A layer imports the layers under it.
+LAYERS = (
     (
         "arguments",
         "backend",
@@ -54,11 +54,11 @@ FLOORS = (
     ("figures",),
     ("__init__", "__main__", "launch"),
 )
-# Floors whose modules may import one another; on the others they are blind to
+# Layers whose modules may import one another; on the others they are blind to
 # each other.
-TOP = len(FLOORS) - 1
-OPEN_FLOORS = (0, 4, TOP)
-FLOOR_OF = {name: i for i, names in enumerate(FLOORS) for name in names}
+TOP = len(LAYERS) - 1
+OPEN_LAYERS = (0, 4, TOP)
+LAYER_OF = {name: i for i, names in enumerate(LAYERS) for name in names}
 
 # Folders that are no packages of a wheel, so that the library cannot import
 # them.
@@ -93,8 +93,8 @@ SHARED_BY_TESTS = ("contracts", "support")
 def source_paths() -> list[str]:
     return sorted(
         path.relative_to(ROOT).as_posix()
-        for room in ("ib_keras", "launch", "configs")
-        for path in (ROOT / room).rglob("*.py")
+        for top in ("ib_keras", "launch", "configs")
+        for path in (ROOT / top).rglob("*.py")
     )
 
 
@@ -103,7 +103,7 @@ def is_within(name: str, packages: tuple[str, ...]) -> bool:
 
 
 def own_name(path: str) -> str:
-    """The entry of FLOORS for a file: its room, or its own module."""
+    """The entry of LAYERS for a file: its top, or its own module."""
     parts = pathlib.PurePosixPath(path).with_suffix("").parts
     return parts[1] if parts[0] == "ib_keras" else parts[0]
 
@@ -152,48 +152,48 @@ def climb(own: str, target: str) -> str | None:
     """Why the module `own` of ib_keras may not import `target`, if so."""
     if target == own:
         return None
-    here, there = FLOOR_OF[own], FLOOR_OF[target]
+    here, there = LAYER_OF[own], LAYER_OF[target]
     if there > here:
         return f"a climb: {target} is above {own}"
-    if there == here and here not in OPEN_FLOORS:
+    if there == here and here not in OPEN_LAYERS:
         return f"sideways: {own} and {target} are blind to each other"
     return None
 
 
-def check_floors(path: str, source: str) -> list[str]:
+def check_layers(path: str, source: str) -> list[str]:
     """Imports go down only, and the library never leaves its package."""
     own = own_name(path)
     if own == "configs":
         return []
-    if own not in FLOOR_OF:
-        return [f"{path}: {no_floor(own)}"]
+    if own not in LAYER_OF:
+        return [f"{path}: {no_layer(own)}"]
     problems = []
     for line, name in imports(path, source):
-        room, _, rest = name.partition(".")
+        top, _, rest = name.partition(".")
         target = rest.partition(".")[0]
         why = None
-        if room in CHECKOUT_ONLY and path.startswith("ib_keras/"):
+        if top in CHECKOUT_ONLY and path.startswith("ib_keras/"):
             why = "no wheel holds it"
-        elif room in ("benchmarks", "tests"):
+        elif top in ("benchmarks", "tests"):
             why = "nothing imports what measures or tests it"
-        elif room == "ib_keras" and target in FLOOR_OF:
+        elif top == "ib_keras" and target in LAYER_OF:
             why = climb(own, target)
-        elif room == "ib_keras" and FLOOR_OF[own] < TOP:
-            why = f"not a module below, or {no_floor(target)}"
+        elif top == "ib_keras" and LAYER_OF[own] < TOP:
+            why = f"not a module below, or {no_layer(target)}"
         if why:
             problems.append(f"{path}:{line} imports {name}: {why}")
     return problems
 
 
-def no_floor(name: str) -> str:
+def no_layer(name: str) -> str:
     return (
-        f"ib_keras.{name} has no floor; add it to FLOORS in"
-        " tests/package_test.py, on the lowest floor that can hold it"
+        f"ib_keras.{name} has no layer; add it to LAYERS in"
+        " tests/package_test.py, on the lowest layer that can hold it"
     )
 
 
 def check_init_is_lazy(path: str, source: str) -> list[str]:
-    """`import ib_keras` imports the lowest floor alone, and no framework."""
+    """`import ib_keras` imports the lowest layer alone, and no framework."""
     if path != "ib_keras/__init__.py":
         return []
     return [
@@ -201,7 +201,7 @@ def check_init_is_lazy(path: str, source: str) -> list[str]:
         " function, such as __getattr__"
         for line, name in imports(path, source, only_at_import=True)
         if is_within(name, ("ib_keras", "tensorflow", *KERAS))
-        and not is_within(name, tuple(f"ib_keras.{n}" for n in FLOORS[0]))
+        and not is_within(name, tuple(f"ib_keras.{n}" for n in LAYERS[0]))
     ]
 
 
@@ -250,8 +250,8 @@ def part_names() -> set[str]:
     """The encoders, bottlenecks and data sets, by their files."""
     return {
         path.stem
-        for room in ("encoders", "bottlenecks", "data")
-        for path in (ROOT / "ib_keras" / room).glob("*.py")
+        for top in ("encoders", "bottlenecks", "data")
+        for path in (ROOT / "ib_keras" / top).glob("*.py")
         if "\ndef build(" in path.read_text(encoding="utf-8")
     }
 
@@ -299,7 +299,7 @@ def check_only_strategy_says_tpu(path: str, source: str) -> list[str]:
 
 
 RULES = (
-    check_floors,
+    check_layers,
     check_init_is_lazy,
     check_attacks_never_see_keras,
     check_only_launchers_see_flags,
@@ -310,7 +310,7 @@ RULES = (
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
-def test_the_sources_keep_the_house_rules(rule):
+def test_the_sources_keep_the_rules_of_the_structure(rule):
     paths = source_paths()
     assert "ib_keras/errors.py" in paths
     problems = []
@@ -322,7 +322,7 @@ def test_the_sources_keep_the_house_rules(rule):
 
 # By rule, files that break it and files that keep it, as (path, source).
 FORBIDDEN = {
-    check_floors: (
+    check_layers: (
         ("ib_keras/attacks/pgd.py", "from ib_keras.audit import runner"),
         ("ib_keras/files.py", "def f():\n    import ib_keras.classifier"),
         ("ib_keras/data/mnist.py", "from ..training import loop"),
@@ -384,7 +384,7 @@ FORBIDDEN = {
 }
 
 ALLOWED = {
-    check_floors: (
+    check_layers: (
         ("ib_keras/audit/runner.py", "from ib_keras import files, attacks"),
         ("ib_keras/attacks/apgd.py", "from ib_keras.attacks import pgd"),
         ("ib_keras/attacks/apgd.py", "from . import pgd"),
@@ -442,7 +442,7 @@ def test_a_planted_fault_is_caught(rule, path, source):
 
 
 @pytest.mark.parametrize(("rule", "path", "source"), cases(ALLOWED))
-def test_what_the_house_allows_is_not_caught(rule, path, source):
+def test_what_the_structure_allows_is_not_caught(rule, path, source):
     assert rule(path, source) == []
 
 
@@ -450,9 +450,9 @@ def test_every_rule_has_planted_cases():
     assert set(FORBIDDEN) == set(ALLOWED) == set(RULES)
 
 
-def test_a_module_without_a_floor_is_told_where_to_go():
-    (problem,) = check_floors("ib_keras/gadgets/core.py", "")
-    assert "add it to FLOORS in tests/package_test.py" in problem
+def test_a_module_without_a_layer_is_told_where_to_go():
+    (problem,) = check_layers("ib_keras/gadgets/core.py", "")
+    assert "add it to LAYERS in tests/package_test.py" in problem
 
 
 def uncollected(paths: list[str]) -> list[str]:
@@ -532,8 +532,8 @@ def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     ignored = shutil.ignore_patterns("__pycache__")
-    for room in ("ib_keras", *SHIPPED):
-        shutil.copytree(ROOT / room, source / room, ignore=ignored)
+    for top in ("ib_keras", *SHIPPED):
+        shutil.copytree(ROOT / top, source / top, ignore=ignored)
     (source / "tests").mkdir()
     (source / "tests" / "__init__.py").touch()
     for name in ("setup.py", "pyproject.toml", "LICENSE"):
@@ -556,11 +556,11 @@ def test_the_wheel_holds_the_library_and_its_commands_and_nothing_else(wheel):
     library, commands = (
         {
             file.relative_to(source).as_posix()
-            for room in rooms
-            for file in (source / room).rglob("*")
+            for top in tops
+            for file in (source / top).rglob("*")
             if file.is_file()
         }
-        for rooms in (("ib_keras",), SHIPPED)
+        for tops in (("ib_keras",), SHIPPED)
     )
     inside = {f"ib_keras/_commands/{name}" for name in commands}
     assert {"launch/audit.py", "configs/audits/aa_mt.py"} <= commands
@@ -588,9 +588,9 @@ def installed(wheel, tmp_path_factory):
     folder = tmp_path_factory.mktemp("installed")
     site, elsewhere = folder / "site", folder / "elsewhere"
     zipfile.ZipFile(wheel[0]).extractall(site)
-    for room in SHIPPED:
-        (elsewhere / room).mkdir(parents=True)
-        (elsewhere / room / "__init__.py").write_text("raise ImportError")
+    for top in SHIPPED:
+        (elsewhere / top).mkdir(parents=True)
+        (elsewhere / top / "__init__.py").write_text("raise ImportError")
 
     def run(*arguments, program=("-m", "ib_keras")):
         return subprocess.run(

@@ -10,7 +10,7 @@ from ib_keras import plugins
 from ib_keras.errors import UserError
 from tests.support import models
 
-ROOMS = ("attacks", "bottlenecks", "data", "encoders")
+PACKAGES = ("attacks", "bottlenecks", "data", "encoders")
 
 
 def error_text(function, *arguments, **more) -> str:
@@ -21,14 +21,14 @@ def error_text(function, *arguments, **more) -> str:
 
 @pytest.fixture
 def plant(monkeypatch, tmp_path):
-    """A function that drops a file into a room, for the time of one test."""
+    """A function that drops a file into a package, for the time of one test."""
     planted = []
 
-    def drop(room, name, source):
-        package = importlib.import_module(f"ib_keras.{room}")
+    def drop(package, name, source):
+        module = importlib.import_module(f"ib_keras.{package}")
         (tmp_path / f"{name}.py").write_text(source, encoding="utf-8")
         monkeypatch.setattr(
-            package, "__path__", [*package.__path__, str(tmp_path)]
+            package, "__path__", [*module.__path__, str(tmp_path)]
         )
         planted.append((package, name))
         plugins.names.cache_clear()
@@ -56,15 +56,15 @@ def test_a_module_without_build_is_no_part():
     assert "__init__" not in plugins.names("bottlenecks")
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_a_new_file_in_a_room_is_a_part_without_another_edit(room, plant):
-    before = plugins.names(room)
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_new_file_in_a_package_is_a_part_without_another_edit(package, plant):
+    before = plugins.names(package)
     source = "def build(size, shift=1):\n    return ('planted', size + shift)\n"
-    plant(room, "planted_part", source)
-    assert set(plugins.names(room)) - set(before) == {"planted_part"}
+    plant(package, "planted_part", source)
+    assert set(plugins.names(package)) - set(before) == {"planted_part"}
     section = {"name": "planted_part", "size": 3}
-    assert plugins.build(room, section) == ("planted", 4)
-    assert "planted_part" in error_text(plugins.load, room, "no_such_part")
+    assert plugins.build(package, section) == ("planted", 4)
+    assert "planted_part" in error_text(plugins.load, package, "no_such_part")
 
 
 def test_the_parts_are_read_and_not_imported_to_be_listed(plant):

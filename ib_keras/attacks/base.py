@@ -1,7 +1,7 @@
 """The contract of an attack, and what all gradient attacks share.
 
 An attack is a state machine over a batch. It proposes; it never decides: the
-runner owns the loop, restarts, targets, the ball, the verdict and the books.
+runner owns the loop, restarts, targets, the ball, the judgement and the books.
 """
 
 import copy
@@ -249,7 +249,7 @@ def evaluate_gradient(
     """Asks the model for the loss at `images` and its gradient.
 
     With `num_eot` above 1 loss and gradient are averages over that many fresh
-    draws of the model's noise, and the verdict is that of the mean of their
+    draws of the model's noise, and the judgement is that of the mean of their
     probabilities: the same classifier with more samples.
 
     Args:

@@ -1,6 +1,6 @@
 """A model's function to logits, and what is compiled around it, each once.
 
-Tracing costs seconds and a verdict takes few: so whatever attacks one model
+Tracing costs seconds and a judgement takes few: so whatever attacks one model
 (the stages of a protocol, its radii, the diagnostics) shares its compiled
 functions through one `CompiledLogits`. Where nothing needs static shapes their
 batch axis is open, and one trace serves a batch that shrinks.

@@ -344,7 +344,7 @@ class Engine:
             judge_seed,
             targets,
             num_passes,
-        ).result()
+        ).run()
 
 
 class _Run:
@@ -367,10 +367,10 @@ class _Run:
         self.epsilon = epsilon
         self.judge_seed = judge_seed
         self.num_passes = num_passes
-        self.num_verdicts = 0
+        self.num_judgements = 0
         size = len(labels)
         zeros = np.zeros(size, np.float32)
-        self.books = Result(
+        self.result = Result(
             is_broken=np.zeros(size, bool),
             images=images.copy(),
             margin=zeros - np.inf,
@@ -402,9 +402,9 @@ class _Run:
         self._count(engine._attack.gradients_at_init)
 
     def _count(self, per_example):
-        self.books.gradient_evaluations[self.rows] += per_example
+        self.result.gradient_evaluations[self.rows] += per_example
 
-    def result(self) -> Result:
+    def run(self) -> Result:
         attack = self.engine._attack
         for first, last in self.engine._chunks():
             self.state, self.record = self.engine.advance(
@@ -427,11 +427,11 @@ class _Run:
             )
             self._judge_claims()
         self._store(np.ones(len(self.rows), bool))
-        return self.books
+        return self.result
 
     def _is_done(self):
         """Which rows are broken, or of an example broken by an earlier pass."""
-        broken = self.books.is_broken.reshape(self.num_passes, -1)
+        broken = self.result.is_broken.reshape(self.num_passes, -1)
         return np.logical_or.accumulate(broken).ravel()
 
     def _judge_claims(self):
@@ -453,52 +453,53 @@ class _Run:
         """
         size = len(self.rows)
         wrong = (self.record.is_wrong.numpy() & is_asked)[:size]
-        claims = wrong & ~self.books.is_broken[self.rows]
+        claims = wrong & ~self.result.is_broken[self.rows]
         if not claims.any():
             return
         places = np.flatnonzero(claims)
         rows = self.rows[places]
         candidates = tf.gather(images, places).numpy()
-        verdict = self._verdict(rows, candidates)
-        better = verdict.wrong_share >= self.books.wrong_share[rows]
-        self.books.wrong_share[rows[better]] = verdict.wrong_share[better]
-        broken = verdict.is_wrong
-        fallen = rows[broken]
-        self.books.is_broken[fallen] = True
-        self.books.images[fallen] = verdict.images[broken]
-        self.books.margin[fallen] = verdict.margin[broken]
-        self.books.prediction[fallen] = verdict.prediction[broken]
+        judgement = self._confirmed(rows, candidates)
+        better = judgement.wrong_share >= self.result.wrong_share[rows]
+        self.result.wrong_share[rows[better]] = judgement.wrong_share[better]
+        broken = judgement.is_wrong
+        newly_broken = rows[broken]
+        self.result.is_broken[newly_broken] = True
+        self.result.images[newly_broken] = judgement.images[broken]
+        self.result.margin[newly_broken] = judgement.margin[broken]
+        self.result.prediction[newly_broken] = judgement.prediction[broken]
         # A claim that the judge turned down dates nothing: then the judged
         # iterate's own step is the first that is known to be wrong.
         first = self.record.first_wrong.numpy()[places]
         first = np.where(self.is_doubted[rows], step.numpy()[places], first)
-        self.books.step[fallen] = first[broken]
+        self.result.step[newly_broken] = first[broken]
         self.is_doubted[rows] = True
 
-    def _verdict(self, rows, candidates) -> judging.Judgement:
+    def _confirmed(self, rows, candidates) -> judging.Judgement:
         """Judges claims; where draws can have luck, those upheld once more.
 
         An attack makes many claims about an example, and luck in one of a few
-        draws would book it. The second verdict has draws of its own, and more.
+        draws would break it. The second judgement has draws of its own, and
+        more.
         """
-        verdict = self._judge(rows, candidates)
-        upheld = np.flatnonzero(verdict.is_wrong)
+        judgement = self._judge(rows, candidates)
+        upheld = np.flatnonzero(judgement.is_wrong)
         if self.engine._judge.is_random and len(upheld):
             again = self._judge(
                 rows[upheld], candidates[upheld], is_thorough=True
             )
-            for first, second in zip(verdict, again, strict=True):
+            for first, second in zip(judgement, again, strict=True):
                 first[upheld] = second
-        return verdict
+        return judgement
 
     def _judge(self, rows, candidates, is_thorough=False):
-        self.num_verdicts += 1
+        self.num_judgements += 1
         return self.engine._judge(
             self.images[rows],
             candidates,
             self.labels[rows],
             self.epsilon,
-            seeds.fold(self.judge_seed, self.num_verdicts - 1),
+            seeds.fold(self.judge_seed, self.num_judgements - 1),
             is_thorough,
         )
 
@@ -509,7 +510,7 @@ class _Run:
         later iterates that are wrong on every draw.
         """
         wrong = self.record.is_wrong.numpy()[: len(self.rows)]
-        places = np.flatnonzero(wrong & ~self.books.is_broken[self.rows])
+        places = np.flatnonzero(wrong & ~self.result.is_broken[self.rows])
         if not len(places):
             return
         self._keep_nearest(places)
@@ -522,11 +523,11 @@ class _Run:
     def _keep_nearest(self, places):
         """Copies what is nearer to being wrong than what the books have."""
         margin = self.record.margin.numpy()[places] / self.engine.scale
-        nearer = margin > self.books.margin[self.rows[places]]
+        nearer = margin > self.result.margin[self.rows[places]]
         places, rows = places[nearer], self.rows[places[nearer]]
-        self.books.images[rows] = tf.gather(self.record.images, places).numpy()
-        self.books.margin[rows] = margin[nearer]
-        self.books.step[rows] = self.record.step.numpy()[places]
+        self.result.images[rows] = tf.gather(self.record.images, places).numpy()
+        self.result.margin[rows] = margin[nearer]
+        self.result.step[rows] = self.record.step.numpy()[places]
 
     def _store(self, leaving):
         """Copies the device's record of the places that leave to the books."""
@@ -535,17 +536,17 @@ class _Run:
         record = self.record
         for name in ("loss", "gradient_norm", "num_zero", "num_nonfinite"):
             values = getattr(record, name).numpy()
-            getattr(self.books, name)[rows] = values[places]
-        self._keep_nearest(places[~self.books.is_broken[rows]])
+            getattr(self.result, name)[rows] = values[places]
+        self._keep_nearest(places[~self.result.is_broken[rows]])
 
     def _drop_done(self):
         """Shrinks the batch to the rows that can still tell, if it pays."""
-        standing = ~self._is_done()[self.rows]
-        keep = np.flatnonzero(standing)
+        still_robust = ~self._is_done()[self.rows]
+        keep = np.flatnonzero(still_robust)
         places = self.engine.pad(keep)
         if len(places) >= self.device_labels.shape[0]:
             return
-        self._store(~standing)
+        self._store(~still_robust)
         self.rows = self.rows[keep]
         taken = (
             self.state,

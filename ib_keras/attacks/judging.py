@@ -17,7 +17,7 @@ _THOROUGH = 5
 
 
 class Judgement(NamedTuple):
-    """The verdict on candidates by noise that no attack has seen.
+    """The judgement on candidates by noise that no attack has seen.
 
     Attributes:
         images: float32 `[batch, ...]`, the candidates projected once more.
@@ -152,12 +152,12 @@ class Judge:
 
     @property
     def num_thorough(self) -> int:
-        """Draws of a thorough verdict."""
+        """Draws of a thorough judgement."""
         return self._num_samples * (_THOROUGH if self.is_random else 1)
 
     @property
     def is_random(self) -> bool:
-        """Whether a verdict takes more than one draw."""
+        """Whether a judgement takes more than one draw."""
         return self._num_samples > 1
 
 

@@ -1,6 +1,6 @@
 """What a model answers with, made into logits.
 
-Attacks and verdicts need no more than the order and the ratios of the classes'
+Attacks and judgements need the order and the ratios of the classes'
 probabilities, so log p serves as logits; where p was rounded to 1 in float32
 the gradient is lost, which no wrapper can mend, so it is counted and said.
 """

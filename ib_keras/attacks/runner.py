@@ -50,7 +50,7 @@ class Stage:
         name: What reports call it.
         attack: A `base.Attack`.
         num_restarts: Independent runs on what still stands.
-        config: The section it was built from, for the books.
+        config: The section it was built from, for the records.
     """
 
     name: str
@@ -95,7 +95,7 @@ class Ledger:
         wrong_share: float32, share of fresh draws of the model's noise on
             which `adversarial_images` is wrong, taken when all stages are
             done; 0 or 1 where the model has no noise. Before that, the share
-            of the verdict that broke it, or the largest of all verdicts.
+            of the judgement that broke it, or the largest of all judgements.
         broken_by_stage: int32, -1 where not broken by an attack.
         broken_by_restart: int32, -1 likewise.
         broken_by_target: int32, -1 likewise, and for untargeted attacks.
@@ -131,7 +131,7 @@ class Ledger:
 
     @classmethod
     def new(cls, images: np.ndarray, labels: np.ndarray) -> "Ledger":
-        """Opens the books: nothing asked, nothing broken."""
+        """A ledger before any attack: nothing asked, nothing broken."""
         size = len(labels)
         none = np.full(size, -1, np.int32)
         zeros = np.zeros(size, np.float32)
@@ -211,7 +211,7 @@ class Ledger:
 
 
 @dataclasses.dataclass
-class StageBooks:
+class StageStatistics:
     """What one stage did so far.
 
     Attributes:
@@ -246,11 +246,11 @@ class Position:
 
 @dataclasses.dataclass
 class Progress:
-    """The whole state of a run: ledger, position and the stages' books."""
+    """The whole state of a run: ledger, position and statistics."""
 
     ledger: Ledger
     position: Position
-    stages: list[StageBooks]
+    stages: list[StageStatistics]
 
 
 def merge(parts: Sequence[Progress]) -> Progress:
@@ -268,14 +268,16 @@ def merge(parts: Sequence[Progress]) -> Progress:
         **{n: np.concatenate([c[n] for c in columns]) for n in columns[0]}
     )
     stages = []
-    for books in zip(*(part.stages for part in parts), strict=True):
-        passes = zip(*(b.curve for b in books), strict=True)
+    for statistics in zip(*(part.stages for part in parts), strict=True):
+        passes = zip(*(b.curve for b in statistics), strict=True)
         rows = [np.array(same_pass) for same_pass in passes]
         stages.append(
-            StageBooks(
-                num_attacked=sum(b.num_attacked for b in books),
-                gradient_evaluations=sum(b.gradient_evaluations for b in books),
-                seconds=max(b.seconds for b in books),
+            StageStatistics(
+                num_attacked=sum(b.num_attacked for b in statistics),
+                gradient_evaluations=sum(
+                    b.gradient_evaluations for b in statistics
+                ),
+                seconds=max(b.seconds for b in statistics),
                 curve=[
                     [*row[0, :2].tolist(), *row[:, 2:].sum(axis=0).tolist()]
                     for row in rows
@@ -295,8 +297,8 @@ class Runner:
         threat_model: The ball, the same for all stages.
         batch_size: Largest batch on the device.
         seed: A whole number; every draw follows from it.
-        num_judge_samples: Draws per verdict; 1 where the model has no noise.
-        chunk_steps: Longest chunk of steps between looks at the books.
+        num_judge_samples: Draws per judgement; 1 where the model has no noise.
+        chunk_steps: Longest chunk of steps between two looks at the device.
         compact: Whether a batch shrinks to what stands within a run, and
             passes run side by side where it has room for several. False runs
             every example to the end, one pass after another.
@@ -331,7 +333,7 @@ class Runner:
         self.batch_size = base.check_count("batch_size", batch_size)
         self._seed = seeds.from_int(seed)
         self._first = int(first)
-        # Verdicts draw by the batch; two shares' must not be the same.
+        # Judgements draw by the batch; two shares' must not be the same.
         self._judge_seed = self._seed
         if self._first:
             self._judge_seed = seeds.fold(self._seed, _SHARE, self._first)
@@ -361,7 +363,7 @@ class Runner:
 
     @property
     def num_final_draws(self) -> int:
-        """Draws of the verdicts on clean images and on the final ones."""
+        """Draws of the judgements on clean images and on the final ones."""
         return self._judge.num_thorough
 
     def with_epsilon(self, epsilon: float) -> "Runner":
@@ -388,7 +390,7 @@ class Runner:
         """How far a run is, in gradients, or queries where there are none.
 
         Args:
-            progress: Its books.
+            progress: Its state.
             num_classes: Of the model.
 
         Returns:
@@ -397,9 +399,9 @@ class Runner:
         """
         position, ledger = progress.position, progress.ledger
         spent = int(ledger.gradient_evaluations.sum())
-        standing, left = int(ledger.is_robust.sum()), 0
+        num_robust, left = int(ledger.is_robust.sum()), 0
         done = position.batch * self.batch_size
-        for index, (stage, books) in enumerate(
+        for index, (stage, statistics) in enumerate(
             zip(self.stages, progress.stages, strict=True)
         ):
             once = _gradients_once(stage.attack)
@@ -407,20 +409,25 @@ class Runner:
             per_restart = num_targets(stage, num_classes)
             passes = stage.num_restarts * per_restart
             if not once:
-                stood = [books.num_attacked, *(row[2] for row in books.curve)]
-                spent += each * sum(stood[: len(books.curve)])
+                attacked = [
+                    statistics.num_attacked,
+                    *(row[2] for row in statistics.curve),
+                ]
+                spent += each * sum(attacked[: len(statistics.curve)])
             if index == position.stage:
                 passes -= position.restart * per_restart + position.target
                 # Those of this pass that were attacked and stand.
-                fell = int(self._fell_in(position, ledger).sum())
-                left -= each * max(min(done, standing + fell) - fell, 0)
+                num_broken = int(self._broken_in(position, ledger).sum())
+                left -= each * max(
+                    min(done, num_robust + num_broken) - num_broken, 0
+                )
                 spent += 0 if once else each * done
             if index >= position.stage:
-                left += each * passes * standing
+                left += each * passes * num_robust
         return spent, left
 
     def start(self, images: np.ndarray, labels: np.ndarray) -> Progress:
-        """Opens the books for checked images and labels.
+        """The state before the first stage, of checked images and labels.
 
         Raises:
             UserError: If there are none.
@@ -432,8 +439,8 @@ class Runner:
                 expected="1 image or more",
                 fix="Give the images that the model is to be judged by.",
             )
-        books = [StageBooks() for _ in self.stages]
-        return Progress(Ledger.new(images, labels), Position(), books)
+        statistics = [StageStatistics() for _ in self.stages]
+        return Progress(Ledger.new(images, labels), Position(), statistics)
 
     def run(
         self,
@@ -465,7 +472,7 @@ class Runner:
         targets = self._rank_targets(images, progress)
         while progress.position.stage < len(self.stages):
             self._run_pass(images, targets, progress, on_batch)
-        self._measure_luck(images, progress.ledger)
+        self._rescore(images, progress.ledger)
         return progress.ledger
 
     def _find_scale(self, images, labels, clean):
@@ -475,13 +482,13 @@ class Runner:
         for each in self._engines:
             each.set_scale(found)
 
-    def _measure_luck(self, images, ledger):
+    def _rescore(self, images, ledger):
         """Judges every final image once more, on noise of its own.
 
         The draws that found an image wrong were chosen among many, so the
         share of them that is wrong flatters the attack; this one is fair.
         """
-        verdict = self._judge(
+        judgement = self._judge(
             images,
             ledger.adversarial_images,
             ledger.label,
@@ -490,7 +497,7 @@ class Runner:
             is_thorough=True,
         )
         ledger.wrong_share = np.where(
-            ledger.clean_prediction < 0, 1.0, verdict.wrong_share
+            ledger.clean_prediction < 0, 1.0, judgement.wrong_share
         ).astype(np.float32)
 
     def _judge_clean(self, images, labels):
@@ -504,8 +511,8 @@ class Runner:
         )
 
     def _predict_clean(self, images, ledger):
-        verdict = self._judge_clean(images, ledger.label)
-        if (verdict.prediction < 0).all():
+        judgement = self._judge_clean(images, ledger.label)
+        if (judgement.prediction < 0).all():
             raise UserError(
                 "The model's logits are not finite on any clean image",
                 received="NaN or infinity for every example",
@@ -513,13 +520,13 @@ class Runner:
                 fix="Check the model's weights, and that images in [0, 1] "
                 "are what it takes.",
             )
-        ledger.clean_prediction = verdict.prediction
-        ledger.adversarial_prediction = verdict.prediction.copy()
-        ledger.margin = verdict.margin
-        ledger.wrong_share = verdict.wrong_share
-        ledger.num_nonfinite += verdict.prediction < 0
-        ledger.is_robust = verdict.prediction == ledger.label
-        return verdict
+        ledger.clean_prediction = judgement.prediction
+        ledger.adversarial_prediction = judgement.prediction.copy()
+        ledger.margin = judgement.margin
+        ledger.wrong_share = judgement.wrong_share
+        ledger.num_nonfinite += judgement.prediction < 0
+        ledger.is_robust = judgement.prediction == ledger.label
+        return judgement
 
     def _rank_targets(self, images, progress):
         """Other classes by falling clean logit, int32 [examples, classes-1].
@@ -539,13 +546,13 @@ class Runner:
     def _run_pass(self, images, targets, progress, on_batch):
         """Runs the current restart and target over what stood before it."""
         position, ledger = progress.position, progress.ledger
-        books = progress.stages[position.stage]
+        statistics = progress.stages[position.stage]
         pool = np.flatnonzero(
-            ledger.is_robust | self._fell_in(position, ledger)
+            ledger.is_robust | self._broken_in(position, ledger)
         )
         is_first = position.restart == position.target == 0
         if is_first and position.batch == 0:
-            books.num_attacked = len(pool)
+            statistics.num_attacked = len(pool)
         if self._run_side_by_side(images, targets, pool, progress):
             on_batch(progress)
             return
@@ -557,14 +564,14 @@ class Runner:
             before = int(ledger.gradient_evaluations[rows].sum())
             self._try_batch(images, targets, rows, position, ledger)
             after = int(ledger.gradient_evaluations[rows].sum())
-            books.gradient_evaluations += after - before
-            books.seconds += time.monotonic() - began
+            statistics.gradient_evaluations += after - before
+            statistics.seconds += time.monotonic() - began
             position.batch += 1
             if position.batch < num_batches:
                 on_batch(progress)
         if is_first and position.stage == 0:
             self._check_some_attacked(ledger, pool)
-        _end_pass(position, ledger, books)
+        _end_pass(position, ledger, statistics)
         self._next_pass(position, targets)
         on_batch(progress)
 
@@ -572,11 +579,11 @@ class Runner:
         """Runs as many passes at once as a batch has room for, if several.
 
         A pass sees what the ones before it left, so of an example that one
-        breaks the later passes are not booked: the books are those of one
+        breaks the later passes are not counted: the records are those of one
         pass after another.
         """
         position, ledger = progress.position, progress.ledger
-        books = progress.stages[position.stage]
+        statistics = progress.stages[position.stage]
         passes = self._passes_at_once(position, targets, len(pool))
         if len(passes) < 2:
             return False
@@ -589,11 +596,13 @@ class Runner:
         for one, result in zip(passes, results, strict=True):
             asked = ledger.is_robust[pool]
             result = engine.Result(*(array[asked] for array in result))
-            self._book(ledger, pool[asked], result, one)
-            books.gradient_evaluations += int(result.gradient_evaluations.sum())
-            _end_pass(one, ledger, books)
+            self._update_ledger(ledger, pool[asked], result, one)
+            statistics.gradient_evaluations += int(
+                result.gradient_evaluations.sum()
+            )
+            _end_pass(one, ledger, statistics)
             self._next_pass(position, targets)
-        books.seconds += time.monotonic() - began
+        statistics.seconds += time.monotonic() - began
         return True
 
     def _passes_at_once(self, position, targets, size) -> list[Position]:
@@ -609,7 +618,7 @@ class Runner:
         return passes
 
     @staticmethod
-    def _fell_in(position, ledger):
+    def _broken_in(position, ledger):
         """Which examples were broken in the pass that `position` is in."""
         return (
             (ledger.broken_by_stage == position.stage)
@@ -655,7 +664,7 @@ class Runner:
         What then stood would stand because nobody asked. An image that is
         refused among others is booked instead.
         """
-        # A refusal counts as one evaluation that was not finite, and books
+        # A refusal counts as one evaluation that was not finite, and adds
         # nothing else.
         is_refused = (
             (ledger.num_nonfinite[pool] == 1)
@@ -673,7 +682,7 @@ class Runner:
 
     def _run_batch(self, images, targets, rows, position, ledger):
         (result,) = self._attack(images, targets, rows, [position], ledger)
-        self._book(ledger, rows, result, position)
+        self._update_ledger(ledger, rows, result, position)
 
     def _attack(self, images, targets, rows, passes, ledger):
         """The result of each pass over these examples, in one batch."""
@@ -708,9 +717,9 @@ class Runner:
     def _is_targeted(self, stage: int) -> bool:
         return self.stages[stage].attack.num_targets is not None
 
-    def _book(self, ledger, rows, result, position):
+    def _update_ledger(self, ledger, rows, result, position):
         target = position.target if self._is_targeted(position.stage) else -1
-        _book(ledger, rows, result, position, target)
+        _update_ledger(ledger, rows, result, position, target)
 
 
 def num_targets(stage: Stage, num_classes: int) -> int:
@@ -730,19 +739,19 @@ def _gradients_once(attack):
     )
 
 
-def _end_pass(position, ledger, books):
+def _end_pass(position, ledger, statistics):
     """Enters what stands after a pass, and the stage's gradients so far."""
-    books.curve.append(
+    statistics.curve.append(
         [
             position.restart,
             position.target,
             int(ledger.is_robust.sum()),
-            books.gradient_evaluations,
+            statistics.gradient_evaluations,
         ]
     )
 
 
-def _book(ledger, rows, result, position, target):
+def _update_ledger(ledger, rows, result, position, target):
     """Enters the result of one run on the examples `rows`."""
     ledger.gradient_evaluations[rows] += result.gradient_evaluations
     ledger.num_zero_gradients[rows] += result.num_zero
@@ -758,13 +767,15 @@ def _book(ledger, rows, result, position, target):
     ledger.wrong_share[rows] = np.where(
         result.is_broken, result.wrong_share, shares
     )
-    fallen = rows[result.is_broken]
-    ledger.is_robust[fallen] = False
-    ledger.adversarial_prediction[fallen] = result.prediction[result.is_broken]
-    ledger.broken_by_stage[fallen] = position.stage
-    ledger.broken_by_restart[fallen] = position.restart
-    ledger.broken_by_target[fallen] = target
-    ledger.broken_at_step[fallen] = result.step[result.is_broken]
+    newly_broken = rows[result.is_broken]
+    ledger.is_robust[newly_broken] = False
+    ledger.adversarial_prediction[newly_broken] = result.prediction[
+        result.is_broken
+    ]
+    ledger.broken_by_stage[newly_broken] = position.stage
+    ledger.broken_by_restart[newly_broken] = position.restart
+    ledger.broken_by_target[newly_broken] = target
+    ledger.broken_at_step[newly_broken] = result.step[result.is_broken]
 
 
 def run(

@@ -24,11 +24,11 @@ import tensorflow as tf
 from sklearn.datasets import load_digits
 
 from ib_keras import files
+from ib_keras.audit import audited_model
 from ib_keras.audit import folder as folders
 from ib_keras.audit import runner
 from ib_keras.audit import settings
 from ib_keras.audit import subject as subjects
-from ib_keras.audit import target as targets
 from ib_keras.audit import verdict
 from ib_keras.audit.examples import Examples
 from ib_keras.errors import UserError
@@ -490,7 +490,7 @@ def _subject(control, config):
     images, labels = (control.data or _test_digits)()
     model = control.make()
     is_stochastic = control.mode == "stochastic"
-    target = targets.from_function(
+    audited = audited_model.from_function(
         # The planted noise lies around the deterministic network.
         _deterministic() if is_stochastic else model,
         SHAPE,
@@ -506,7 +506,7 @@ def _subject(control, config):
         images[:500],
         labels[:500],
     )
-    return subjects.load(config, target, given=given)
+    return subjects.load(config, audited, given=given)
 
 
 def confusion(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:

@@ -17,8 +17,8 @@ from ib_keras.attacks import runner
 from ib_keras.attacks.base import check_count
 from ib_keras.audit import diagnostics
 from ib_keras.audit import folder as folders
+from ib_keras.audit.audited_model import loading
 from ib_keras.audit.diagnostics.case import Case
-from ib_keras.audit.target import loading
 from ib_keras.errors import UserError
 from ib_keras.types import ThreatModel
 
@@ -70,15 +70,17 @@ def build_case(
         if float(point["epsilon"]) not in radii:
             part = files.read_json(files.join(place, folders.SUMMARY))
             radii[float(point["epsilon"])] = place, part
-    books = {
+    by_radius = {
         epsilon: (_read_ledger(place, subject.labels), part)
         for epsilon, (place, part) in sorted(radii.items())
     }
     main = float(summary["threat_model"]["epsilon"])
-    standing = [e for e, (ledger, _) in books.items() if ledger.is_robust.any()]
-    # Where nothing stands there is nothing to attack again.
-    epsilon = main if main in standing else max(standing, default=main)
-    ledger = books[epsilon][0]
+    breakable = [
+        e for e, (ledger, _) in by_radius.items() if ledger.is_robust.any()
+    ]
+    # Without a robust example there is nothing to attack again.
+    epsilon = main if main in breakable else max(breakable, default=main)
+    ledger = by_radius[epsilon][0]
     count = check_count(
         "diagnostics.num_examples", config["diagnostics"]["num_examples"]
     )
@@ -95,9 +97,9 @@ def build_case(
         threat_model=ThreatModel(summary["threat_model"]["norm"], epsilon),
         stages=stages,
         rows=some(np.arange(len(ledger.label))),
-        standing=some(np.flatnonzero(ledger.is_robust)),
+        robust_rows=some(np.flatnonzero(ledger.is_robust)),
         seed=config["seed"],
-        radii=books,
+        radii=by_radius,
         twin=twin,
         strategy=strategy,
         write=lambda name, found: files.write_npz(

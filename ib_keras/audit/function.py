@@ -16,12 +16,12 @@ import tensorflow as tf
 from ib_keras import files
 from ib_keras import shipped
 from ib_keras.attacks import outputs as outputs_lib
+from ib_keras.audit import audited_model
 from ib_keras.audit import folder as folders
 from ib_keras.audit import result as results
 from ib_keras.audit import runner
 from ib_keras.audit import settings
 from ib_keras.audit import subject as subjects
-from ib_keras.audit import target as targets
 from ib_keras.audit.examples import Examples
 from ib_keras.errors import UserError
 from ib_keras.types import check_count
@@ -185,11 +185,11 @@ def _audit(config, model, given, folder, quiet) -> results.AuditResult:
         config["dataset"] = _section(*given, folder)
     settings.check_start(config, model, folder, are_given=given is not None)
     if isinstance(model, str):
-        target = _load(model, config)
+        audited = _load(model, config)
     else:
-        target = _of_python(model, given and given[0], config["model"])
-    examples = given and _examples(target, *given, config)
-    subject = subjects.load(config, target, given=examples)
+        audited = _of_python(model, given and given[0], config["model"])
+    examples = given and _examples(audited, *given, config)
+    subject = subjects.load(config, audited, given=examples)
     runner.audit_subject(config, subject, folder, quiet=quiet)
     if given is not None and not files.exists(config["dataset"]["path"]):
         arrays = dict(zip(("images", "labels"), given, strict=True))
@@ -230,30 +230,30 @@ def _check_given(images, labels, dataset):
     return images, check_labels(labels, len(images), count_classes(labels))
 
 
-def _examples(target, images, labels, config) -> Examples:
+def _examples(audited, images, labels, config) -> Examples:
     """The examples of the call, as a config's are loaded."""
-    if target.num_classes is not None:
-        labels = check_labels(labels, len(images), target.num_classes)
+    if audited.num_classes is not None:
+        labels = check_labels(labels, len(images), audited.num_classes)
     about = {k: v for k, v in config["dataset"].items() if k != "path"}
     count = config["num_examples"]
     known = images[:_PROBE], labels[:_PROBE]
     return Examples(images[:count], labels[:count], about, *known)
 
 
-def _load(path: str, config) -> targets.Target:
-    options = targets.Options.from_config(config["model"])
-    return targets.load(path, options=options, probe=True)
+def _load(path: str, config) -> audited_model.AuditedModel:
+    options = audited_model.Options.from_config(config["model"])
+    return audited_model.load(path, options=options, probe=True)
 
 
-def _of_python(model: Any, images, section) -> targets.Target:
-    """The target that a Keras model or a function is.
+def _of_python(model: Any, images, section) -> audited_model.AuditedModel:
+    """The audited model that a Keras model or a function is.
 
     Args:
         model: Likewise.
         images: Clean ones; None where a data set is named.
         section: `model` of the config.
     """
-    if isinstance(model, targets.Target):
+    if isinstance(model, audited_model.AuditedModel):
         return model
     if not callable(model):
         raise UserError(
@@ -270,7 +270,7 @@ def _of_python(model: Any, images, section) -> targets.Target:
     function = _Inference(model) if is_keras else model
     answer = function(tf.constant(some))  # Builds what is not built.
     is_stochastic = is_keras and modes.is_stochastic(model)
-    return targets.from_function(
+    return audited_model.from_function(
         function,
         shape,
         _count_classes(answer, section["output"], len(some)),

@@ -1,6 +1,6 @@
 """One radius of an audit, in one folder: the runner's work made to last.
 
-The books are saved after batches and resumed from; progress is shown; at the
+Progress is saved after batches, resumed from and shown; at the
 end the summary and what broke each example are written.
 """
 
@@ -72,7 +72,7 @@ class Audit:
 
         Raises:
             UserError: If the folder holds another audit or cannot be written.
-            Interrupted: If it was stopped; the books are saved.
+            Interrupted: If it was stopped; its progress is saved.
         """
         if self.is_done:
             return self.read()
@@ -85,13 +85,13 @@ class Audit:
 
     def read(self) -> dict[str, Any]:
         """The summary of an audit that is done."""
-        # A kill right after the summary leaves the books behind.
-        self._remove_books()
+        # A kill right after the summary leaves the progress behind.
+        self._remove_partial()
         return files.read_json(files.join(self.folder, folders.SUMMARY))
 
-    def _remove_books(self):
+    def _remove_partial(self):
         files.remove(files.join(self.folder, _PARTIAL_FILE))
-        sharing.remove_books(self.folder)
+        sharing.remove_partial(self.folder)
 
     def of_share(self, first: int, last: int, folder: str) -> "Audit":
         """The part of the audit that one of several processes has.
@@ -99,7 +99,7 @@ class Audit:
         Args:
             first: Where its examples begin; its runner has to know it too.
             last: Where they end.
-            folder: Of its books.
+            folder: Of its progress.
         """
         some = dataclasses.replace(
             self.subject,
@@ -117,18 +117,18 @@ class Audit:
         )
 
     def attack_and_save(self, should_stop=lambda: False) -> None:
-        """Attacks to the end and saves the books, for another process."""
+        """Attacks to the end and saves the progress, for another process."""
         self._save(self.attack(should_stop))
 
     def attack(self, should_stop=lambda: False) -> runner.Progress:
         """Runs or resumes the attacks; the arguments and errors of `run`.
 
         Returns:
-            The books.
+            The progress.
         """
         files.make_folder(self.folder)
         progress = self.restore()
-        num_classes = self.subject.target.num_classes
+        num_classes = self.subject.model.num_classes
         spent, left = self.runner.work(progress, num_classes)
         with Progress(
             spent + left,
@@ -182,9 +182,9 @@ class Audit:
         )
 
     def _identity(self):
-        """What must agree for books to be continued."""
+        """What must agree for an audit to be resumed."""
         return {
-            "model": self.subject.target.sha256,
+            "model": self.subject.model.sha256,
             "mode": self.subject.mode,
             "epsilon": float(self.threat_model.epsilon),
             "dataset": self.subject.dataset,
@@ -193,7 +193,7 @@ class Audit:
         }
 
     def restore(self) -> runner.Progress:
-        """The books as they were saved; new ones where there are none.
+        """The progress as it was saved; at the start where there is none.
 
         Raises:
             UserError: If they are of another audit.
@@ -209,14 +209,19 @@ class Audit:
             progress = runner.Progress(
                 runner.Ledger(**arrays),
                 runner.Position(**state["position"]),
-                [runner.StageBooks(**books) for books in state["stages"]],
+                [
+                    runner.StageStatistics(**statistics)
+                    for statistics in state["stages"]
+                ],
             )
         except (KeyError, TypeError, ValueError) as error:
-            self._say(f"Starting again, for the saved books are bad: {error}")
+            self._say(
+                f"Starting again, for the saved progress is damaged: {error}"
+            )
             return fresh
         if identity != self._identity():
             raise UserError(
-                "The workdir holds the books of another audit",
+                "The workdir holds the progress of another audit",
                 received=f"{path} of {identity}",
                 expected=f"{self._identity()}",
                 fix="Choose another --workdir.",
@@ -242,7 +247,7 @@ class Audit:
         )
         summary = self._summary(progress)
         files.write_json(files.join(self.folder, folders.SUMMARY), summary)
-        self._remove_books()
+        self._remove_partial()
         return summary
 
     def _summary(self, progress):
@@ -250,8 +255,8 @@ class Audit:
         count = len(ledger.label)
         robust = int(ledger.is_robust.sum())
         stages = [
-            self._stage_row(index, stage, books, ledger)
-            for index, (stage, books) in enumerate(
+            self._stage_row(index, stage, statistics, ledger)
+            for index, (stage, statistics) in enumerate(
                 zip(self.stages, progress.stages, strict=True)
             )
         ]
@@ -262,7 +267,7 @@ class Audit:
                 "norm": self.threat_model.norm,
                 "epsilon": float(self.threat_model.epsilon),
             },
-            "epsilon_in_model_units": subject.target.preprocessing.epsilon(
+            "epsilon_in_model_units": subject.model.preprocessing.epsilon(
                 self.threat_model.epsilon
             ),
             "mode": subject.mode,
@@ -283,8 +288,8 @@ class Audit:
             ),
             "seconds": round(sum(s["seconds"] for s in stages), 3),
             "seed": config["seed"],
-            "model": subject.target.describe(),
-            "safety": _safety(subject.target),
+            "model": subject.model.describe(),
+            "safety": _safety(subject.model),
             "dataset": subject.dataset,
             "versions": self._versions(),
             "command": self.command,
@@ -309,18 +314,18 @@ class Audit:
         }
         return sorted([*self.curve, here], key=lambda row: row["epsilon"])
 
-    def _stage_row(self, index, stage, books, ledger):
-        fallen = (ledger.broken_by_stage <= index) & (
+    def _stage_row(self, index, stage, statistics, ledger):
+        broken = (ledger.broken_by_stage <= index) & (
             ledger.broken_by_stage >= 0
         )
         right = ledger.clean_prediction == ledger.label
         count = len(ledger.label)
         last_target = {}
-        for restart, _, standing, gradients in books.curve:
-            last_target[restart] = (standing / count, gradients)
+        for restart, _, num_robust, gradients in statistics.curve:
+            last_target[restart] = (num_robust / count, gradients)
         targets = None
         if stage.attack.num_targets is not None:
-            classes = self.subject.target.num_classes
+            classes = self.subject.model.num_classes
             targets = runner.num_targets(stage, classes)
         return {
             "name": stage.name,
@@ -328,23 +333,23 @@ class Audit:
             # As many as there are other classes, where more are asked for.
             "num_targets": targets,
             "num_restarts": stage.num_restarts,
-            "robust_accuracy": float((right & ~fallen).mean()),
-            "num_attacked": books.num_attacked,
+            "robust_accuracy": float((right & ~broken).mean()),
+            "num_attacked": statistics.num_attacked,
             "num_broken": int((ledger.broken_by_stage == index).sum()),
-            "gradient_evaluations": books.gradient_evaluations,
-            "seconds": round(books.seconds, 3),
+            "gradient_evaluations": statistics.gradient_evaluations,
+            "seconds": round(statistics.seconds, 3),
             "restart_curve": [v for v, _ in last_target.values()],
             "gradient_curve": [g for _, g in last_target.values()],
         }
 
 
-def _safety(target) -> dict[str, Any] | None:
+def _safety(model) -> dict[str, Any] | None:
     """What the summary says of the safety check; safety.json has all of it.
 
     Equal audits have equal summaries, so what differs from run to run stays
     there.
     """
-    if target.safety is None:
+    if model.safety is None:
         return None
-    report = target.safety.to_json()
+    report = model.safety.to_json()
     return {n: report[n] for n in report if n not in folders.SAFETY_ALONE}

@@ -19,13 +19,13 @@ from ib_keras.attacks import compiled
 from ib_keras.attacks import devices
 from ib_keras.attacks import losses
 from ib_keras.attacks.runner import num_targets as targets_of
+from ib_keras.audit import audited_model
 from ib_keras.audit import examination
 from ib_keras.audit import folder as folders
 from ib_keras.audit import protocol
 from ib_keras.audit import settings
 from ib_keras.audit import sharing
 from ib_keras.audit import subject as subjects
-from ib_keras.audit import target as targets
 from ib_keras.audit.radius import Audit
 from ib_keras.audit.subject import Subject
 from ib_keras.watchdog import Watchdog
@@ -33,7 +33,7 @@ from ib_keras.watchdog import Watchdog
 
 def plan(
     config: Mapping[str, Any],
-    saved_model: str | targets.Target,
+    saved_model: str | audited_model.AuditedModel,
     allow_ops: Sequence[str] = (),
     probe: bool = False,
 ) -> list[dict[str, Any]]:
@@ -59,7 +59,7 @@ def plan(
     stages = protocol.build_stages(config)
     first = protocol.build_runner(config, subject, stages)
     most = {"gradients": first.most_gradients, "queries": first.most_queries}
-    num_classes = subject.target.num_classes
+    num_classes = subject.model.num_classes
     pace = {
         name: _seconds_per_call(subject, first.batch_size, name == "gradients")
         for name, each in most.items()
@@ -117,7 +117,7 @@ def _seconds_per_call(subject, batch_size, is_gradient, repeats=5) -> float:
 
 def audit(
     config: Mapping[str, Any],
-    saved_model: str | targets.Target,
+    saved_model: str | audited_model.AuditedModel,
     workdir: str,
     *,
     strategy: tf.distribute.Strategy | None = None,
@@ -133,8 +133,8 @@ def audit(
 
     Args:
         config: Nested JSON values, as `configs/audits/` makes them.
-        saved_model: Folder of the SavedModel, a .keras file, or a target
-            that is loaded already, such as `target.from_function` makes.
+        saved_model: Folder of the SavedModel, a .keras file, or a loaded
+            `AuditedModel`, such as `audited_model.from_function` makes.
         workdir: The audit folder; the same call resumes.
         strategy: Where to run; None for TensorFlow's default device. Workers
             share the examples out, each on one device, and see one workdir.
@@ -214,7 +214,7 @@ def audit_subject(
     stages = protocol.build_stages(config)
     team = sharing.Team.of(strategy)
     quiet = quiet or not team.is_chief
-    owner = {"audit": dict(config), "model_sha256": subject.target.sha256}
+    owner = {"audit": dict(config), "model_sha256": subject.model.sha256}
     may_differ = tuple(f"audit.{name}" for name in settings.MAY_DIFFER)
     # Checked before anything is written.
     *curve, whole = _build_radii(config, subject, stages, workdir, team, quiet)
@@ -251,8 +251,8 @@ def audit_subject(
             _restate_diagnostics(workdir, config)
         if not is_done:
             _say_other_mode(config, subject, say)
-            if subject.target.safety is not None and team.is_chief:
-                report = subject.target.safety.to_json()
+            if subject.model.safety is not None and team.is_chief:
+                report = subject.model.safety.to_json()
                 files.write_json(files.join(workdir, folders.SAFETY), report)
         if not team.is_alone:
             with _watchdog(watchdog_minutes) as watchdog:
@@ -325,9 +325,7 @@ def _restate_diagnostics(workdir, config):
 
 def _say_other_mode(config, subject, say):
     """Says that the model has a mode that this audit is not about."""
-    if config["mode"] == "mean" and subject.target.metadata.get(
-        "is_stochastic"
-    ):
+    if config["mode"] == "mean" and subject.model.metadata.get("is_stochastic"):
         say(
             "In mean mode. The model has a stochastic mode, too: "
             "--config.mode=stochastic audits that."

@@ -16,7 +16,7 @@ from ib_keras import metadata
 from ib_keras import plugins
 from ib_keras import workdirs
 from ib_keras.audit import examples
-from ib_keras.audit.target import options
+from ib_keras.audit.audited_model import options
 from ib_keras.errors import UserError
 from ib_keras.errors import unknown_name
 from ib_keras.types import ThreatModel

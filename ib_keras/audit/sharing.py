@@ -181,7 +181,7 @@ class Team:
         return audit.of_share(first, last, self.folder(audit.folder, index))
 
 
-def remove_books(folder: str) -> None:
+def remove_partial(folder: str) -> None:
     """Removes what workers have left in an audit folder."""
     for name in files.listdir(folder):
         if name.startswith(_FOLDER):

@@ -14,11 +14,11 @@ from ib_keras import strategy as strategies
 from ib_keras.attacks import base
 from ib_keras.attacks import compiled
 from ib_keras.attacks import scale
+from ib_keras.audit import audited_model
 from ib_keras.audit import examples
 from ib_keras.audit import protocol
 from ib_keras.audit import settings
-from ib_keras.audit import target as targets
-from ib_keras.audit.target import behaviour as behaviours
+from ib_keras.audit.audited_model import behaviour as behaviours
 from ib_keras.errors import UserError
 
 # Examples that the scale of the logits is found by.
@@ -30,7 +30,7 @@ class Subject:
     """What is audited: the model in one mode, and the examples.
 
     Attributes:
-        target: The loaded model.
+        model: The loaded model.
         logits_fn: The audited classifier.
         mode: "mean" or "stochastic".
         num_samples: S; None in mean mode.
@@ -43,7 +43,7 @@ class Subject:
             `attacks.scale`.
     """
 
-    target: targets.Target
+    model: audited_model.AuditedModel
     logits_fn: Callable
     mode: str
     num_samples: int | None
@@ -57,7 +57,7 @@ class Subject:
 
 def load(
     config: Mapping[str, Any],
-    saved_model: str | targets.Target,
+    saved_model: str | audited_model.AuditedModel,
     strategy: tf.distribute.Strategy | None = None,
     allow_ops: Sequence[str] = (),
     probe: bool = False,
@@ -67,7 +67,7 @@ def load(
 
     Args:
         config: An audit config.
-        saved_model: Folder of the SavedModel, a .keras file, or a target
+        saved_model: Folder of the SavedModel, a .keras file, or a model
             that is loaded already.
         strategy: Whose devices get the model's variables.
         allow_ops: Operations that the safety check lets pass.
@@ -81,40 +81,42 @@ def load(
         UserError: If the model, its endpoint or the data cannot be used.
         UnsafeError: If the model holds what could do harm.
     """
-    options = targets.Options.from_config(config["model"])
-    if isinstance(saved_model, targets.Target):
-        target = saved_model.with_options(options)
+    options = audited_model.Options.from_config(config["model"])
+    if isinstance(saved_model, audited_model.AuditedModel):
+        model = saved_model.with_options(options)
     else:
-        target = targets.load(saved_model, strategy, options, allow_ops, probe)
-    state = target.state_hash()
+        model = audited_model.load(
+            saved_model, strategy, options, allow_ops, probe
+        )
+    state = model.state_hash()
     mode = config["mode"]
-    target.caller(mode)  # Refuses a mode that the model has not.
+    model.caller(mode)  # Refuses a mode that the model has not.
     is_stochastic = mode == "stochastic"
     num_samples = None
     if is_stochastic:
         num_samples = config["num_samples"]
         if num_samples is None:
-            num_samples = target.metadata.get("num_samples") or 1
+            num_samples = model.metadata.get("num_samples") or 1
         num_samples = base.check_count("num_samples", num_samples)
-    found = given or examples.load(config, target.about)
+    found = given or examples.load(config, model.about)
     _check_radius(config["threat_model"], found.images.shape[1:])
-    target = target.settle(
+    model = model.infer_io(
         found.probe_images, found.probe_labels, mode, num_samples
     )
-    logits_fn = target.logits_fn(mode, num_samples)
-    targets.check_gradients(
+    logits_fn = model.logits_fn(mode, num_samples)
+    audited_model.check_gradients(
         logits_fn,
         found.probe_images,
-        target.num_classes,
+        model.num_classes,
         protocol.take_gradients(protocol.build_stages(config)),
     )
-    targets.check_finite(
+    audited_model.check_finite(
         logits_fn,
         found.images,
         base.check_count("batch_size", config["batch_size"]),
     )
     behaviour = behaviours.observe(
-        target,
+        model,
         logits_fn,
         found.probe_images,
         found.probe_labels,
@@ -127,8 +129,8 @@ def load(
         judge_samples = settings.NUM_DRAWS if has_noise else 1
     judge_samples = settings.check_draws(judge_samples, has_noise)
     return Subject(
-        target=target.with_notes(
-            *behaviour.notes(), *_notes_on_classes(target, found)
+        model=model.with_notes(
+            *behaviour.notes(), *_notes_on_classes(model, found)
         ),
         logits_fn=compiled.on(
             logits_fn, strategy, strategies.jit_compile(strategy)
@@ -144,8 +146,8 @@ def load(
     )
 
 
-def _notes_on_classes(target, found):
-    few, many = found.num_classes, target.num_classes
+def _notes_on_classes(model, found):
+    few, many = found.num_classes, model.num_classes
     if few is None or few >= many:
         return []
     return [

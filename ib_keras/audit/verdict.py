@@ -74,7 +74,7 @@ def decide(
             [(f["id"], f["evidence"]) for f in void],
             void,
         )
-    if _nothing_stands(summary):
+    if _none_is_robust(summary):
         return _verdict(
             BELIEVABLE,
             "No example is robust, and no attack can lower zero.",
@@ -117,7 +117,7 @@ def _verdict(label, sentence, decided_by, findings):
     }
 
 
-def _nothing_stands(summary):
+def _none_is_robust(summary):
     """At no radius that the audit reports."""
     points = [summary, *summary.get("epsilon_curve", ())]
     return all(point["robust_accuracy"] == 0.0 for point in points)

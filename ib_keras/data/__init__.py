@@ -1,6 +1,6 @@
 '''Data sets as arrays, and batches of them that are a function of a seed.
 
-A part of this room is a module with a function `build(**arguments)` that
+A part of this package is a module with a function `build(**arguments)` that
 returns a `DataSource` (`source.py`): what the images look like, what the
 classes are called, and `load(split)`, which gives the images as uint8, or as
 float32 in [0, 1], and the labels as int32. The data sets that the library is

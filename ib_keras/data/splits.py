@@ -1,7 +1,7 @@
 """Split strings: which examples "train[:90%]" or "test[:64]" are.
 
 The words are TFDS's own, read by TFDS's own parser, so that every data set of
-the room understands the same ones.
+the package understands the same ones.
 """
 
 from collections.abc import Mapping

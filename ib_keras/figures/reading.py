@@ -88,7 +88,7 @@ class Runs:
             missing={n: w for n, w in self.missing.items() if n in planned},
         )
 
-    def standing(self, name: str) -> int | None:
+    def known_of(self, name: str) -> int | None:
         """What is known of a run: 0 all, 1 a part, 2 its failure, or None."""
         if name in self.excluded:
             return 2 if self.excluded[name].startswith("failed") else 0
@@ -206,14 +206,14 @@ def merge(sweeps: Sequence[Runs]) -> Runs:
     planned = {n: lb for sweep in sweeps for n, lb in sweep.planned.items()}
     done, collapsed, excluded, missing, notes = [], [], {}, {}, []
     for name in planned:
-        having = [s for s in sweeps if s.standing(name) is not None]
+        having = [s for s in sweeps if s.known_of(name) is not None]
         if not having:
             reasons = [s.missing[name] for s in sweeps if name in s.missing]
             missing[name] = min(reasons, key=lambda why: why == _NOT_BEGUN)
             continue
         if len(having) > 1:
             notes.append(f"{name} is in several folders; one counts.")
-        best = min(having, key=lambda sweep: sweep.standing(name))
+        best = min(having, key=lambda sweep: sweep.known_of(name))
         if name in best.excluded:
             excluded[name] = best.excluded[name]
             collapsed += [run for run in best.collapsed if run.name == name]

@@ -37,10 +37,10 @@ _MADRY_STEP = 0.007 * 255 / 8
 _DIGITS = 5
 
 
-def survey(
+def evaluate(
     saved_model: str, spec: Mapping[str, Any], config: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """Surveys the loss of a model, in mean mode, around a few test images.
+    """Evaluates the loss of a model, in mean mode, around a few test images.
 
     Args:
         saved_model: Folder of the SavedModel.
@@ -84,7 +84,7 @@ def survey(
     )
     ledger = _attack(audit_config, chosen)
     threat_model = ThreatModel("linf", spec["epsilon"])
-    surveyor = landscape.Surveyor(
+    evaluator = landscape.LandscapeEvaluator(
         chosen.logits_fn,
         threat_model,
         grid=spec["grid"],
@@ -93,14 +93,14 @@ def survey(
         take_gradients=False,
     )
     seed = seeds.from_int(audit_config["seed"])
-    names = subject.target.metadata.get("class_names")
-    surveys = []
+    names = subject.model.metadata.get("class_names")
+    surfaces = []
     for position, index in enumerate(rows):
         plane = landscape_examples.plane(
             chosen.images, ledger, position, threat_model, seed
         )
-        found = surveyor(plane, seeds.fold(seed, position))
-        surveys.append(
+        found = evaluator(plane, seeds.fold(seed, position))
+        surfaces.append(
             {
                 "index": int(index),
                 **_who(ledger, position, names),
@@ -109,7 +109,7 @@ def survey(
                 **_picture(chosen.images[position]),
             }
         )
-    return surveys
+    return surfaces
 
 
 def _audit_config(spec, config):

@@ -28,7 +28,7 @@ class Run:
         labels: What figures group by.
         config: The whole config of the training.
         audits: Name -> the whole config of an audit, in their order.
-        landscape: What loss surfaces to survey; None for none.
+        landscape: What loss surfaces to evaluate; None for none.
     """
 
     name: str

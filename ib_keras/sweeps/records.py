@@ -19,7 +19,7 @@ from ib_keras import files
 from ib_keras import workdirs
 from ib_keras.audit import folder as folders
 from ib_keras.audit import training_seeds
-from ib_keras.audit.target import loading
+from ib_keras.audit.audited_model import loading
 from ib_keras.errors import UserError
 from ib_keras.sweeps.plan import Run
 from ib_keras.training import settings

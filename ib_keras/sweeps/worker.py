@@ -23,9 +23,9 @@ from absl import logging
 
 from ib_keras import files
 from ib_keras import workdirs
+from ib_keras.audit import audited_model
 from ib_keras.audit import protocol
 from ib_keras.audit import runner
-from ib_keras.audit import target as targets
 from ib_keras.errors import DivergedError
 from ib_keras.errors import Interrupted
 from ib_keras.sweeps import landscapes
@@ -191,7 +191,7 @@ def _attempt(run, own, settings, should_stop, say):
 
 
 def _do(run: Run, own, settings, should_stop, say) -> None:
-    """Trains, audits and surveys; what is done already is not repeated."""
+    """Trains, audits and surfaces; what is done already is not repeated."""
 
     def begin(what):
         print(f"Begins: {what}.", flush=True)
@@ -210,17 +210,17 @@ def _do(run: Run, own, settings, should_stop, say) -> None:
         },
     )
     saved_model = files.join(own, loop.SAVED_MODEL)
-    target = None
+    model = None
     for name, config in run.audits.items():
         _stop_if(should_stop, f"before audit {name}")
         begin(name)
         place = files.join(own, records.AUDITS, name)
         _set_aside_another(place, config)
         # Loaded once for all audits.
-        target = target or targets.load(saved_model)
+        model = model or audited_model.load(saved_model)
         runner.audit(
             config,
-            target,
+            model,
             place,
             should_stop=should_stop,
             watchdog_minutes=_WATCHDOG_MINUTES,
@@ -233,7 +233,7 @@ def _do(run: Run, own, settings, should_stop, say) -> None:
             return
         _stop_if(should_stop, "before the landscapes")
         begin("landscapes")
-        found = landscapes.survey(saved_model, run.landscape, run.config)
+        found = landscapes.evaluate(saved_model, run.landscape, run.config)
         files.write_json(path, {"spec": run.landscape, "surfaces": found})
 
 

@@ -190,7 +190,7 @@ def test_expectation_averages_loss_and_gradient_over_fresh_draws():
         rtol=1e-4,
         atol=1e-6,
     )
-    # The verdict is that of the mean of probabilities.
+    # The judgement is that of the mean of probabilities.
     mean = probabilities.mean(axis=0)
     np.testing.assert_array_equal(evaluation.is_wrong, mean.argmax(1) != labels)
     others = np.where(np.eye(NUM_CLASSES)[labels] == 1, 0, mean)

@@ -246,16 +246,16 @@ def test_chunks_and_compaction_change_no_verdict(compiled):
             other = copy.copy(engine)
             other._chunk_steps, other._compact = chunk_steps, compact
             result = run(other, images, labels, 0.12)
-            broken, stood = first.is_broken, ~first.is_broken
+            broken, robust = first.is_broken, ~first.is_broken
             np.testing.assert_array_equal(result.is_broken, broken)
             np.testing.assert_array_equal(
                 result.step[broken], first.step[broken]
             )
             np.testing.assert_allclose(
-                result.images[stood], first.images[stood], rtol=0, atol=1e-5
+                result.images[robust], first.images[robust], rtol=0, atol=1e-5
             )
             np.testing.assert_allclose(
-                result.margin[stood], first.margin[stood], rtol=0, atol=1e-5
+                result.margin[robust], first.margin[robust], rtol=0, atol=1e-5
             )
     assert engine.num_traces() == {None: 1}
 
@@ -275,7 +275,7 @@ def test_gradient_evaluations_are_counted_as_by_hand(chunk_steps):
     images, labels = data()
     attack = pgd.build(num_steps=25, step_size=0.015)
     _, margins = plain_loop(attack, smooth, images, labels, 0.12)
-    fell = np.where((margins > 0).any(0), (margins > 0).argmax(0), 99)
+    broken_at = np.where((margins > 0).any(0), (margins > 0).argmax(0), 99)
     counts = {}
     for compact in (False, True):
         engine = make(
@@ -287,8 +287,8 @@ def test_gradient_evaluations_are_counted_as_by_hand(chunk_steps):
     # By hand: those broken leave after the chunk that broke them.
     expected, in_batch = np.full(20, 25), np.ones(20, bool)
     for end in chunk_ends(25, chunk_steps):
-        expected[in_batch & (fell < end)] = end
-        in_batch &= fell >= end
+        expected[in_batch & (broken_at < end)] = end
+        in_batch &= broken_at >= end
     assert (expected < 25).any() and (expected == 25).any()
     np.testing.assert_array_equal(counts[True], expected)
     assert (counts[True] <= counts[False]).all()
@@ -355,15 +355,15 @@ def test_a_claim_that_the_judge_turns_down_is_not_booked():
 
 @pytest.fixture
 def say(monkeypatch):
-    """Replaces the share of draws that a verdict finds wrong."""
+    """Replaces the share of draws that a judgement finds wrong."""
 
     def say(share_of_mean):
         judged = engine_lib._Run._judge
 
         def judge(self, rows, candidates, is_thorough=False):
             shares = share_of_mean(candidates.mean(axis=(1, 2, 3)))
-            verdict = judged(self, rows, candidates, is_thorough)
-            return verdict._replace(wrong_share=np.float32(shares))
+            judgement = judged(self, rows, candidates, is_thorough)
+            return judgement._replace(wrong_share=np.float32(shares))
 
         monkeypatch.setattr(engine_lib._Run, "_judge", judge)
 
@@ -419,7 +419,7 @@ def test_a_lottery_is_claimed_and_not_booked():
     assert claimed.sum() > 8  # 1 - 0.95^21 = 66% of them are expected.
     assert not result.is_broken.any()
     assert 0 < result.wrong_share.max() < 0.5
-    # One draw a verdict books some of them: the reason for many.
+    # One draw a judgement books some of them: the reason for many.
     gullible = run(make(model, attack, 24, draws=1), images, labels)
     assert gullible.is_broken.any()
 
@@ -477,7 +477,7 @@ def test_a_lucky_draw_does_not_hide_what_is_wrong_in_the_same_chunk(compact):
 
 
 def test_the_judge_never_draws_with_a_seed_that_the_attack_saw():
-    """Nor with one of its own again: every verdict is on fresh noise."""
+    """Nor with one of its own again: every judgement is on fresh noise."""
     seen = {"attack": [], "judge": []}
 
     def spy(who, logits_fn):
@@ -554,12 +554,12 @@ def test_a_judge_needs_more_than_half_of_its_draws():
     shares = {}
     for share in (0.2, 0.8):
         judge = judging.Judge(lottery(share), "linf", 9)
-        verdict = judge(images, images, labels, 0.2, JUDGE_SEED)
-        wrong = np.rint(9 * verdict.wrong_share)
+        judgement = judge(images, images, labels, 0.2, JUDGE_SEED)
+        wrong = np.rint(9 * judgement.wrong_share)
         assert abs(wrong.mean() / 9 - share) < 0.07
-        shares[share] = verdict.wrong_share
+        shares[share] = judgement.wrong_share
         # All draws are sure of themselves, so their mean is a vote.
-        np.testing.assert_array_equal(verdict.prediction, wrong > 4.5)
+        np.testing.assert_array_equal(judgement.prediction, wrong > 4.5)
     result = run(
         make(lottery(1.0), attack, 64, judged=lottery(0.8), draws=9),
         images,
@@ -591,17 +591,17 @@ def test_the_judge_gives_the_mean_of_probabilities():
 
     images, labels = data(5)
     judge = judging.Judge(logits_fn, "linf", 4)
-    verdict = judge(images, images, labels, 0.2, JUDGE_SEED)
+    judgement = judge(images, images, labels, 0.2, JUDGE_SEED)
     clean = np.float64(smooth(images, None))
     seed = seeds.fold(JUDGE_SEED, 0)  # Of the first batch.
     noise = [seeds.noise(seeds.fold(seed, i), [3]).numpy() for i in range(4)]
     exp = np.exp(clean + np.stack(noise)[:, None])
     mean = (exp / exp.sum(-1, keepdims=True)).mean(axis=0)
-    np.testing.assert_allclose(verdict.logits, np.log(mean), atol=1e-4)
+    np.testing.assert_allclose(judgement.logits, np.log(mean), atol=1e-4)
     said = (clean + np.stack(noise)[:, None]).argmax(axis=-1)
     share = (said != labels).mean(axis=0)
-    np.testing.assert_allclose(verdict.wrong_share, share)
-    np.testing.assert_array_equal(verdict.prediction != labels, share > 0.5)
+    np.testing.assert_allclose(judgement.wrong_share, share)
+    np.testing.assert_array_equal(judgement.prediction != labels, share > 0.5)
 
 
 def test_a_thorough_verdict_takes_five_times_the_draws():
@@ -615,9 +615,9 @@ def test_a_thorough_verdict_takes_five_times_the_draws():
     np.testing.assert_allclose(counts, np.rint(counts), atol=1e-4)
     # The variance of a mean of n draws is p (1 - p) / n; of 400 such means
     # it is known to about 7%.
-    for verdict, draws in ((some, 5), (more, 25)):
+    for judgement, draws in ((some, 5), (more, 25)):
         np.testing.assert_allclose(
-            verdict.wrong_share.var(), 0.3 * 0.7 / draws, rtol=0.3
+            judgement.wrong_share.var(), 0.3 * 0.7 / draws, rtol=0.3
         )
 
 
@@ -650,15 +650,15 @@ def test_the_judge_takes_nan_for_right():
     judge = judging.Judge(judged, "linf")
     candidates = images + np.float32(0.1)
     labels = np.zeros(2, np.int32)
-    verdict = judge(images, candidates, labels, 0.2, JUDGE_SEED)
-    assert verdict.wrong_share.tolist() == [0, 1]
-    assert verdict.prediction.tolist() == [-1, 1]
-    assert np.isnan(verdict.margin[0]) and verdict.margin[1] > 0
+    judgement = judge(images, candidates, labels, 0.2, JUDGE_SEED)
+    assert judgement.wrong_share.tolist() == [0, 1]
+    assert judgement.prediction.tolist() == [-1, 1]
+    assert np.isnan(judgement.margin[0]) and judgement.margin[1] > 0
     # A pixel that is not finite is put back where it was.
     candidates[1, 0, 0] = np.nan
-    verdict = judge(images, candidates, labels, 0.2, JUDGE_SEED)
-    assert verdict.images[1, 0, 0] == images[1, 0, 0]
-    np.testing.assert_array_equal(verdict.images[1, 1], candidates[1, 1])
+    judgement = judge(images, candidates, labels, 0.2, JUDGE_SEED)
+    assert judgement.images[1, 0, 0] == images[1, 0, 0]
+    np.testing.assert_array_equal(judgement.images[1, 1], candidates[1, 1])
 
 
 def test_a_provably_robust_model_stays_at_one_hundred_percent():

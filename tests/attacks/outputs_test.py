@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from ib_keras import attacks
 from ib_keras.attacks import outputs
-from ib_keras.audit import target as targets
+from ib_keras.audit import audited_model
 from ib_keras.errors import UserError
 
 # Three pixels whose difference decides between two classes.
@@ -128,20 +128,20 @@ def test_a_model_that_leaves_tensorflow_is_said_to(leaves):
 
 def test_targets_of_functions_read_alike():
     images, labels = data()
-    target = targets.from_function(SAME["a dict"][0], [1, 3, 1], 2, output="z")
-    with pytest.raises(UserError):
-        target.settle(images, np.full(len(labels), 5))
-    target = targets.from_function(
-        SAME["a dict"][0], [1, 3, 1], 2, output="logits"
-    ).settle(images, labels)
-    found = target.logits_fn("mean")(
-        tf.constant(images), tf.zeros([2], "int32")
+    model = audited_model.from_function(
+        SAME["a dict"][0], [1, 3, 1], 2, output="z"
     )
+    with pytest.raises(UserError):
+        model.infer_io(images, np.full(len(labels), 5))
+    model = audited_model.from_function(
+        SAME["a dict"][0], [1, 3, 1], 2, output="logits"
+    ).infer_io(images, labels)
+    found = model.logits_fn("mean")(tf.constant(images), tf.zeros([2], "int32"))
     np.testing.assert_allclose(found, logits(images), rtol=1e-6)
 
 
 def test_the_kinds_are_those_of_the_commands():
-    from ib_keras.audit.target import options
+    from ib_keras.audit.audited_model import options
 
     assert outputs.KINDS == options.KINDS
 

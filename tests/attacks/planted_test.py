@@ -166,6 +166,6 @@ def test_clean_and_broken_are_judged_by_one_rule():
     # Of 125 draws more than half are wrong but once in ten million.
     assert ledger.clean_accuracy == ledger.robust_accuracy == 0.0
     assert (ledger.clean_prediction == 1).all()
-    fallen = ~ledger.is_robust
-    assert (ledger.adversarial_prediction[fallen] != 0).all()
+    broken = ~ledger.is_robust
+    assert (ledger.adversarial_prediction[broken] != 0).all()
     assert (ledger.broken_by_stage == -1).all()

@@ -149,33 +149,33 @@ def test_the_ledger_says_what_happened():
     images, labels = data()
     stage = Stage("pgd", pgd.build(num_steps=10, step_size=0.03), 2)
     ledger = run(make([stage]), images, labels)
-    stood, fell = ledger.is_robust, ~ledger.is_robust
-    assert stood.any() and fell.any()
+    robust, broken = ledger.is_robust, ~ledger.is_robust
+    assert robust.any() and broken.any()
     assert ledger.clean_accuracy == 1.0
-    assert ledger.robust_accuracy == stood.mean()
+    assert ledger.robust_accuracy == robust.mean()
     np.testing.assert_array_equal(ledger.clean_prediction, labels)
     adversarial = ledger.adversarial_images
     assert np.abs(adversarial - images).max() <= 0.1 + 1e-6
     logits = linear(adversarial).numpy()
     np.testing.assert_array_equal(
-        ledger.adversarial_prediction[fell], logits.argmax(1)[fell]
+        ledger.adversarial_prediction[broken], logits.argmax(1)[broken]
     )
     np.testing.assert_array_equal(
-        ledger.adversarial_prediction[stood], labels[stood]
+        ledger.adversarial_prediction[robust], labels[robust]
     )
     rows = np.arange(len(labels))
     of_label = logits[rows, labels].copy()
     logits[rows, labels] = -np.inf
     margin = logits.max(axis=1) - of_label
     np.testing.assert_allclose(ledger.margin, margin, rtol=0, atol=1e-5)
-    assert (margin[fell] > 0).all() and (margin[stood] < 0).all()
-    np.testing.assert_array_equal(ledger.wrong_share, fell)
+    assert (margin[broken] > 0).all() and (margin[robust] < 0).all()
+    np.testing.assert_array_equal(ledger.wrong_share, broken)
     for name in ("broken_by_stage", "broken_by_restart", "broken_at_step"):
         values = ledger.arrays()[name]
-        assert (values[stood] == -1).all() and (values[fell] >= 0).all()
+        assert (values[robust] == -1).all() and (values[broken] >= 0).all()
     assert (ledger.broken_by_target == -1).all()
-    assert (ledger.gradient_evaluations[stood] == 20).all()
-    assert (ledger.gradient_evaluations[fell] <= 20).all()
+    assert (ledger.gradient_evaluations[robust] == 20).all()
+    assert (ledger.gradient_evaluations[broken] <= 20).all()
     assert (ledger.gradient_norm > 0).all()
     assert set(ledger.arrays()) == {
         field.name for field in dataclasses.fields(ledger)
@@ -225,14 +225,16 @@ def test_fewer_restarts_are_the_first_of_more():
     assert len(set(many.broken_by_restart[~many.is_robust])) > 2
     for count in (1, 3):
         few = run(make([Stage("pgd", attack, count)]), images, labels)
-        fell = (0 <= many.broken_by_restart) & (many.broken_by_restart < count)
-        np.testing.assert_array_equal(~few.is_robust, fell)
+        broken = (0 <= many.broken_by_restart) & (
+            many.broken_by_restart < count
+        )
+        np.testing.assert_array_equal(~few.is_robust, broken)
         for name in ("broken_by_restart", "broken_at_step", "margin"):
             np.testing.assert_array_equal(
-                few.arrays()[name][fell], many.arrays()[name][fell]
+                few.arrays()[name][broken], many.arrays()[name][broken]
             )
         np.testing.assert_array_equal(
-            few.adversarial_images[fell], many.adversarial_images[fell]
+            few.adversarial_images[broken], many.adversarial_images[broken]
         )
 
 
@@ -245,20 +247,20 @@ def test_a_stage_attacks_what_the_stages_before_it_left():
     progress = runner.start(images, labels)
     ledger = runner.run(images, progress)
     first, second = progress.stages
-    fell = [(ledger.broken_by_stage == i).sum() for i in (0, 1)]
-    assert fell[0] > 0
-    assert (first.num_attacked, second.num_attacked) == (24, 24 - fell[0])
+    broken = [(ledger.broken_by_stage == i).sum() for i in (0, 1)]
+    assert broken[0] > 0
+    assert (first.num_attacked, second.num_attacked) == (24, 24 - broken[0])
     total = first.gradient_evaluations + second.gradient_evaluations
     assert ledger.gradient_evaluations.sum() == total
     assert first.gradient_evaluations == 24
-    # One row a pass: restart, target, standing, spent so far.
-    assert first.curve == [[0, 0, 24 - fell[0], 24]]
+    # One row a pass: restart, target, num_robust, spent so far.
+    assert first.curve == [[0, 0, 24 - broken[0], 24]]
     assert [row[:2] for row in second.curve] == [[0, 0], [1, 0], [2, 0]]
-    for restart, _, standing, _ in second.curve:
+    for restart, _, num_robust, _ in second.curve:
         later = (ledger.broken_by_stage == 1) & (
             ledger.broken_by_restart > restart
         )
-        assert standing == ledger.is_robust.sum() + later.sum()
+        assert num_robust == ledger.is_robust.sum() + later.sum()
     assert second.curve[-1][3] == second.gradient_evaluations
 
 
@@ -269,15 +271,15 @@ def test_what_stands_keeps_the_nearest_miss_of_all_runs():
     one = run(make([strong], logit_scale=1.0), images, labels)
     stages = [strong, Stage("weak", weak, 2)]
     two = run(make(stages, logit_scale=1.0), images, labels)
-    stood = one.is_robust
-    np.testing.assert_array_equal(two.is_robust, stood)
+    robust = one.is_robust
+    np.testing.assert_array_equal(two.is_robust, robust)
     np.testing.assert_array_equal(two.margin, one.margin)
     np.testing.assert_array_equal(
         two.adversarial_images, one.adversarial_images
     )
     # The loss and the gradient are those of the last run.
-    assert (two.loss < one.loss)[stood].all()
-    np.testing.assert_array_equal(two.loss[~stood], one.loss[~stood])
+    assert (two.loss < one.loss)[robust].all()
+    np.testing.assert_array_equal(two.loss[~robust], one.loss[~robust])
 
 
 def test_what_stands_costs_the_most_that_was_announced():
@@ -320,16 +322,16 @@ def test_every_pass_draws_anew_and_every_example_its_own():
 
 
 def test_the_judge_never_draws_with_a_seed_that_an_attack_saw(monkeypatch):
-    """In a whole protocol: clean verdicts, stages, restarts and batches."""
+    """In a whole protocol: clean judgements, stages, restarts and batches."""
     seen = {"attack": [], "judge": []}
     who = ["attack"]
     judged = judging.Judge._judge
 
     def judge(self, *arguments):
         who.append("judge")
-        verdict = judged(self, *arguments)
+        judgement = judged(self, *arguments)
         who.pop()
-        return verdict
+        return judgement
 
     def spy(images, seed):
         seen[who[-1]].append(tuple(seed.numpy()))
@@ -689,7 +691,7 @@ def test_the_target_that_broke_an_example_is_booked(aim):
     places = [ranked[0].tolist().index(2), ranked[1].tolist().index(3), -1]
     assert ledger.broken_by_target.tolist() == places == [1, 0, -1]
     assert ledger.broken_by_restart.tolist() == [0, 0, -1]
-    # One row a target; after the second all that can fall has fallen.
+    # One row a target; after the second all that can be broken is.
     assert [row[:3] for row in progress.stages[0].curve] == [
         [0, 0, 2],
         [0, 1, 1],
@@ -967,9 +969,9 @@ def test_an_unconfirmed_claim_is_no_break(monkeypatch):
 
     def judge(self, *arguments):
         is_judging.append(1)
-        verdict = judged(self, *arguments)
+        judgement = judged(self, *arguments)
         is_judging.pop()
-        return verdict
+        return judgement
 
     def model(images, seed):
         wrong = int(not is_judging)
@@ -985,16 +987,16 @@ def test_an_unconfirmed_claim_is_no_break(monkeypatch):
 
 
 def test_the_largest_share_of_all_runs_is_kept(monkeypatch):
-    """Until the last verdict, which is on the final images."""
+    """Until the last judgement, which is on the final images."""
     images, _ = data(4)
     shares = {"first": 0.2, "second": 0.4, "third": 0.3}
     judged = engine_lib._Run._judge
 
     def judge(self, *arguments):
-        verdict = judged(self, *arguments)
+        judgement = judged(self, *arguments)
         share = shares[self.engine._attack.name]
-        return verdict._replace(
-            wrong_share=np.full_like(verdict.wrong_share, share)
+        return judgement._replace(
+            wrong_share=np.full_like(judgement.wrong_share, share)
         )
 
     def model(images, seed):

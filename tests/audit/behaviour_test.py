@@ -4,19 +4,19 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ib_keras.audit import target as targets
-from ib_keras.audit.target import behaviour
+from ib_keras.audit import audited_model
+from ib_keras.audit.audited_model import behaviour
 from tests.support import foreign
 
 
 def observe(path, **options):
-    options = targets.Options(input_range=(0.0, 1.0), **options)
-    target = targets.load(path, options=options)
-    state = target.state_hash()
+    options = audited_model.Options(input_range=(0.0, 1.0), **options)
+    model = audited_model.load(path, options=options)
+    state = model.state_hash()
     images, labels = foreign.data()
-    target = target.settle(images, labels)
+    model = model.infer_io(images, labels)
     return behaviour.observe(
-        target, target.logits_fn("mean"), images, labels, state=state
+        model, model.logits_fn("mean"), images, labels, state=state
     )
 
 

@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from ib_keras import attacks
 from ib_keras import seeds
-from ib_keras.audit import target as targets
-from ib_keras.audit.target import checks
+from ib_keras.audit import audited_model
+from ib_keras.audit.audited_model import checks
 from ib_keras.errors import UserError
 
 # Case -> lowest and highest value of what the model was trained on.
@@ -52,29 +52,29 @@ def cases(shared_folder, tmp_path_factory):
     return folder, images, labels
 
 
-def settled(cases, name):
+def inferred(cases, name):
     folder, images, labels = cases
     if name in ("one_sigmoid", "two_classes"):
         labels = labels % 2
-    target = targets.load(str(folder / name))
-    return target.settle(images, labels), images, labels
+    model = audited_model.load(str(folder / name))
+    return model.infer_io(images, labels), images, labels
 
 
 @pytest.mark.parametrize("name", RANGES)
 def test_the_range_is_found_or_asked_for(cases, name):
     try:
-        target, *_ = settled(cases, name)
+        model, *_ = inferred(cases, name)
     except UserError as error:
         assert "--config.model." in error.fix
         assert name in list(RANGES)[:5]
     else:
-        found = target.describe()["input_range"]
+        found = model.describe()["input_range"]
         assert found == pytest.approx(RANGES[name], abs=0.01)
 
 
 def test_what_misses_are_gradients_and_not_logits(cases):
-    target, images, _ = settled(cases, "gradients_not_saved")
-    logits_fn = target.logits_fn("mean")
+    model, images, _ = inferred(cases, "gradients_not_saved")
+    logits_fn = model.logits_fn("mean")
     checks.check_gradients(logits_fn, images, 10, is_needed=False)
     with pytest.raises(UserError, match="no gradient") as error:
         checks.check_gradients(logits_fn, images, 10)
@@ -82,8 +82,8 @@ def test_what_misses_are_gradients_and_not_logits(cases):
 
 
 def test_one_sigmoid_is_the_same_through_the_library(cases):
-    target, images, labels = settled(cases, "one_sigmoid")
-    logits_fn = target.logits_fn("mean")
+    model, images, labels = inferred(cases, "one_sigmoid")
+    logits_fn = model.logits_fn("mean")
     loaded = tf.saved_model.load(str(cases[0] / "one_sigmoid"))
     images, labels = images[:100], labels[:100].astype(np.int32)
     ways = {

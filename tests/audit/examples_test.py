@@ -223,9 +223,9 @@ def test_images_that_do_not_fit_are_told_what_would(wanted, fixes):
 
 def test_fewer_classes_than_the_models_are_noted():
     few, many = (types.SimpleNamespace(num_classes=n) for n in (10, 1000))
-    (note,) = subject._notes_on_classes(target=many, found=few)
+    (note,) = subject._notes_on_classes(model=many, found=few)
     assert "10 classes and the model 1000" in note
-    assert subject._notes_on_classes(target=few, found=few) == []
+    assert subject._notes_on_classes(model=few, found=few) == []
 
 
 def planted():

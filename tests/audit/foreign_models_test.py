@@ -9,17 +9,17 @@ import pytest
 import tensorflow as tf
 
 from ib_keras import seeds
+from ib_keras.audit import audited_model
 from ib_keras.audit import runner
-from ib_keras.audit import target as targets
 from tests.support import foreign
 from tests.support import runs
 
 SEED = seeds.from_int(0)
 
 
-def settle(path, **options):
-    options = targets.Options(**options)
-    return targets.load(path, options=options).settle(*foreign.data())
+def infer_io(path, **options):
+    options = audited_model.Options(**options)
+    return audited_model.load(path, options=options).infer_io(*foreign.data())
 
 
 def log_softmax(logits):
@@ -27,10 +27,10 @@ def log_softmax(logits):
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
-def assert_is_the_classifier(target, count=10, atol=1e-4):
+def assert_is_the_classifier(model, count=10, atol=1e-4):
     """Equal log-probabilities, for logits are free up to a constant."""
     images = foreign.data()[0][:count]
-    found = target.logits_fn("mean")(tf.constant(images), SEED)
+    found = model.logits_fn("mean")(tf.constant(images), SEED)
     assert found.shape == (count, 10)
     assert found.dtype == tf.float32
     np.testing.assert_allclose(
@@ -135,14 +135,14 @@ MODELS = {
 
 @pytest.mark.parametrize(("make", "found"), MODELS.values(), ids=MODELS.keys())
 def test_a_foreign_model_needs_nothing_said(make, found):
-    target = settle(make())
-    described = target.describe()
+    model = infer_io(make())
+    described = model.describe()
     assert found.items() <= described.items()
     defaults = {"input_range": [0.0, 1.0], "layout": "channels_last"}
     assert (defaults | found).items() <= described.items()
     assert described["num_classes"] == 10
     assert described["image_shape"] == [8, 8, 1]
-    assert_is_the_classifier(target)
+    assert_is_the_classifier(model)
 
 
 def test_a_gradient_reaches_the_images_of_the_audit():
@@ -150,7 +150,7 @@ def test_a_gradient_reaches_the_images_of_the_audit():
     path = foreign.module(
         lambda x: softmax(tf.transpose(x, [0, 2, 3, 1]) / 255), (1, 8, 8)
     )
-    logits_fn = settle(path).logits_fn("mean")
+    logits_fn = infer_io(path).logits_fn("mean")
     images = tf.constant(foreign.data()[0][:5])
     with tf.GradientTape() as tape:
         tape.watch(images)
@@ -164,14 +164,14 @@ def test_a_gradient_reaches_the_images_of_the_audit():
 
 @pytest.mark.parametrize("count", [5, 32, 70])
 def test_a_fixed_batch_size_is_filled_up(count):
-    target = settle(foreign.module(batch=32))
-    assert_is_the_classifier(target, count)
-    assert any("32 images at a time" in note for note in target.notes)
+    model = infer_io(foreign.module(batch=32))
+    assert_is_the_classifier(model, count)
+    assert any("32 images at a time" in note for note in model.notes)
 
 
 def test_a_fixed_batch_has_the_gradients_of_a_free_one():
     fixed, free = (
-        settle(foreign.module(batch=batch)).logits_fn("mean")
+        infer_io(foreign.module(batch=batch)).logits_fn("mean")
         for batch in (4, None)
     )
     images = tf.constant(foreign.data()[0][:6])
@@ -187,15 +187,15 @@ def test_a_fixed_batch_has_the_gradients_of_a_free_one():
 
 
 def test_half_precision_is_cast_and_said():
-    target = settle(foreign.module(half))
-    assert_is_the_classifier(target, atol=2e-2)
-    assert any("float16, cast to float32" in note for note in target.notes)
+    model = infer_io(foreign.module(half))
+    assert_is_the_classifier(model, atol=2e-2)
+    assert any("float16, cast to float32" in note for note in model.notes)
 
 
 def test_saturated_probabilities_are_counted():
     """With a margin beyond 17 nats float32 rounds the largest p to 1."""
     path = foreign.module(lambda x: tf.nn.softmax(10 * foreign.logits(x)))
-    target = settle(path)
+    model = infer_io(path)
     images, _ = foreign.data()
     logits = 10 * foreign.expected(images).astype(np.float64)
     top = np.sort(logits, axis=1)
@@ -204,7 +204,7 @@ def test_saturated_probabilities_are_counted():
     assert (top[:, -1] - top[:, -2] > 17).mean() == pytest.approx(
         share, abs=0.02
     )
-    (note,) = [n for n in target.notes if "probabilities" in n]
+    (note,) = [n for n in model.notes if "probabilities" in n]
     said = float(note.split("On ")[1].split("%")[0]) / 100
     assert said == pytest.approx(share, abs=0.03)
 
@@ -236,11 +236,11 @@ def binary(function):
 )
 def test_one_score_is_two_classes(function, kind):
     path, images, labels, scores = binary(function)
-    options = targets.Options(input_range=(0.0, 1.0))
-    target = targets.load(path, options=options).settle(images, labels)
-    assert target.num_classes == 2
-    assert target.reading.outputs == kind
-    logits = target.logits_fn("mean")(tf.constant(images), SEED).numpy()
+    options = audited_model.Options(input_range=(0.0, 1.0))
+    model = audited_model.load(path, options=options).infer_io(images, labels)
+    assert model.num_classes == 2
+    assert model.io_spec.outputs == kind
+    logits = model.logits_fn("mean")(tf.constant(images), SEED).numpy()
     np.testing.assert_allclose(
         logits[:, 1] - logits[:, 0], scores[:, 0], rtol=1e-3, atol=1e-3
     )
@@ -293,32 +293,32 @@ UNCLEAR = {
 
 @pytest.mark.parametrize(("make", "fix"), UNCLEAR.values(), ids=UNCLEAR.keys())
 def test_what_cannot_be_told_is_asked_for(make, fix):
-    error = runs.refused(settle, make())
+    error = runs.refused(infer_io, make())
     assert fix in error.fix
 
 
 def test_what_is_said_goes_before_what_is_found():
     said = {"output": "b", "input_range": (0, 1)}
-    target = settle(foreign.module(two_scores), **said)
-    assert target.reading.output == "b"
-    target = settle(foreign.module(other=two_scores), signature="predict")
-    assert_is_the_classifier(target)
+    model = infer_io(foreign.module(two_scores), **said)
+    assert model.io_spec.output == "b"
+    model = infer_io(foreign.module(other=two_scores), signature="predict")
+    assert_is_the_classifier(model)
     sigmoids = foreign.module(lambda x: tf.sigmoid(foreign.logits(x)))
-    target = settle(sigmoids, outputs="probabilities")
+    model = infer_io(sigmoids, outputs="probabilities")
     images = tf.constant(foreign.data()[0][:5])
     np.testing.assert_allclose(
-        target.logits_fn("mean")(images, SEED),
+        model.logits_fn("mean")(images, SEED),
         np.log(1 / (1 + np.exp(-foreign.expected(images)))),
         rtol=1e-3,
     )
-    target = settle(foreign.module(), input_range=[0, 255])
-    assert target.describe()["input_range"] == [0.0, 255.0]
+    model = infer_io(foreign.module(), input_range=[0, 255])
+    assert model.describe()["input_range"] == [0.0, 255.0]
     any_shape = foreign.module(
         lambda x: foreign.logits(tf.transpose(x, [0, 2, 3, 1])),
         (None, None, None),
     )
-    target = settle(any_shape, layout="channels_first", input_range=(0, 1))
-    assert_is_the_classifier(target)
+    model = infer_io(any_shape, layout="channels_first", input_range=(0, 1))
+    assert_is_the_classifier(model)
 
 
 @pytest.mark.parametrize(
@@ -332,14 +332,14 @@ def test_what_is_said_goes_before_what_is_found():
     ids=str,
 )
 def test_an_option_that_there_is_not_is_refused(options):
-    runs.refused(targets.Options, **options)
+    runs.refused(audited_model.Options, **options)
 
 
 def test_a_signature_or_output_that_is_not_there_is_refused():
     path = foreign.module(two_scores)
-    error = runs.refused(settle, path, signature="predicts")
+    error = runs.refused(infer_io, path, signature="predicts")
     assert 'Did you mean "predict"?' in error.fix
-    error = runs.refused(settle, path, output="c")
+    error = runs.refused(infer_io, path, output="c")
     assert error.expected == "one of a, b"
 
 
@@ -360,7 +360,7 @@ def config(**changes):
 
 
 def test_a_function_and_a_softmax_are_audited_alike(tmp_path):
-    function = targets.from_function(foreign.logits, (8, 8, 1), 10)
+    function = audited_model.from_function(foreign.logits, (8, 8, 1), 10)
     summaries = [
         runner.audit(config(), model, str(tmp_path / str(i)), quiet=True)
         for i, model in enumerate([function, foreign.module(softmax)])
@@ -378,22 +378,22 @@ def test_a_function_may_have_a_stochastic_mode():
     def stochastic(images, seed, num_samples):
         return foreign.logits(images) + tf.cast(num_samples, tf.float32)
 
-    target = targets.from_function(
+    model = audited_model.from_function(
         foreign.logits, (8, 8, 1), 10, stochastic=stochastic, num_samples=3
     )
     images = tf.constant(foreign.data()[0][:2])
-    found = target.logits_fn("stochastic")(images, SEED)
+    found = model.logits_fn("stochastic")(images, SEED)
     np.testing.assert_allclose(
         found, foreign.expected(images) + 3, rtol=1e-4, atol=1e-4
     )
-    plain = targets.from_function(foreign.logits, (8, 8, 1), 10)
+    plain = audited_model.from_function(foreign.logits, (8, 8, 1), 10)
     runs.refused(plain.logits_fn, "stochastic")
 
 
 def test_a_target_that_is_not_settled_says_so():
-    target = targets.load(foreign.module(shape=(None, None, None)))
-    error = runs.refused(target.logits_fn, "mean")
-    assert "settle" in error.fix
+    model = audited_model.load(foreign.module(shape=(None, None, None)))
+    error = runs.refused(model.logits_fn, "mean")
+    assert "infer_io" in error.fix
 
 
 @pytest.mark.parametrize(
@@ -407,7 +407,7 @@ def test_a_target_that_is_not_settled_says_so():
     ],
 )
 def test_a_radius_in_8_bit_units_is_refused(tmp_path, changes, fix):
-    function = targets.from_function(foreign.logits, (8, 8, 1), 10)
+    function = audited_model.from_function(foreign.logits, (8, 8, 1), 10)
     error = runs.refused(
         runner.audit, config(**changes), function, str(tmp_path / "x")
     )

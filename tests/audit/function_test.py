@@ -15,10 +15,10 @@ import ib_keras
 from configs.audits import fgs_epsilons
 from ib_keras import files
 from ib_keras import notebook
+from ib_keras.audit import audited_model
 from ib_keras.audit import function
 from ib_keras.audit import result as results
 from ib_keras.audit import runner
-from ib_keras.audit import target as targets
 from ib_keras.audit import verify
 from ib_keras.errors import UserError
 from tests.support import runs
@@ -257,8 +257,8 @@ def test_a_function_is_the_same_one_in_another_process():
             logits *= factor
         return logits
 
-    target = targets.from_function(function, (8, 8, 1), 10)
-    assert list(target.endpoint.variables) == factors
+    model = audited_model.from_function(function, (8, 8, 1), 10)
+    assert list(model.endpoint.variables) == factors
 
 
 def test_a_model_of_the_same_weights_is_not_taken_for_the_audited_one():
@@ -279,7 +279,8 @@ def test_a_model_of_the_same_weights_is_not_taken_for_the_audited_one():
 
     models = [build("relu"), build("relu"), build("tanh")]
     one, same, other = (
-        targets.from_function(each, (8, 8, 1), 10).sha256 for each in models
+        audited_model.from_function(each, (8, 8, 1), 10).sha256
+        for each in models
     )
     assert one == same != other
 

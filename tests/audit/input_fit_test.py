@@ -11,10 +11,10 @@ import pytest
 import tensorflow as tf
 
 from ib_keras import errors
-from ib_keras.audit import target as targets
-from ib_keras.audit.target import choosing
-from ib_keras.audit.target.preprocessing import Preprocessing
-from ib_keras.audit.target.reading import Reading
+from ib_keras.audit import audited_model
+from ib_keras.audit.audited_model import selection
+from ib_keras.audit.audited_model.io_spec import IOSpec
+from ib_keras.audit.audited_model.preprocessing import Preprocessing
 from tests.support import foreign
 from tests.support import trained
 
@@ -24,21 +24,21 @@ def network(scale, offset, seed=0):
     return trained.network(trained.NETWORKS["MLP"], scale, offset, seed)
 
 
-def settled(model):
+def inferred(model):
     """The range that was found; None where the user is asked."""
     path = foreign.export(model)
     try:
-        target = targets.load(path).settle(*foreign.data())
+        audited = audited_model.load(path).infer_io(*foreign.data())
     except errors.UserError as error:
         assert "--config.model." in error.fix
         return None
-    return target.describe()["preprocessing"]
+    return audited.describe()["preprocessing"]
 
 
 @pytest.mark.parametrize("name", trained.INPUTS)
 def test_the_preprocessing_is_found_or_asked_for(name):
     scale, offset = trained.INPUTS[name]
-    found = settled(network(scale, offset))
+    found = inferred(network(scale, offset))
     if found is not None:
         assert found["scale"] == pytest.approx([scale], rel=1e-3)
         assert found["offset"] == pytest.approx([offset], abs=1e-3)
@@ -55,14 +55,14 @@ def test_a_network_that_does_better_on_other_images_is_asked_about():
         for s in (1.0, scale)
     ]
     assert right[0] > right[1] - 0.01, "the case is gone: take another seed"
-    target = targets.load(foreign.export(model))
+    audited = audited_model.load(foreign.export(model))
     with pytest.raises(errors.UserError, match="cannot be told"):
-        target.settle(images, labels % 2)
+        audited.infer_io(images, labels % 2)
 
 
 def test_the_usual_one_is_found_as_a_rule():
     """Asking always would not do; never is another one taken."""
-    found = [settled(network(1.0, 0.0, seed)) for seed in range(4)]
+    found = [inferred(network(1.0, 0.0, seed)) for seed in range(4)]
     known = [each["scale"] for each in found if each is not None]
     assert known and all(scale == [1.0] for scale in known)
 
@@ -75,18 +75,18 @@ def test_a_factor_of_the_logits_changes_nothing(factor):
         lambda x: plain(x) * factor, variables=plain.variables
     )
     try:
-        target = targets.load(path).settle(*foreign.data())
+        audited = audited_model.load(path).infer_io(*foreign.data())
     except errors.UserError as error:
         assert "--config.model.input_range=0,1" in error.fix
     else:
-        assert target.describe()["input_range"] == [0.0, 1.0]
+        assert audited.describe()["input_range"] == [0.0, 1.0]
 
 
 def test_a_fit_that_is_better_is_said_with_its_numbers():
     model = network(*trained.INPUTS["own mean and deviation"])
     path = foreign.export(model)
     with pytest.raises(errors.UserError) as caught:
-        targets.load(path).settle(*foreign.data())
+        audited_model.load(path).infer_io(*foreign.data())
     assert "standard errors" in caught.value.received
     assert ".preprocessing.mean" in caught.value.fix
 
@@ -94,7 +94,7 @@ def test_a_fit_that_is_better_is_said_with_its_numbers():
 def labelled(count=400, classes=3, seed=0):
     rng = np.random.default_rng(seed)
     x = rng.normal(size=[count, classes])
-    p = np.exp(choosing.log_softmax(2.0 * x))
+    p = np.exp(selection.log_softmax(2.0 * x))
     labels = [rng.choice(classes, p=row) for row in p]
     return x, np.array(labels)
 
@@ -102,9 +102,9 @@ def labelled(count=400, classes=3, seed=0):
 def test_the_temperature_is_that_of_the_labels():
     """Drawn at temperature 0.5; its error on 4,000 is some per cent."""
     x, labels = labelled(4000)
-    found = choosing.fit_temperature(x, labels)
+    found = selection.fit_temperature(x, labels)
     assert found == pytest.approx(0.5, rel=0.1)
-    assert choosing.fit_temperature(1e3 * x, labels) == pytest.approx(
+    assert selection.fit_temperature(1e3 * x, labels) == pytest.approx(
         1e3 * found, rel=1e-3
     )
 
@@ -120,7 +120,7 @@ def linear_fit(start, true, count=1000, has_gradient=True):
         return 8.0 * tf.matmul(bent, tf.constant(bias))
 
     scale, offset = (np.array(v) for v in true)
-    p = np.exp(choosing.log_softmax(logits(x * scale + offset).numpy()))
+    p = np.exp(selection.log_softmax(logits(x * scale + offset).numpy()))
     labels = np.array([rng.choice(3, p=row) for row in p])
 
     def evaluate(scale, offset, which):
@@ -140,7 +140,7 @@ def linear_fit(start, true, count=1000, has_gradient=True):
         return float(loss), *(part.numpy() for part in parts)
 
     gradient = gradient if has_gradient else None
-    return choosing.fit_affine(
+    return selection.fit_affine(
         Preprocessing(*start), 2, evaluate, gradient, labels
     )
 
@@ -162,14 +162,16 @@ def test_among_close_readings_none_is_taken():
     ways = [Preprocessing((1.0,), (-0.5,)), Preprocessing((2.0,), (-1.0,))]
     rng = np.random.default_rng(2)
     trials = [
-        choosing.Trial(
-            Reading((2, 2, 1), preprocessing=way),
-            choosing.log_softmax(2.0 * x + rng.normal(scale=0.1, size=x.shape)),
+        selection.Trial(
+            IOSpec((2, 2, 1), preprocessing=way),
+            selection.log_softmax(
+                2.0 * x + rng.normal(scale=0.1, size=x.shape)
+            ),
             labels,
         )
         for way in ways
     ]
-    with pytest.raises(choosing.Undecided) as caught:
-        choosing.choose(trials)
+    with pytest.raises(selection.Undecided) as caught:
+        selection.choose(trials)
     assert "--config.model.input_range=-0.5,0.5" in caught.value.fix
     assert "--config.model.input_range=-1,1" in caught.value.fix

@@ -17,7 +17,7 @@ from ib_keras.audit import runner as audits
 from ib_keras.audit.diagnostics import case as cases
 from ib_keras.audit.diagnostics import landscape as diagnostic
 from ib_keras.audit.landscape import examples as landscape_examples
-from ib_keras.audit.landscape import survey as landscape_survey
+from ib_keras.audit.landscape import of_audit
 from ib_keras.types import ThreatModel
 from tests.support import models
 from tests.support import runs
@@ -55,7 +55,7 @@ def two_logits(score):
     return tf.stack([tf.zeros_like(score), score], axis=1)
 
 
-def survey(logits_fn, threat_model=LINF, direction=None, **arguments):
+def evaluate(logits_fn, threat_model=LINF, direction=None, **arguments):
     direction = signs() if direction is None else direction
     arguments = {"grid": 17, "batch_size": 64, **arguments}
     return landscape.compute(
@@ -75,7 +75,7 @@ def planes_points(found, plane):
 def test_a_linear_softmax_has_the_losses_and_gradients_of_its_formula(
     threat_model,
 ):
-    found = survey(linear, threat_model)
+    found = evaluate(linear, threat_model)
     plane = landscape.plane(grey(), 0, threat_model, signs(), SEED)
     logits = planes_points(found, plane) @ weights()
     log_p = models.log_softmax(logits)
@@ -106,7 +106,7 @@ def test_a_linear_softmax_has_the_losses_and_gradients_of_its_formula(
 
 
 def test_a_linear_margin_has_no_curvature_and_no_flat_point():
-    found = survey(functools.partial(linear, num_classes=2))
+    found = evaluate(functools.partial(linear, num_classes=2))
     numbers = landscape.describe(found)
     assert numbers.margin_curvature < 1e-2  # Of rounding, over step^2 of 1/41.
     # The cross-entropy is softplus(margin), whose bend is p (1 - p) slope^2.
@@ -141,7 +141,7 @@ def test_a_quadratic_margin_has_its_own_curvature():
         b = tf.linalg.matvec(moved, tf.constant(v, tf.float32))
         return two_logits(3.0 * a**2 - 5.0 * b**2 - 1.0)
 
-    found = survey(bowl, L2, span=1.0)
+    found = evaluate(bowl, L2, span=1.0)
     a, b = np.meshgrid(found.first_axis, found.second_axis)
     expected = 3 * a**2 - 5 * b**2 - 1
     np.testing.assert_allclose(found.margin, expected, atol=1e-4)
@@ -160,7 +160,7 @@ def test_a_cliff_is_flat_and_has_a_step():
         step = tf.where(along > 0.45, 1.0, -1.0) + 0.0 * along
         return two_logits(step)
 
-    found = survey(cliff)
+    found = evaluate(cliff)
     numbers = landscape.describe(found)
     assert numbers.flat_share == numbers.margin_flat_share == 1.0
     assert not numbers.is_constant
@@ -170,7 +170,7 @@ def test_a_cliff_is_flat_and_has_a_step():
 
 
 def test_a_constant_model_is_called_constant():
-    found = survey(lambda x, seed: two_logits(0 * x[:, 0, 0, 0] - 4.0))
+    found = evaluate(lambda x, seed: two_logits(0 * x[:, 0, 0, 0] - 4.0))
     numbers = landscape.describe(found)
     assert numbers.is_constant
     assert numbers.flat_share == 1.0
@@ -180,10 +180,10 @@ def test_a_constant_model_is_called_constant():
 
 
 def test_the_balls_are_a_diamond_and_a_disc():
-    found = survey(linear, span=1.5, grid=25)
+    found = evaluate(linear, span=1.5, grid=25)
     a, b = np.meshgrid(found.first_axis, found.second_axis)
     np.testing.assert_array_equal(found.in_ball, np.abs(a) + np.abs(b) < 1.001)
-    found = survey(linear, L2, span=1.5, grid=25)
+    found = evaluate(linear, L2, span=1.5, grid=25)
     np.testing.assert_array_equal(found.in_ball, np.hypot(a, b) < 1.0001)
 
 
@@ -199,16 +199,18 @@ def test_points_leave_no_box_and_images_in_the_ball_no_ball():
         seen.append(images.shape)
         return linear(images, seed)
 
-    found = landscape.Surveyor(watch, LINF, grid=9, span=2.0, batch_size=32)(
-        plane, SEED
-    )
+    found = landscape.LandscapeEvaluator(
+        watch, LINF, grid=9, span=2.0, batch_size=32
+    )(plane, SEED)
     # Traced once, with an open batch axis.
     assert {tuple(shape) for shape in seen} == {(None, *SHAPE)}
     # Where the only pixels that go too far are clipped, it is in the ball.
     image[:] = 0.0
     down = np.full(SHAPE, -EPSILON)
     clipped = landscape.plane(image, 0, LINF, down, SEED)
-    found = landscape.Surveyor(linear, LINF, grid=9, span=2.0)(clipped, SEED)
+    found = landscape.LandscapeEvaluator(linear, LINF, grid=9, span=2.0)(
+        clipped, SEED
+    )
     assert found.in_ball[4].tolist() == [False] * 2 + [True] * 7
     images = clipped.images_at(np.array([[-2.0, 0.0], [1.0, 1.0]]))
     np.testing.assert_allclose(images[0], EPSILON)
@@ -245,7 +247,7 @@ def test_a_model_without_gradients_has_losses_alone():
     def rounded(images, seed):
         return linear(tf.round(images * 8) / 8, seed)
 
-    found = survey(rounded, take_gradients=False)
+    found = evaluate(rounded, take_gradients=False)
     assert (found.gradient_norm == -1).all()
     numbers = landscape.describe(found)
     assert numbers.flat_share is None and numbers.margin_flat_share is None
@@ -258,10 +260,10 @@ def test_noise_is_averaged_over_draws():
         return two_logits(0.0 * images[:, 0, 0, 0] + noise)
 
     one, many = (
-        survey(noisy, num_draws=n, take_gradients=False) for n in (1, 16)
+        evaluate(noisy, num_draws=n, take_gradients=False) for n in (1, 16)
     )
     assert np.std(many.cross_entropy) < 0.5 * np.std(one.cross_entropy)
-    with_gradients = survey(noisy, num_draws=16)
+    with_gradients = evaluate(noisy, num_draws=16)
     assert np.std(with_gradients.cross_entropy) < 0.5 * np.std(
         one.cross_entropy
     )
@@ -272,25 +274,25 @@ def test_what_is_not_finite_is_no_success():
         score = tf.reduce_sum(images - 0.5, axis=[1, 2, 3])
         return two_logits(tf.where(score > 0.05, float("nan"), -1.0 + score))
 
-    numbers = landscape.describe(survey(broken))
+    numbers = landscape.describe(evaluate(broken))
     assert numbers.wrong_share == 0.0
     assert -1.5 < numbers.highest_margin < -0.9
     assert np.isfinite(numbers.margin_curvature)
 
 
 def test_equal_seeds_give_equal_landscapes_at_any_batch_size():
-    first, second = survey(linear), survey(linear, batch_size=100)
+    first, second = evaluate(linear), evaluate(linear, batch_size=100)
     for one, other in zip(first, second, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
 def test_what_cannot_be_used_is_refused():
-    runs.refused(survey, linear, grid=8)
-    runs.refused(survey, linear, grid=3)
-    runs.refused(survey, linear, span=0.5)
-    runs.refused(survey, linear, span=float("nan"))
-    runs.refused(survey, linear, ThreatModel("linf", 0.0))
-    runs.refused(survey, linear, direction=np.zeros((2, 2, 1)))
+    runs.refused(evaluate, linear, grid=8)
+    runs.refused(evaluate, linear, grid=3)
+    runs.refused(evaluate, linear, span=0.5)
+    runs.refused(evaluate, linear, span=float("nan"))
+    runs.refused(evaluate, linear, ThreatModel("linf", 0.0))
+    runs.refused(evaluate, linear, direction=np.zeros((2, 2, 1)))
 
 
 # The diagnostic, on models whose right verdict is known.
@@ -298,18 +300,18 @@ def test_what_cannot_be_used_is_refused():
 
 def ledger_of(images, labels, adversarial, is_broken=None, margin=-1.0):
     """The books of an audit whose attack ended at given images."""
-    books = runner.Ledger.new(images, labels)
+    ledger = runner.Ledger.new(images, labels)
     is_broken = np.zeros(len(labels), bool) if is_broken is None else is_broken
-    books.is_robust[:] = ~is_broken
-    books.clean_prediction[:] = labels
-    books.broken_by_stage[is_broken] = 0
-    books.broken_by_restart[is_broken] = np.flatnonzero(is_broken)
-    books.adversarial_images[:] = adversarial
-    books.margin[:] = margin
-    return books
+    ledger.is_robust[:] = ~is_broken
+    ledger.clean_prediction[:] = labels
+    ledger.broken_by_stage[is_broken] = 0
+    ledger.broken_by_restart[is_broken] = np.flatnonzero(is_broken)
+    ledger.adversarial_images[:] = adversarial
+    ledger.margin[:] = margin
+    return ledger
 
 
-def ask(logits_fn, books, images, num_judge_samples=1, **arguments):
+def ask(logits_fn, ledger, images, num_judge_samples=1, **arguments):
     """The finding, and what was written."""
     written = {}
     rows = np.arange(len(images))
@@ -317,15 +319,15 @@ def ask(logits_fn, books, images, num_judge_samples=1, **arguments):
         subject=types.SimpleNamespace(
             logits_fn=logits_fn,
             images=images,
-            labels=books.label,
+            labels=ledger.label,
             num_judge_samples=num_judge_samples,
         ),
-        ledger=books,
+        ledger=ledger,
         summary={},
         threat_model=LINF,
         stages=[],
         rows=rows,
-        standing=rows[books.is_robust],
+        robust_rows=rows[ledger.is_robust],
         write=written.__setitem__,
     )
     (finding,) = diagnostic.build(grid=21, **arguments).ask(case)
@@ -350,8 +352,8 @@ def scored(scale=1.0, shift=0.0):
 
 def test_an_attack_at_the_maximum_passes():
     images = some_images()
-    books = ledger_of(images, np.zeros(3, np.int32), images + signs())
-    finding, written, case = ask(scored(shift=-4.0), books, images)
+    ledger = ledger_of(images, np.zeros(3, np.int32), images + signs())
+    finding, written, case = ask(scored(shift=-4.0), ledger, images)
     assert finding.status == "pass", finding
     assert finding.value == 0.0
     assert finding.data["highest_gain"] < 1e-3
@@ -359,17 +361,17 @@ def test_an_attack_at_the_maximum_passes():
     assert case.gradient_evaluations == 3 * 2 * (21**2 + 1)
     arrays = written["landscapes"]
     assert arrays["row"].tolist() == landscape_examples.choose(
-        books, [0, 1, 2], 3
+        ledger, [0, 1, 2], 3
     )
     assert arrays["cross_entropy"].shape == (3, 21, 21)
 
 
 def test_an_attack_that_stopped_half_way_is_warned_of():
     images = some_images()
-    books = ledger_of(
+    ledger = ledger_of(
         images, np.zeros(3, np.int32), images + np.float32(0.5) * signs()
     )
-    finding, _, _ = ask(scored(shift=-4.0), books, images)
+    finding, _, _ = ask(scored(shift=-4.0), ledger, images)
     assert finding.status == "warn"
     assert finding.value == pytest.approx(1.0, rel=0.01)  # As much again.
     assert set(finding.examples) == {0, 1, 2}
@@ -384,8 +386,8 @@ def test_a_grid_that_breaks_what_stands_fails():
         return two_logits(tf.where(along > 0.7, 1.0, -1.0) + 0.0 * along)
 
     near = images + np.float32(0.5) * signs()
-    books = ledger_of(images, np.zeros(2, np.int32), near)
-    finding, _, _ = ask(cliff, books, images)
+    ledger = ledger_of(images, np.zeros(2, np.int32), near)
+    finding, _, _ = ask(cliff, ledger, images)
     assert finding.status == "fail"
     assert (finding.value, finding.threshold) == (2, 0)
     # Of a broken example the grid may know worse images than the attack.
@@ -399,8 +401,8 @@ def test_a_grid_that_breaks_what_stands_fails():
 def test_a_saturated_cross_entropy_is_told_from_a_vanished_gradient():
     images = some_images()
     at = images + signs()
-    books = ledger_of(images, np.zeros(3, np.int32), at)
-    finding, _, _ = ask(scored(scale=10.0, shift=-900.0), books, images)
+    ledger = ledger_of(images, np.zeros(3, np.int32), at)
+    finding, _, _ = ask(scored(scale=10.0, shift=-900.0), ledger, images)
     assert finding.status == "warn"
     assert finding.value == 1.0
     assert finding.data["margin_flat_share"] == 0.0
@@ -409,9 +411,9 @@ def test_a_saturated_cross_entropy_is_told_from_a_vanished_gradient():
 
 def test_a_constant_model_is_no_sign_of_anything():
     images = some_images()
-    books = ledger_of(images, np.zeros(3, np.int32), images)
+    ledger = ledger_of(images, np.zeros(3, np.int32), images)
     finding, _, _ = ask(
-        lambda x, seed: two_logits(0 * x[:, 0, 0, 0] - 4.0), books, images
+        lambda x, seed: two_logits(0 * x[:, 0, 0, 0] - 4.0), ledger, images
     )
     assert finding.status == "pass"
     assert finding.value is None and finding.threshold is None
@@ -427,19 +429,19 @@ def test_luck_with_noise_is_no_misclassification():
         return two_logits(score + 0.0 * images[:, 0, 0, 0])
 
     images = np.stack([grey()] * 2)
-    books = ledger_of(images, np.zeros(2, np.int32), images + signs())
-    finding, written, _ = ask(lottery, books, images, num_judge_samples=5)
+    ledger = ledger_of(images, np.zeros(2, np.int32), images + signs())
+    finding, written, _ = ask(lottery, ledger, images, num_judge_samples=5)
     assert (written["landscapes"]["margin"] > 0).mean() > 0.2
     assert finding.status != "fail", finding
 
 
-def test_a_model_without_gradients_is_surveyed_all_the_same():
+def test_a_model_without_gradients_is_evaluated_all_the_same():
     def rounded(images, seed):
         return scored(shift=-4.0)(tf.round(images * 20) / 20, seed)
 
     images = some_images()
-    books = ledger_of(images, np.zeros(3, np.int32), images + signs())
-    finding, written, case = ask(rounded, books, images)
+    ledger = ledger_of(images, np.zeros(3, np.int32), images + signs())
+    finding, written, case = ask(rounded, ledger, images)
     assert finding.status in ("pass", "warn")
     assert finding.data["flat_share"] is None
     assert (written["landscapes"]["gradient_norm"] == -1).all()
@@ -448,8 +450,8 @@ def test_a_model_without_gradients_is_surveyed_all_the_same():
 
 def test_without_an_attacked_example_it_does_not_apply():
     images = some_images()
-    books = runner.Ledger.new(images, np.zeros(3, np.int32))
-    finding, written, _ = ask(scored(), books, images)
+    ledger = runner.Ledger.new(images, np.zeros(3, np.int32))
+    finding, written, _ = ask(scored(), ledger, images)
     assert finding.status == "not applicable"
     assert not written
 
@@ -457,17 +459,17 @@ def test_without_an_attacked_example_it_does_not_apply():
 def test_the_hardest_and_the_typical_are_chosen_in_turns():
     images = np.zeros((9, *SHAPE), np.float32)
     broken = np.array([0, 0, 0, 0, 1, 1, 1, 1, 0], bool)
-    books = ledger_of(images, np.zeros(9, np.int32), images, broken)
-    books.margin[:4] = [-5, -1, -3, np.nan]
-    books.is_robust[8] = False  # Wrong unattacked.
+    ledger = ledger_of(images, np.zeros(9, np.int32), images, broken)
+    ledger.margin[:4] = [-5, -1, -3, np.nan]
+    ledger.is_robust[8] = False  # Wrong unattacked.
     rows = np.arange(9)
     # By distance 1, 2, 0, 3; by restart from the last 7, 6, 5, 4.
-    assert landscape_examples.choose(books, rows, 4) == [1, 7, 0, 5]
-    assert landscape_examples.choose(books, rows, 99) == [
+    assert landscape_examples.choose(ledger, rows, 4) == [1, 7, 0, 5]
+    assert landscape_examples.choose(ledger, rows, 99) == [
         *(1, 7, 0, 5, 2, 6, 3, 4)
     ]
-    assert landscape_examples.choose(books, [3, 8, 4], 9) == [3, 4]
-    assert landscape_examples.choose(books, [8], 9) == []
+    assert landscape_examples.choose(ledger, [3, 8, 4], 9) == [3, 4]
+    assert landscape_examples.choose(ledger, [8], 9) == []
 
 
 # A finished audit.
@@ -489,34 +491,34 @@ def finished(tmp_path_factory):
     return folder / "audit", model
 
 
-def test_a_finished_audit_is_surveyed(finished):
+def test_a_finished_audit_is_evaluated(finished):
     workdir, _ = finished
-    surveys = dict(landscape_survey.survey(str(workdir), ["3", 7], grid=5))
-    assert list(surveys) == [3, 7]
+    evaluated = dict(of_audit.evaluate(str(workdir), ["3", 7], grid=5))
+    assert list(evaluated) == [3, 7]
     arrays = files.read_npz(workdir / "examples.npz")
-    for index, found in surveys.items():
+    for index, found in evaluated.items():
         bright = arrays["adversarial_images"][index].mean() - 0.5
         margin = 20 * bright * (1 - 2 * arrays["label"][index])
         assert found.attack_margin == pytest.approx(margin, abs=1e-4)
         assert found.in_ball[2, 2] and found.cross_entropy.shape == (5, 5)
-    again = dict(landscape_survey.survey(str(workdir), [3], grid=5, seed=1))
-    assert not np.array_equal(again[3].margin, surveys[3].margin)
-    assert again[3].attack_margin == surveys[3].attack_margin
+    again = dict(of_audit.evaluate(str(workdir), [3], grid=5, seed=1))
+    assert not np.array_equal(again[3].margin, evaluated[3].margin)
+    assert again[3].attack_margin == evaluated[3].attack_margin
 
 
-def test_an_audit_that_cannot_be_surveyed_is_refused(finished, tmp_path):
+def test_an_audit_that_cannot_be_evaluated_is_refused(finished, tmp_path):
     workdir, _ = finished
 
-    def survey(*arguments, **more):
-        return list(landscape_survey.survey(*arguments, grid=5, **more))
+    def evaluate(*arguments, **more):
+        return list(of_audit.evaluate(*arguments, grid=5, **more))
 
     for examples in (["12"], ["-1"], ["many"]):
-        runs.refused(survey, str(workdir), examples)
-    runs.refused(survey, str(tmp_path))
+        runs.refused(evaluate, str(workdir), examples)
+    runs.refused(evaluate, str(tmp_path))
     other = runs.foreign_model(
         tmp_path / "other", mean=lambda x: 2.0 * runs.bright_or_dark(x)
     )
-    error = runs.refused(survey, str(workdir), saved_model=other)
+    error = runs.refused(evaluate, str(workdir), saved_model=other)
     assert "sha256" in str(error)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ib_keras.audit.target import options
+from ib_keras.audit.audited_model import options
 from tests.support import runs
 
 WRONG = {

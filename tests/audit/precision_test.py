@@ -17,10 +17,10 @@ from ib_keras import export
 from ib_keras import files
 from ib_keras import modes
 from ib_keras import seeds
+from ib_keras.audit import audited_model
 from ib_keras.audit import runner
-from ib_keras.audit import target as targets
+from ib_keras.audit.audited_model import signatures
 from ib_keras.audit.diagnostics import batch_invariance
-from ib_keras.audit.target import signatures
 from ib_keras.audit.verify import verification
 from ib_keras.training import loop
 from tests.support import cases
@@ -115,10 +115,10 @@ def test_an_export_leaves_the_model_as_it_was(pair):
 def test_a_model_in_float32_has_no_twins():
     loaded = tf.saved_model.load(runs.digits_model("vib"))
     assert not hasattr(loaded, "mean_float32")
-    target = targets.load(runs.digits_model("vib"))
-    assert target.precision == "float32"
-    assert target.other_precision is None
-    assert not any("float32" in note for note in target.notes)
+    model = audited_model.load(runs.digits_model("vib"))
+    assert model.precision == "float32"
+    assert model.other_precision is None
+    assert not any("float32" in note for note in model.notes)
 
 
 def test_a_residual_network_is_traced_in_both():
@@ -245,15 +245,15 @@ def test_the_model_as_it_is_can_be_audited_with_a_warning(tmp_path):
 
 
 def test_stochastic_mode_takes_the_twin_of_its_own():
-    target = targets.load(saved_model())
+    model = audited_model.load(saved_model())
     x, seed = tf.constant(foreign.data()[0][:4]), seeds.from_int(1)
-    loaded = target.loaded
+    loaded = model.loaded
     np.testing.assert_array_equal(
-        target.logits_fn("stochastic", 3)(x, seed),
+        model.logits_fn("stochastic", 3)(x, seed),
         loaded.stochastic_float32(x, seed, tf.constant(3)),
     )
-    low = target.other_precision
-    assert (low.precision, target.precision) == ("bfloat16", "float32")
+    low = model.other_precision
+    assert (low.precision, model.precision) == ("bfloat16", "float32")
     np.testing.assert_array_equal(
         low.logits_fn("stochastic", 3)(x, seed),
         loaded.stochastic(x, seed, tf.constant(3)),
@@ -333,14 +333,14 @@ def test_a_mixed_keras_model_is_told_from_its_graph(tmp_path):
         )
     path = str(tmp_path / "model.keras")
     model.save(path)
-    assert targets.load(path).precision == "bfloat16"
+    assert audited_model.load(path).precision == "bfloat16"
 
 
 def test_a_function_says_nothing():
-    target = targets.from_function(foreign.logits, foreign.SHAPE, 10)
-    assert target.precision is None
-    assert target.other_precision is None
-    assert not target.notes
+    model = audited_model.from_function(foreign.logits, foreign.SHAPE, 10)
+    assert model.precision is None
+    assert model.other_precision is None
+    assert not model.notes
 
 
 @pytest.mark.parametrize(
@@ -349,7 +349,7 @@ def test_a_function_says_nothing():
 )
 def test_batches_may_differ_by_the_rounding_of_the_type(precision, status):
     subject = cases.subject(None, None, None)
-    subject.target.precision = precision
+    subject.model.precision = precision
     subject.behaviour = type(
         "Seen", (), {"batch_difference": 0.01, "batch_size_differing": "7"}
     )

@@ -6,10 +6,10 @@ import pytest
 import tensorflow as tf
 
 from ib_keras import seeds
-from ib_keras.audit import target as targets
-from ib_keras.audit.target import preprocessing
-from ib_keras.audit.target import reading as readings
-from ib_keras.audit.target.signatures import Endpoint
+from ib_keras.audit import audited_model
+from ib_keras.audit.audited_model import io_spec as io_specs
+from ib_keras.audit.audited_model import preprocessing
+from ib_keras.audit.audited_model.signatures import Endpoint
 from tests.support import foreign
 from tests.support import runs
 
@@ -17,9 +17,9 @@ SEED = seeds.from_int(0)
 
 
 def applied(said, images):
-    reading = readings.Reading(images.shape[1:], preprocessing=said)
+    io_spec = io_specs.IOSpec(images.shape[1:], preprocessing=said)
     endpoint = Endpoint("f", lambda x: x)
-    return readings.prepare(tf.constant(images), endpoint, reading).numpy()
+    return io_specs.prepare(tf.constant(images), endpoint, io_spec).numpy()
 
 
 def colours():
@@ -100,14 +100,16 @@ def test_what_is_none_is_refused(section, said):
 
 def test_a_range_beside_it_is_refused():
     both = {"input_range": (0, 1), "preprocessing": {"recipe": "unit"}}
-    error = runs.refused(targets.Options.from_config, both)
+    error = runs.refused(audited_model.Options.from_config, both)
     assert "input_range" in error.fix
 
 
 def test_channels_must_be_those_of_the_data():
-    said = targets.Options.from_config({"preprocessing": {"recipe": "cifar10"}})
-    target = targets.load(foreign.module(), options=said)
-    error = runs.refused(target.settle, *foreign.data())
+    said = audited_model.Options.from_config(
+        {"preprocessing": {"recipe": "cifar10"}}
+    )
+    model = audited_model.load(foreign.module(), options=said)
+    error = runs.refused(model.infer_io, *foreign.data())
     assert "(8, 8, 1)" in error.received
 
 
@@ -115,18 +117,20 @@ def test_what_is_said_is_audited_and_in_the_summary():
     """Also where a recipe would have been refused."""
     module = foreign.module(lambda x: foreign.logits(0.2 * x + 0.3))
     section = {"mean": 0.3, "std": 0.2}
-    said = targets.Options.from_config(
+    said = audited_model.Options.from_config(
         {"preprocessing": {"scale": 5.0, "offset": -1.5}}
     )
-    same = targets.Options.from_config({"preprocessing": section})
+    same = audited_model.Options.from_config({"preprocessing": section})
     images, labels = foreign.data()
     for options in (said, same):
-        target = targets.load(module, options=options).settle(images, labels)
-        found = target.logits_fn("mean")(tf.constant(images[:9]), SEED)
+        model = audited_model.load(module, options=options).infer_io(
+            images, labels
+        )
+        found = model.logits_fn("mean")(tf.constant(images[:9]), SEED)
         np.testing.assert_allclose(
             found, foreign.expected(images[:9]), atol=1e-4
         )
-        described = target.describe()
+        described = model.describe()
         assert described["input_range"] == pytest.approx([-1.5, 3.5])
         assert described["preprocessing"]["scale"] == pytest.approx([5.0])
-        assert target.reading.preprocessing.epsilon(0.1) == pytest.approx([0.5])
+        assert model.io_spec.preprocessing.epsilon(0.1) == pytest.approx([0.5])

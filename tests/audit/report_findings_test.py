@@ -359,7 +359,7 @@ def test_page_says_how_to_verify(tmp_path, folder):
         ("javascript:alert(1)", [("javascript:alert(1)", None)]),
     ],
 )
-def test_only_known_houses_are_linked(source, parts):
+def test_only_known_hosts_are_linked(source, parts):
     assert [tuple(part) for part in links.split(source)] == parts
 
 

@@ -268,23 +268,23 @@ def test_the_accuracies_are_counted_from_the_examples(finished):
 
 def test_the_stages_are_counted_from_the_examples(finished):
     summary, examples = read(finished)
-    standing = examples["clean_prediction"] == examples["label"]
+    robust = examples["clean_prediction"] == examples["label"]
     for index, stage in enumerate(summary["stages"]):
-        assert stage["num_attacked"] == standing.sum()
+        assert stage["num_attacked"] == robust.sum()
         broken = examples["broken_by_stage"] == index
         assert stage["num_broken"] == broken.sum() > 0
-        assert (standing[broken]).all()
+        assert (robust[broken]).all()
         for restart, share in enumerate(stage["restart_curve"]):
             until = broken & (examples["broken_by_restart"] <= restart)
-            assert share == (standing & ~until).mean()
-        standing &= ~broken
-        assert stage["robust_accuracy"] == standing.mean()
+            assert share == (robust & ~until).mean()
+        robust &= ~broken
+        assert stage["robust_accuracy"] == robust.mean()
         assert len(stage["restart_curve"]) == stage["num_restarts"]
-    np.testing.assert_array_equal(standing, examples["is_robust"])
-    fallen = examples["broken_by_stage"] >= 0
+    np.testing.assert_array_equal(robust, examples["is_robust"])
+    was_broken = examples["broken_by_stage"] >= 0
     for name in ("broken_by_restart", "broken_at_step"):
-        assert (examples[name][fallen] >= 0).all()
-        assert (examples[name][~fallen] == -1).all()
+        assert (examples[name][was_broken] >= 0).all()
+        assert (examples[name][~was_broken] == -1).all()
     assert (examples["broken_by_target"] == -1).all()
 
 
@@ -298,8 +298,8 @@ def test_the_cost_is_the_sum_of_what_each_example_cost(finished):
         assert stage["gradient_curve"][-1] == stage["gradient_evaluations"]
         assert stage["gradient_curve"] == sorted(stage["gradient_curve"])
     # FGS takes one; PGD takes eight in each of three restarts.
-    stood = examples["is_robust"]
-    assert (examples["gradient_evaluations"][stood] == 1 + 3 * 8).all()
+    robust = examples["is_robust"]
+    assert (examples["gradient_evaluations"][robust] == 1 + 3 * 8).all()
     assert summary["seconds"] == pytest.approx(
         sum(stage["seconds"] for stage in stages), abs=1e-3
     )
@@ -517,8 +517,8 @@ def test_damaged_books_are_begun_again_and_said(
 ):
     with pytest.raises(Interrupted):
         parts.run(tmp_path, runs.Clock(5))
-    books = tmp_path / "partial.npz"
-    books.write_bytes(books.read_bytes()[:-50])
+    partial = tmp_path / "partial.npz"
+    partial.write_bytes(partial.read_bytes()[:-50])
     parts.run(tmp_path, quiet=False)
     assert "Starting again" in capsys.readouterr().out
     assert_same_audit(tmp_path, reference)
@@ -536,15 +536,15 @@ def test_books_of_other_arrays_are_begun_again(parts, reference, tmp_path):
 def test_books_of_another_audit_are_refused(parts, tmp_path):
     with pytest.raises(Interrupted):
         parts.run(tmp_path, runs.Clock(2))
-    books = files.read_npz(tmp_path / "partial.npz")
-    state = json.loads(books["state.json"].tobytes())
+    partial = files.read_npz(tmp_path / "partial.npz")
+    state = json.loads(partial["state.json"].tobytes())
     state["identity"]["num_examples"] = 20
     text = json.dumps(state).encode()
-    books["state.json"] = np.frombuffer(text, np.uint8)
-    files.write_npz(tmp_path / "partial.npz", books)
+    partial["state.json"] = np.frombuffer(text, np.uint8)
+    files.write_npz(tmp_path / "partial.npz", partial)
     before = runs.snapshot(tmp_path)
     error = runs.refused(parts.run, tmp_path)
-    assert error.what == "The workdir holds the books of another audit"
+    assert error.what == "The workdir holds the progress of another audit"
     assert "'num_examples': 20" in error.received
     assert "'num_examples': 24" in error.expected
     assert runs.snapshot(tmp_path) == before
@@ -580,8 +580,8 @@ def test_a_killed_process_goes_on_where_it_was(tmp_path, finished):
     process.wait_for(lambda: process.read("output").count("saved") >= 7)
     process.send(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    with np.load(workdir / "partial.npz") as books:
-        spent = books["gradient_evaluations"].sum()
+    with np.load(workdir / "partial.npz") as partial:
+        spent = partial["gradient_evaluations"].sum()
     assert 0 < spent < read(finished)[1]["gradient_evaluations"].sum()
     assert not (workdir / "examples.npz").exists()
     process = runs.Process(*given, 0.0, code=DRIVER)
@@ -742,7 +742,7 @@ def test_the_numbers_of_samples_can_be_chosen():
     seed = tf.constant([1, 2])
     np.testing.assert_array_equal(
         subject.logits_fn(images, seed),
-        subject.target.loaded.stochastic(images, seed, tf.constant(2)),
+        subject.model.loaded.stochastic(images, seed, tf.constant(2)),
     )
 
 
@@ -1012,7 +1012,7 @@ def test_every_protocol_of_the_configs_has_these_fields():
     assert set(config) == set(protocol.FIELDS)
 
 
-def test_the_rooms_runner_gives_what_the_audit_gives(finished):
+def test_the_attack_runner_alone_gives_what_the_audit_gives(finished):
     """The loop of the attack room alone, by hand, on the same examples."""
     _, examples = read(finished)
     loaded = tf.saved_model.load(runs.digits_model("vib"))

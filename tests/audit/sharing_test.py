@@ -148,19 +148,23 @@ def test_one_process_is_a_team_of_its_own():
 
 
 def test_sums_over_shares():
-    """The books of a stage, by hand."""
+    """The statistics of a stage, by hand."""
 
-    def progress(standing, seconds):
+    def progress(num_robust, seconds):
         ledger = attack_runner.Ledger.new(np.zeros([1, 2]), np.zeros(1, int))
-        curve = [[0, 0, standing, 10], [1, 0, standing - 1, 15]]
-        books = attack_runner.StageBooks(standing + 1, 15, seconds, curve)
+        curve = [[0, 0, num_robust, 10], [1, 0, num_robust - 1, 15]]
+        statistics = attack_runner.StageStatistics(
+            num_robust + 1, 15, seconds, curve
+        )
         place = attack_runner.Position(1, clean_done=True)
-        return attack_runner.Progress(ledger, place, [books])
+        return attack_runner.Progress(ledger, place, [statistics])
 
     merged = attack_runner.merge([progress(5, 2.0), progress(3, 4.0)])
     assert len(merged.ledger.label) == 2
     assert merged.stages == [
-        attack_runner.StageBooks(10, 30, 4.0, [[0, 0, 8, 20], [1, 0, 6, 30]])
+        attack_runner.StageStatistics(
+            10, 30, 4.0, [[0, 0, 8, 20], [1, 0, 6, 30]]
+        )
     ]
     assert merged.position.stage == 1
 
@@ -203,7 +207,7 @@ class Workers:
         configs: One for each.
         model: The SavedModel.
         workdir: Of both.
-        pauses: Seconds that each waits after every batch, its books saved.
+        pauses: Seconds that each waits after every batch, its statistics saved.
     """
 
     def __init__(self, configs, model, workdir, pauses=(0, 0)):

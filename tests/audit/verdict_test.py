@@ -8,8 +8,8 @@ PASSED = [
     {"id": id, "status": "pass", "evidence": "", "advice": "", "data": {}}
     for id in verdict.NEEDED
 ]
-STANDS = {"robust_accuracy": 0.3, "epsilon_curve": []}
-FALLEN = {"robust_accuracy": 0.0, "epsilon_curve": []}
+ROBUST = {"robust_accuracy": 0.3, "epsilon_curve": []}
+ALL_BROKEN = {"robust_accuracy": 0.0, "epsilon_curve": []}
 
 
 def finding(id, status="fail", **data):
@@ -23,20 +23,20 @@ def finding(id, status="fail", **data):
 
 
 def test_all_checks_passed_is_believable():
-    said = verdict.decide(PASSED, STANDS)
+    said = verdict.decide(PASSED, ROBUST)
     assert said["label"] == verdict.BELIEVABLE
     assert said["decided_by"] == [] and said["next"] == []
 
 
 @pytest.mark.parametrize("status", ["warn", "not applicable"])
 def test_warnings_decide_nothing(status):
-    said = verdict.decide([*PASSED, finding("D14", status)], STANDS)
+    said = verdict.decide([*PASSED, finding("D14", status)], ROBUST)
     assert said["label"] == verdict.BELIEVABLE
 
 
 @pytest.mark.parametrize("id", ["D3", "D6", "D8", "D24", "D30"])
 def test_a_sign_of_obfuscation_makes_an_upper_bound(id):
-    said = verdict.decide([*PASSED, finding(id)], STANDS)
+    said = verdict.decide([*PASSED, finding(id)], ROBUST)
     assert said["label"] == verdict.UPPER_BOUND
     assert said["decided_by"] == [{"id": id, "why": f"{id} was seen"}]
     assert said["next"] == [f"do {id}"]
@@ -45,7 +45,7 @@ def test_a_sign_of_obfuscation_makes_an_upper_bound(id):
 @pytest.mark.parametrize("id", verdict.VALIDITY)
 def test_a_failed_check_of_validity_voids_the_number(id):
     findings = [*PASSED, finding("D6"), finding(id)]
-    for summary in (STANDS, FALLEN):
+    for summary in (ROBUST, ALL_BROKEN):
         said = verdict.decide(findings, summary)
         assert said["label"] == verdict.INVALID
         assert [row["id"] for row in said["decided_by"]] == [id]
@@ -55,23 +55,23 @@ def test_a_failed_check_of_validity_voids_the_number(id):
 def test_a_check_that_was_not_run_is_no_evidence(id):
     left = [row for row in PASSED if row["id"] != id]
     for findings in (left, [*left, finding(id, "warn", error="OpError")]):
-        said = verdict.decide(findings, STANDS)
+        said = verdict.decide(findings, ROBUST)
         assert said["label"] == verdict.UPPER_BOUND
         assert [row["id"] for row in said["decided_by"]] == [id]
 
 
 def test_noise_has_to_be_asked_about():
-    noisy = {**STANDS, "num_judge_samples": 5}
+    noisy = {**ROBUST, "num_judge_samples": 5}
     said = verdict.decide(PASSED, noisy)
     assert [row["id"] for row in said["decided_by"]] == ["D22", "D23"]
 
 
 def test_an_upper_bound_of_zero_is_exact():
-    said = verdict.decide([*PASSED, finding("D6")], FALLEN)
+    said = verdict.decide([*PASSED, finding("D6")], ALL_BROKEN)
     assert said["label"] == verdict.BELIEVABLE
     # But not where another radius of the same audit still has examples.
     curve = [{"epsilon": 0.1, "robust_accuracy": 0.2}]
-    both = {**FALLEN, "epsilon_curve": curve}
+    both = {**ALL_BROKEN, "epsilon_curve": curve}
     said = verdict.decide([*PASSED, finding("D6")], both)
     assert said["label"] == verdict.UPPER_BOUND
 

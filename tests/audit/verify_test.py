@@ -12,7 +12,7 @@ import pytest
 
 from ib_keras import files
 from ib_keras.audit import runner
-from ib_keras.audit import subject as subjects_room
+from ib_keras.audit import subject as subjects_module
 from ib_keras.audit import verdict
 from ib_keras.audit import verify
 from ib_keras.audit.verify import claims
@@ -25,7 +25,7 @@ from tests.support import runs
 @pytest.fixture(autouse=True, scope="module")
 def loaded_once():
     """Model and data are loaded once for equal configs: it saves time."""
-    load, subjects = subjects_room.load, {}
+    load, subjects = subjects_module.load, {}
 
     def cached(config, saved_model, *arguments, **more):
         read = {k: v for k, v in config.items() if k != "threat_model"}
@@ -35,7 +35,7 @@ def loaded_once():
         return subjects[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(subjects_room, "load", cached)
+        patch.setattr(subjects_module, "load", cached)
         yield
 
 
@@ -648,16 +648,17 @@ def recount(folder):
         )
         summary["gradient_evaluations"] = spent
         for i, row in enumerate(summary["stages"]):
-            standing = right & ((stage < 0) | (stage >= i))
+            still_robust = right & ((stage < 0) | (stage >= i))
             here = stage == i
-            row["num_attacked"] = int(standing.sum())
+            row["num_attacked"] = int(still_robust.sum())
             row["num_broken"] = int(here.sum())
-            row["robust_accuracy"] = float((standing & ~here).mean())
+            row["robust_accuracy"] = float((still_robust & ~here).mean())
             row["gradient_curve"][-1] = row["gradient_evaluations"]
             row["restart_curve"] = [
                 float(
                     (
-                        standing & ~(here & (arrays["broken_by_restart"] <= r))
+                        still_robust
+                        & ~(here & (arrays["broken_by_restart"] <= r))
                     ).mean()
                 )
                 for r in range(row["num_restarts"])
@@ -1088,8 +1089,8 @@ def test_fields_that_nothing_checks_are_listed(honest, tmp_path):
 def test_the_verifier_is_not_made_of_what_it_verifies():
     """It imports neither the attacks nor their geometry, runner or judge."""
     imported = set()
-    rooms = (verify.verification, claims, tallies, rescoring, provenance)
-    for module in rooms:
+    modules = (verify.verification, claims, tallies, rescoring, provenance)
+    for module in modules:
         for node in ast.walk(ast.parse(inspect.getsource(module))):
             if isinstance(node, ast.ImportFrom):
                 imported |= {f"{node.module}.{a.name}" for a in node.names}

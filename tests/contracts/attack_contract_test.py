@@ -369,10 +369,10 @@ def test_what_is_booked_is_in_the_ball_and_in_the_box(case):
     check_admissible(case.norm, images, images_of(case), EPSILON[case.norm])
     assert ledger.clean_accuracy == 1.0
     # What stands keeps the nearest miss, and its margin.
-    stood = ledger.is_robust & (ledger.margin > -np.inf)
+    robust = ledger.is_robust & (ledger.margin > -np.inf)
     margin = losses.margin(MODEL(tf.constant(images), SEED), ledger.label)
     np.testing.assert_allclose(
-        ledger.margin[stood], margin.numpy()[stood], rtol=0, atol=1e-4
+        ledger.margin[robust], margin.numpy()[robust], rtol=0, atol=1e-4
     )
 
 
@@ -555,13 +555,13 @@ def test_it_breaks_what_is_easy_to_break(case):
     images = ledger.adversarial_images
     check_admissible(case.norm, images, images_of(case), epsilon)
     predictions = np.argmax(MODEL(tf.constant(images), SEED), axis=1)
-    fallen = ~ledger.is_robust
-    assert (predictions[fallen] != ledger.label[fallen]).all()
+    broken = ~ledger.is_robust
+    assert (predictions[broken] != ledger.label[broken]).all()
     np.testing.assert_array_equal(
-        ledger.adversarial_prediction[fallen], predictions[fallen]
+        ledger.adversarial_prediction[broken], predictions[broken]
     )
-    assert (ledger.broken_by_stage[fallen] == 0).all()
-    assert (ledger.broken_at_step[fallen] >= 0).all()
+    assert (ledger.broken_by_stage[broken] == 0).all()
+    assert (ledger.broken_at_step[broken] >= 0).all()
 
 
 @compiled_contract
@@ -579,12 +579,12 @@ def test_two_radii_share_one_trace(case):
 def test_more_restarts_never_unbreak(case):
     one = healthy_run(case)
     two = run(case, num_restarts=2)
-    fallen = ~one.is_robust
-    assert not two.is_robust[fallen].any()
-    # Those that fell to the first of two are those that fell to the one.
-    np.testing.assert_array_equal(two.broken_by_restart == 0, fallen)
+    broken = ~one.is_robust
+    assert not two.is_robust[broken].any()
+    # Those broken by the first of two are those broken by the one.
+    np.testing.assert_array_equal(two.broken_by_restart == 0, broken)
     np.testing.assert_array_equal(
-        two.adversarial_images[fallen], one.adversarial_images[fallen]
+        two.adversarial_images[broken], one.adversarial_images[broken]
     )
 
 
@@ -669,12 +669,12 @@ def test_zero_gradients_are_survived_and_counted(case):
     if attack.runs_eagerly or not attack.gradients_per_step:
         assert not ledger.num_zero_gradients.any()
         return
-    stood = ledger.is_robust
-    assert stood.any()
-    counted = ledger.num_zero_gradients[stood]
+    robust = ledger.is_robust
+    assert robust.any()
+    counted = ledger.num_zero_gradients[robust]
     assert (counted > 0).all()
-    assert (counted <= ledger.gradient_evaluations[stood]).all()
-    assert (ledger.gradient_norm[stood] == 0).all()
+    assert (counted <= ledger.gradient_evaluations[robust]).all()
+    assert (ledger.gradient_norm[robust] == 0).all()
 
 
 def test_the_parts_are_found_by_their_files():
@@ -684,7 +684,7 @@ def test_the_parts_are_found_by_their_files():
 
 
 DROPPED = '''
-"""An attack that somebody has just dropped into the room."""
+"""An attack that somebody has just dropped into the package."""
 
 from typing import NamedTuple
 
@@ -735,7 +735,7 @@ CHEAT = "state.images + 0.2 * tf.sign(tf.roll(gradient, 1, 0))"
 
 @pytest.fixture
 def drop(monkeypatch, tmp_path):
-    """Drops a file into the room; returns the cases of the new part."""
+    """Drops a file into the package; returns the cases of the new part."""
     package = importlib.import_module("ib_keras.attacks")
 
     def drop(name, move):
@@ -770,7 +770,7 @@ def failures(cases, promises):
     return broken
 
 
-def test_a_file_dropped_into_the_room_is_found_and_passes(drop):
+def test_a_file_dropped_into_the_package_is_found_and_passes(drop):
     cases = drop("dropped_into_the_room", SOUND)
     assert "dropped_into_the_room" in plugins.names("attacks")
     assert [case.norm for case in cases] == list(NORMS)

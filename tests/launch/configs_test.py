@@ -308,8 +308,8 @@ def test_the_command_of_a_docstring_is_that_of_its_config():
     lines = []
     for name, command in commands().items():
         assert command[:2] == ["python", "-m"]
-        room = "audit" if ".audits." in name else "train"
-        assert command[2] == f"launch.{room}"
+        module = "audit" if ".audits." in name else "train"
+        assert command[2] == f"launch.{module}"
         assert f"--config={name.replace('.', '/')}.py" in command
         lines.append(command[2:])
     done = subprocess.run(
@@ -326,5 +326,5 @@ def test_the_command_of_a_docstring_is_that_of_its_config():
     assert len(parsed) == len(ALL)
     for name, (config, workdir) in zip(commands(), parsed, strict=True):
         assert config == values(get(name))
-        room = "audits" if ".audits." in name else "runs"
-        assert pathlib.PurePath(workdir).parts[0] == room
+        folder = "audits" if ".audits." in name else "runs"
+        assert pathlib.PurePath(workdir).parts[0] == folder

@@ -337,14 +337,15 @@ def test_a_format_and_a_figure_that_there_are_not(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "room", ["attacks", "data", "encoders", "bottlenecks", "audit.diagnostics"]
+    "package",
+    ["attacks", "data", "encoders", "bottlenecks", "audit.diagnostics"],
 )
-def test_a_build_is_read_as_it_is(room):
+def test_a_build_is_read_as_it_is(package):
     import inspect
 
-    for name in plugins.names(room):
-        read = plugins.parameters(room, name)
-        real = inspect.signature(plugins.load(room, name).build).parameters
+    for name in plugins.names(package):
+        read = plugins.parameters(package, name)
+        real = inspect.signature(plugins.load(package, name).build).parameters
         assert [p.name for p in read] == list(real)
         for one, other in zip(read, real.values(), strict=True):
             is_needed = other.default is other.empty
@@ -356,15 +357,15 @@ def test_a_build_is_read_as_it_is(room):
 
 def test_a_part_of_the_user_is_not_imported(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
-    pathlib.Path(tmp_path, "room").mkdir()
-    path = tmp_path / "room" / "my_part.py"
+    pathlib.Path(tmp_path, "package").mkdir()
+    path = tmp_path / "package" / "my_part.py"
     path.write_text("raise SystemExit\n")
-    plugins.check("attacks", {"name": "room.my_part", "any": 1})
+    plugins.check("attacks", {"name": "package.my_part", "any": 1})
     path.write_text("raise SystemExit\ndef build(size): pass\n")
     with pytest.raises(UserError, match="argument of attacks part"):
-        plugins.check("attacks", {"name": "room.my_part", "any": 1})
+        plugins.check("attacks", {"name": "package.my_part", "any": 1})
     with pytest.raises(UserError, match="no such module"):
-        plugins.check("attacks", {"name": "room.your_part"})
+        plugins.check("attacks", {"name": "package.your_part"})
     with pytest.raises(UserError, match="misses arguments"):
         plugins.check("encoders", {"name": "mlp"})
 

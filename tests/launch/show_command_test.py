@@ -86,8 +86,8 @@ def test_a_verdict_that_looks_odd_is_explained(audit, arrays, tmp_path):
 
 
 def test_what_was_not_broken_says_why(audit, arrays, tmp_path):
-    standing = np.flatnonzero(arrays["is_robust"])[0]
-    found = one_example.OneExample(audit, arrays["index"][standing])
+    robust_row = np.flatnonzero(arrays["is_robust"])[0]
+    found = one_example.OneExample(audit, arrays["index"][robust_row])
     assert "Robust: no stage broke it" in "\n".join(found.lines())
     assert panels(found, tmp_path) == ["clean", "nearest miss", "difference"]
     row = np.array(arrays["clean_prediction"])

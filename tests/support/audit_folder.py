@@ -327,19 +327,21 @@ def _numbers(examples, stages, radii, epsilon) -> dict[str, Any]:
     num_examples = len(examples["index"])
     clean = examples["clean_prediction"] == examples["label"]
     num_robust = int(examples["is_robust"].sum())
-    standing = clean.copy()
+    still_robust = clean.copy()
     records = []
     for position, (name, num_restarts) in enumerate(stages.items()):
-        num_attacked = int(standing.sum())
+        num_attacked = int(still_robust.sum())
         broken = examples["broken_by_stage"] == position
         restart = examples["broken_by_restart"]
         curve = [
-            float((standing & ~(broken & (restart <= last))).mean())
+            float((still_robust & ~(broken & (restart <= last))).mean())
             for last in range(num_restarts)
         ]
-        standing &= ~broken
+        still_robust &= ~broken
         evaluations = 40 * int(
-            np.where(broken, restart + 1, num_restarts)[standing | broken].sum()
+            np.where(broken, restart + 1, num_restarts)[
+                still_robust | broken
+            ].sum()
         )
         records.append(
             {
@@ -351,7 +353,7 @@ def _numbers(examples, stages, radii, epsilon) -> dict[str, Any]:
                     "step_size": 0.01,
                 },
                 "num_restarts": num_restarts,
-                "robust_accuracy": float(standing.mean()),
+                "robust_accuracy": float(still_robust.mean()),
                 "num_attacked": num_attacked,
                 "num_broken": int(broken.sum()),
                 "gradient_evaluations": evaluations,

@@ -13,8 +13,8 @@ from ib_keras.audit.diagnostics.case import stage
 from ib_keras.types import ThreatModel
 
 
-class Target:
-    """What diagnostics ask of a target."""
+class AuditedModel:
+    """What diagnostics ask of a model."""
 
     precision = "float32"
     other_precision = None
@@ -36,7 +36,7 @@ def subject(logits_fn, images, labels, *, draws=1, modes=None, classes=3):
         clean = logits_fn(tf.constant(images), seeds.from_int(0))
         logit_scale = scale.find(np.asarray(clean), labels)
     return types.SimpleNamespace(
-        target=Target(classes, modes),
+        model=AuditedModel(classes, modes),
         logits_fn=logits_fn,
         mode="stochastic" if draws > 1 else "mean",
         num_samples=None,
@@ -72,8 +72,10 @@ def make(
     ledger = attacker.run(images, progress)
     count = len(labels)
     rows = []
-    for books in progress.stages:
-        curve = {r: standing / count for r, _, standing, _ in books.curve}
+    for statistics in progress.stages:
+        curve = {
+            r: num_robust / count for r, _, num_robust, _ in statistics.curve
+        }
         rows.append({"restart_curve": list(curve.values())})
     summary = {
         "stages": rows,
@@ -88,6 +90,6 @@ def make(
         threat_model=ThreatModel(norm, epsilon),
         stages=list(stages),
         rows=np.sort(rng.permutation(count)[:num_examples]),
-        standing=np.flatnonzero(ledger.is_robust)[:num_examples],
+        robust_rows=np.flatnonzero(ledger.is_robust)[:num_examples],
         radii={epsilon: (ledger, summary)},
     )

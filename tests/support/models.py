@@ -101,7 +101,7 @@ def dense(layer, inputs: np.ndarray) -> np.ndarray:
 
 def numpy_posterior(model, images) -> tuple[np.ndarray, np.ndarray]:
     """Mean and deviation of p(z|x) of an MLP classifier, in float64."""
-    x = (np.float64(images) - model.input_mean) / model.input_deviation
+    x = (np.float64(images) - model.input_mean) / model.input_std
     x = x.reshape(len(x), -1)
     for layer in model.encoder.layers:
         if isinstance(layer, keras.layers.Dense):

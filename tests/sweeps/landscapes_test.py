@@ -14,15 +14,15 @@ EPSILON = 0.1
 
 
 @pytest.fixture(scope="module")
-def surveyed():
-    """Model, spec, and what its survey gave."""
+def evaluated():
+    """Model, spec, and what its evaluation gave."""
     model = runs.digits_model("vib")
     spec = {"epsilon": EPSILON, "num_images": 3, "grid": 13, "num_restarts": 2}
-    return model, landscapes.survey(model, spec, runs.train_config())
+    return model, landscapes.evaluate(model, spec, runs.train_config())
 
 
-def test_the_images_are_the_first_right_ones_of_other_classes(surveyed):
-    model, found = surveyed
+def test_the_images_are_the_first_right_ones_of_other_classes(evaluated):
+    model, found = evaluated
     images, labels = plugins.build("data", {"name": "digits"}).load("test[:32]")
     mean = tf.saved_model.load(model).signatures["mean"]
     (logits,) = mean(images=tf.constant(images / 255.0, tf.float32)).values()
@@ -39,8 +39,8 @@ def test_the_images_are_the_first_right_ones_of_other_classes(surveyed):
         assert pixels == images[one["index"], :, :, 0].tolist()
 
 
-def test_the_middle_of_a_surface_is_the_clean_loss(surveyed):
-    model, found = surveyed
+def test_the_middle_of_a_surface_is_the_clean_loss(evaluated):
+    model, found = evaluated
     images, labels = plugins.build("data", {"name": "digits"}).load("test[:32]")
     mean = tf.saved_model.load(model).signatures["mean"]
     for one in found:
@@ -53,8 +53,8 @@ def test_the_middle_of_a_surface_is_the_clean_loss(surveyed):
         )
 
 
-def test_the_attacks_image_is_on_the_first_axis(surveyed):
-    _, found = surveyed
+def test_the_attacks_image_is_on_the_first_axis(evaluated):
+    _, found = evaluated
     at = 10  # Of 13 points from -1.5 to 1.5, that at 1.
     for one in found:
         assert one["us"][at] == 1.0
@@ -65,8 +65,8 @@ def test_the_attacks_image_is_on_the_first_axis(surveyed):
         )
 
 
-def test_the_ball_is_inside_of_the_axes_and_holds_the_diamond(surveyed):
-    _, found = surveyed
+def test_the_ball_is_inside_of_the_axes_and_holds_the_diamond(evaluated):
+    _, found = evaluated
     for one in found:
         points = np.concatenate([np.array(line) for line in one["ball"]])
         # A point inside of the diamond is in the ball whatever is clipped.
@@ -76,7 +76,7 @@ def test_the_ball_is_inside_of_the_axes_and_holds_the_diamond(surveyed):
 
 def test_a_record_stays_small_and_is_json():
     spec = {"epsilon": EPSILON, "num_images": 3, "num_restarts": 1}
-    found = landscapes.survey(
+    found = landscapes.evaluate(
         runs.digits_model("vib"), spec, runs.train_config()
     )
     text = json.dumps(found, indent=2, allow_nan=False)
@@ -84,15 +84,15 @@ def test_a_record_stays_small_and_is_json():
     assert len(text) + 3 * 6500 < 200_000
 
 
-def test_the_same_seed_gives_the_same_surfaces(surveyed):
-    model, found = surveyed
+def test_the_same_seed_gives_the_same_surfaces(evaluated):
+    model, found = evaluated
     spec = {"epsilon": EPSILON, "num_images": 3, "grid": 13, "num_restarts": 2}
-    assert landscapes.survey(model, spec, runs.train_config()) == found
+    assert landscapes.evaluate(model, spec, runs.train_config()) == found
 
 
 def test_a_field_that_is_none_is_refused():
     error = runs.refused(
-        landscapes.survey,
+        landscapes.evaluate,
         "nowhere",
         {"epsilon": 0.1, "restarts": 3},
         runs.train_config(),

@@ -11,7 +11,7 @@ import pytest
 from configs.sweeps import mnist
 from ib_keras import export
 from ib_keras.audit import runner
-from ib_keras.audit.target import loading
+from ib_keras.audit.audited_model import loading
 from ib_keras.sweeps import folder as folders
 from ib_keras.sweeps import landscapes
 from ib_keras.sweeps import plan
@@ -64,7 +64,7 @@ def done(tmp_path_factory):
     return workdir, run, *do(run, workdir)
 
 
-def test_a_run_trains_audits_and_surveys_and_says_so(done):
+def test_a_run_trains_audits_and_evaluates_and_says_so(done):
     workdir, _, word, said, _ = done
     assert word == "done"
     assert said == [
@@ -219,10 +219,10 @@ def test_what_lacks_memory_is_left_to_a_new_process(tmp_path, monkeypatch):
     assert not (tmp_path / "records").exists()
 
 
-def test_landscapes_are_surveyed_once(done, tmp_path, monkeypatch):
+def test_landscapes_are_evaluated_once(done, tmp_path, monkeypatch):
     workdir, run, _, _, record = done
     assert record["landscapes"] is not None
-    monkeypatch.setattr(landscapes, "survey", lambda *arguments: 1 / 0)
+    monkeypatch.setattr(landscapes, "evaluate", lambda *arguments: 1 / 0)
     word, _, again = do(run, workdir)
     assert word == "done"
     assert again["landscapes"] == record["landscapes"]

@@ -95,7 +95,7 @@ def examine(
         Interrupted: If it was stopped; the answers so far are saved.
         UserError: If there is no such set or the folder cannot be written.
     """
-    from ib_keras.audit.diagnostics import together
+    from ib_keras.audit.diagnostics import combined
 
     path = files.join(folder, folders.FINDINGS)
     partial = files.join(folder, _PARTIAL_FILE)
@@ -115,17 +115,17 @@ def examine(
                 )
             bar.update(len(answers), asks=name)
             answers[name] = _ask(case, name, diagnostic)
-            books = {**asked_for, "answers": answers}
-            files.write_json(partial, books)
+            state = {**asked_for, "answers": answers}
+            files.write_json(partial, state)
         bar.update(len(answers))
     found = [
         {**finding, "name": name}
         for name, rows in answers.items()
         for finding in rows
     ]
-    last = together.conclude(case, found).to_json()
+    last = combined.conclude(case, found).to_json()
     found.append(
-        {**last, "gradient_evaluations": 0, "seconds": 0.0, "name": "together"}
+        {**last, "gradient_evaluations": 0, "seconds": 0.0, "name": "combined"}
     )
     found.sort(key=lambda f: (_number(f["id"]), f["question"]))
     result = {
@@ -215,7 +215,7 @@ def describe(set_name: str, case: "Case") -> dict[str, Any]:
         "set": set_name,
         "seed": case.seed,
         "num_examples": len(case.rows),
-        "twin": case.twin.target.sha256 if case.twin else None,
+        "twin": case.twin.model.sha256 if case.twin else None,
     }
 
 

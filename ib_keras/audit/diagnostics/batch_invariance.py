@@ -24,7 +24,7 @@ class BatchInvariance:
     def ask(self, case: Case) -> list[base.Finding]:
         """Answers D25."""
         seen = case.subject.behaviour
-        limit = threshold(case.subject.target.precision)
+        limit = threshold(case.subject.model.precision)
         difference = seen.batch_difference
         if difference is None:
             status = base.NOT_APPLICABLE

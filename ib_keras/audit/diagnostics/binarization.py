@@ -139,7 +139,7 @@ class _Zero:
     """The examples with label 0, which all have in the new task."""
 
     def __init__(self, case):
-        self.target = case.subject.target
+        self.model = case.subject.model
         self.images = case.subject.images
         self.labels = np.zeros_like(case.subject.labels)
         self.logits_fn = case.subject.logits_fn

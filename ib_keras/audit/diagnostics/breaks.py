@@ -45,9 +45,10 @@ def ask(
     Returns:
         "fail" where the estimated excess of the number is over the threshold
         and over two standard errors (or, with `is_exact`, one example);
-        "warn" where any example falls; "not applicable" where none stands.
+        "warn" where any example is broken; "not applicable" where none is
+        robust.
     """
-    rows = case.standing
+    rows = case.robust_rows
     known = dict(id=id, question=question, source=source)
     if not len(rows):
         return base.Finding(
@@ -57,11 +58,11 @@ def ask(
         )
     found = case.attack(stages, rows, **arguments)
     # Of a stochastic model an example can be wrong by chance without attack.
-    fell = found.broken_by_stage >= 0
+    broken = found.broken_by_stage >= 0
     return finding(
         case,
         rows,
-        fell,
+        broken,
         threshold=threshold,
         words=words,
         advice=advice,
@@ -73,7 +74,7 @@ def ask(
 def finding(
     case: Case,
     rows: np.ndarray,
-    fell: np.ndarray,
+    broken: np.ndarray,
     *,
     threshold: float,
     words: str,
@@ -81,12 +82,12 @@ def finding(
     is_exact: bool = False,
     **known,
 ) -> base.Finding:
-    """The finding about standing examples of which some fell.
+    """The finding about robust examples of which some were broken.
 
     Args:
         case: The audit.
         rows: Positions of the examples that were attacked.
-        fell: bool, one for each.
+        broken: bool, one for each.
         threshold: As in `ask`.
         words: As in `ask`.
         advice: As in `ask`.
@@ -96,10 +97,10 @@ def finding(
     Returns:
         The finding.
     """
-    excess = float(fell.mean()) * case.robust_accuracy
+    excess = float(broken.mean()) * case.robust_accuracy
     status = base.PASS
-    if fell.any():
-        is_clear = is_exact or base.is_clear(int(fell.sum()))
+    if broken.any():
+        is_clear = is_exact or base.is_clear(int(broken.sum()))
         is_sign = excess > threshold and is_clear
         status = base.FAIL if is_sign else base.WARN
     return base.Finding(
@@ -108,19 +109,19 @@ def finding(
         value=excess,
         threshold=threshold,
         evidence=(
-            f"{words} broke {int(fell.sum())} of {len(rows)} examples that "
+            f"{words} broke {int(broken.sum())} of {len(rows)} examples that "
             "the audit calls robust"
             + (
                 f": of all examples that is {100 * excess:.2g}%."
-                if fell.any()
+                if broken.any()
                 else "."
             )
         ),
-        advice=advice if fell.any() else "",
-        examples=tuple(rows[fell]),
+        advice=advice if broken.any() else "",
+        examples=tuple(rows[broken]),
         data={
             "num_attacked": len(rows),
-            "num_broken": int(fell.sum()),
-            "broken": [int(row) for row in rows[fell]],
+            "num_broken": int(broken.sum()),
+            "broken": [int(row) for row in rows[broken]],
         },
     )

@@ -45,7 +45,7 @@ class Case:
         threat_model: The ball of this radius.
         stages: The protocol's own, in order.
         rows: Positions of the examples to spend on: drawn among all.
-        standing: Positions of robust examples to spend on, as many.
+        robust_rows: Positions of robust examples to spend on, as many.
         seed: A whole number.
         radii: Radius -> (ledger, summary) for each of the audit's radii.
         twin: The subject of the deterministic twin; None where none is named.
@@ -61,7 +61,7 @@ class Case:
     threat_model: ThreatModel
     stages: Sequence[runner.Stage]
     rows: np.ndarray
-    standing: np.ndarray
+    robust_rows: np.ndarray
     seed: int = 0
     radii: Mapping[float, tuple[runner.Ledger, Mapping[str, Any]]] = (
         dataclasses.field(default_factory=dict)
@@ -74,7 +74,7 @@ class Case:
     @property
     def num_classes(self) -> int:
         """Of the model."""
-        return self.subject.target.num_classes
+        return self.subject.model.num_classes
 
     @property
     def num_examples(self) -> int:

@@ -35,12 +35,12 @@ class Diversity:
         attacks["adam margin"] = stage(
             "multi_targeted", num_steps=self.num_steps, num_targets=1
         )
-        stands = {
+        robust = {
             name: case.attack([attack], rows).is_robust
             for name, attack in attacks.items()
         }
-        accuracy = {name: float(s.mean()) for name, s in stands.items()}
-        union = np.all(list(stands.values()), axis=0)
+        accuracy = {name: float(s.mean()) for name, s in robust.items()}
+        union = np.all(list(robust.values()), axis=0)
         gap = min(accuracy.values()) - float(union.mean())
         count = round(gap * len(rows))
         status = base.PASS

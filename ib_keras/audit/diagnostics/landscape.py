@@ -32,7 +32,7 @@ _PLANE, _NOISE, _FIRST, _SECOND = 1, 2, 3, 4
 
 
 class Landscape:
-    """Surveys planes of some examples.
+    """Evaluates planes of some examples.
 
     Args:
         num_examples: How many at most.
@@ -51,10 +51,10 @@ class Landscape:
         self.batch_size = batch_size
 
     def ask(self, case) -> list[diagnostics.Finding]:
-        """Surveys, judges what was found, and writes `landscapes.npz`."""
+        """Evaluates, judges what was found, and writes `landscapes.npz`."""
         rows = landscape_examples.choose(
             case.ledger,
-            np.union1d(case.rows, case.standing),
+            np.union1d(case.rows, case.robust_rows),
             self.num_examples,
         )
         if not rows or not float(case.threat_model.epsilon):
@@ -71,22 +71,22 @@ class Landscape:
             )
             for row in rows
         ]
-        surveys = self._survey(case, rows, planes, seed)
+        surfaces = self._evaluate(case, rows, planes, seed)
         if case.write is not None:
             case.write(
                 landscape_examples.NAME,
-                landscape_examples.to_arrays(rows, surveys),
+                landscape_examples.to_arrays(rows, surfaces),
             )
         records = [
-            _record(row, survey, bool(case.ledger.is_robust[row]))
-            for row, survey in zip(rows, surveys, strict=True)
+            _record(row, surface, bool(case.ledger.is_robust[row]))
+            for row, surface in zip(rows, surfaces, strict=True)
         ]
-        self._beat(case, records, planes, surveys, seed)
-        return [_conclude(records, surveys, self.grid)]
+        self._beat(case, records, planes, surfaces, seed)
+        return [_conclude(records, surfaces, self.grid)]
 
-    def _survey(self, case, rows, planes, seed):
-        def survey_all(take_gradients):
-            surveyor = landscape.Surveyor(
+    def _evaluate(self, case, rows, planes, seed):
+        def evaluate_all(take_gradients):
+            evaluator = landscape.LandscapeEvaluator(
                 case.subject.logits_fn,
                 case.threat_model,
                 grid=self.grid,
@@ -94,35 +94,36 @@ class Landscape:
                 batch_size=self.batch_size,
                 take_gradients=take_gradients,
             )
-            surveys = [
-                surveyor(plane, seeds.fold(seed, _NOISE, row))
+            surfaces = [
+                evaluator(plane, seeds.fold(seed, _NOISE, row))
                 for row, plane in zip(rows, planes, strict=True)
             ]
-            case.gradient_evaluations += surveyor.gradient_evaluations * len(
+            case.gradient_evaluations += evaluator.gradient_evaluations * len(
                 rows
             )
-            return surveys
+            return surfaces
 
         try:
-            return survey_all(take_gradients=True)
+            return evaluate_all(take_gradients=True)
         except (UserError, LookupError, tf.errors.OpError):
-            return survey_all(take_gradients=False)  # It has no gradient.
+            return evaluate_all(take_gradients=False)  # It has no gradient.
 
-    def _beat(self, case, records, planes, surveys, seed):
+    def _beat(self, case, records, planes, surfaces, seed):
         """Judges the grid's best points against the attack's own image.
 
-        Only where the example stands: an attack stops at the first image that
-        is wrong, so of a broken example the grid always knows a worse one.
-        The best point was chosen among many, by luck if there is noise, so it
-        is judged a second time with many draws, and that alone counts.
+        Only for robust examples: an attack stops at the first misclassified
+        image, so the grid always finds a worse one of a broken example. The
+        best point was chosen among many, and with noise it may be a lucky
+        sample, so it is judged a second time with many draws, and that alone
+        counts.
         """
-        standing = [i for i, record in enumerate(records) if record["stands"]]
-        if not standing:
+        robust = [i for i, record in enumerate(records) if record["is_robust"]]
+        if not robust:
             return
         judge = _Judge(case)
-        chosen = [_best_images(surveys[i], planes[i]) for i in standing]
+        chosen = [_best_images(surfaces[i], planes[i]) for i in robust]
         first = judge(
-            [standing[i] for i, found in enumerate(chosen) for _ in found],
+            [robust[i] for i, found in enumerate(chosen) for _ in found],
             planes,
             np.concatenate(chosen),
             seeds.fold(seed, _FIRST),
@@ -138,17 +139,17 @@ class Landscape:
             )
         ]
         attacked = [
-            case.ledger.adversarial_images[records[i]["row"]] for i in standing
+            case.ledger.adversarial_images[records[i]["row"]] for i in robust
         ]
         second = judge(
-            standing * 3,
+            robust * 3,
             planes,
-            np.stack(worst + attacked + [planes[i].image for i in standing]),
+            np.stack(worst + attacked + [planes[i].image for i in robust]),
             seeds.fold(seed, _SECOND),
             is_thorough=True,
         )
         margins = second.margin.reshape(3, -1).astype(float)
-        for position, i in enumerate(standing):
+        for position, i in enumerate(robust):
             is_wrong = bool(second.is_wrong[position])
             records[i]["is_wrong_beside_attack"] = is_wrong
             records[i]["gain"] = _gain(*margins[:, position])
@@ -177,15 +178,15 @@ class _Judge:
         )
 
 
-def _best_images(survey, plane) -> np.ndarray:
+def _best_images(surface, plane) -> np.ndarray:
     """Images of the points in the ball with the highest margins."""
     margin = np.where(
-        survey.in_ball & np.isfinite(survey.margin), survey.margin, -np.inf
+        surface.in_ball & np.isfinite(surface.margin), surface.margin, -np.inf
     )
     best = np.argsort(-margin, axis=None, kind="stable")[:_CANDIDATES]
     second, first = np.unravel_index(best, margin.shape)
     coefficients = np.stack(
-        [survey.first_axis[first], survey.second_axis[second]], axis=1
+        [surface.first_axis[first], surface.second_axis[second]], axis=1
     )
     return plane.images_at(coefficients)
 
@@ -202,21 +203,21 @@ def _gain(grid: float, attack: float, clean: float) -> float | None:
     return float(max(grid - attack, 0.0) / rise)
 
 
-def _record(row: int, survey, stands: bool) -> dict:
-    numbers = landscape.describe(survey)._asdict() | {
-        "attack_cross_entropy": survey.attack_cross_entropy,
-        "attack_margin": survey.attack_margin,
+def _record(row: int, surface, is_robust: bool) -> dict:
+    numbers = landscape.describe(surface)._asdict() | {
+        "attack_cross_entropy": surface.attack_cross_entropy,
+        "attack_margin": surface.attack_margin,
     }
     plain = {
         name: None if value is None or not np.isfinite(value) else value
         for name, value in numbers.items()
     }
-    return {"row": int(row), "stands": stands, **plain}
+    return {"row": int(row), "is_robust": is_robust, **plain}
 
 
-def _conclude(records, surveys, grid: int) -> diagnostics.Finding:
+def _conclude(records, surfaces, grid: int) -> diagnostics.Finding:
     flat, margin_flat = (
-        _pooled(records, surveys, name)
+        _pooled(records, surfaces, name)
         for name in ("flat_share", "margin_flat_share")
     )
     wrong = [r for r in records if r.get("is_wrong_beside_attack")]
@@ -280,11 +281,11 @@ def _conclude(records, surveys, grid: int) -> diagnostics.Finding:
     )
 
 
-def _pooled(records, surveys, name: str) -> float | None:
+def _pooled(records, surfaces, name: str) -> float | None:
     """The share over all balls but those where nothing ever changes."""
     known = [
-        (record[name], survey.in_ball.sum())
-        for record, survey in zip(records, surveys, strict=True)
+        (record[name], surface.in_ball.sum())
+        for record, surface in zip(records, surfaces, strict=True)
         if record[name] is not None and not record["is_constant"]
     ]
     if not known:

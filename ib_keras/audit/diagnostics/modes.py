@@ -28,14 +28,14 @@ class Modes:
 
     def ask(self, case: Case) -> list[base.Finding]:
         """Answers D21 and D24."""
-        target = case.subject.target
-        if not target.is_stochastic:
+        model = case.subject.model
+        if not model.is_stochastic:
             return []
         classifiers = _Classifiers(case)
         attack = self._attack(case).attack
 
-        # One run a mode, on what stands as well.
-        rows = np.union1d(case.rows, case.standing)
+        # One run a mode, on robust examples as well.
+        rows = np.union1d(case.rows, case.robust_rows)
 
         def scores(attacked):
             """Who is wrong after one run on a mode, by each that judges."""
@@ -72,7 +72,7 @@ class Modes:
             "num_examples": len(case.rows),
         }
         return [
-            self._cross(case, of(case.standing), data),
+            self._cross(case, of(case.robust_rows), data),
             self._frozen(case.rows, wrong),
         ]
 
@@ -89,7 +89,7 @@ class Modes:
 
     def _cross(self, case, wrong, data):
         """What the audit calls robust and an attack on another mode breaks."""
-        own, rows = case.subject.mode, case.standing
+        own, rows = case.subject.mode, case.robust_rows
         known = dict(
             id="D24",
             question="Does an attack on another mode of the model find "
@@ -121,12 +121,12 @@ class Modes:
     def _frozen(self, rows, wrong):
         """With its noise fixed the model is simpler, and must fall as well."""
         free = float(1 - wrong["stochastic"]["stochastic"].mean())
-        stands = ~wrong["fixed noise"]["fixed noise"]
-        fixed = float(stands.mean())
+        robust = ~wrong["fixed noise"]["fixed noise"]
+        fixed = float(robust.mean())
         gap = fixed - free
         # Of one frozen draw the examples at the boundary fall by chance.
-        fell = wrong["stochastic"]["stochastic"]
-        up, down = (stands & fell).sum(), (~stands & ~fell).sum()
+        broken = wrong["stochastic"]["stochastic"]
+        up, down = (robust & broken).sum(), (~robust & ~broken).sum()
         is_clear = up - down > 2 * math.sqrt(up + down)
         status = base.FAIL if gap > _SLACK and is_clear else base.PASS
         return base.Finding(
@@ -143,7 +143,7 @@ class Modes:
             if status == base.FAIL
             else "",
             source="Carlini et al. 2019, section 4.6",
-            examples=tuple(rows[stands] if status == base.FAIL else ()),
+            examples=tuple(rows[robust] if status == base.FAIL else ()),
         )
 
 
@@ -152,12 +152,10 @@ class _Classifiers:
 
     def __init__(self, case):
         self._mean = case.subject.logits_fn
-        target, jit_compile = case.subject.target, strategies.jit_compile()
+        model, jit_compile = case.subject.model, strategies.jit_compile()
         if case.subject.mode != "mean":
-            self._mean = compiled.on(
-                target.logits_fn("mean"), None, jit_compile
-            )
-        stochastic = target.logits_fn("stochastic", case.subject.num_samples)
+            self._mean = compiled.on(model.logits_fn("mean"), None, jit_compile)
+        stochastic = model.logits_fn("stochastic", case.subject.num_samples)
         frozen = seeds.fold(case.seed_of(24), 0)
         # Fresh noise and frozen noise share what is compiled.
         is_frozen = tf.Variable(False, trainable=False)

@@ -1,8 +1,8 @@
 """M1: does the model change itself when it is called?"""
 
+from ib_keras.audit.audited_model import behaviour
 from ib_keras.audit.diagnostics import base
 from ib_keras.audit.diagnostics.case import Case
-from ib_keras.audit.target import behaviour
 
 
 class OwnState:
@@ -13,8 +13,8 @@ class OwnState:
 
     def ask(self, case: Case) -> list[base.Finding]:
         """Answers M1."""
-        seen, target = case.subject.behaviour, case.subject.target
-        now = target.state_hash()
+        seen, model = case.subject.behaviour, case.subject.model
+        now = model.state_hash()
         changed = behaviour.changed(seen.state, now)
         changed = tuple(dict.fromkeys((*seen.changed_variables, *changed)))
         status = base.FAIL if changed else base.PASS

@@ -22,15 +22,15 @@ class Precision:
 
     def ask(self, case: Case) -> list[base.Finding]:
         """Answers D34; nothing of a model that computes in float32."""
-        target = case.subject.target
-        other = target.other_precision
-        is_low = target.precision not in (None, "float32")
+        audited = case.subject.model
+        other = audited.other_precision
+        is_low = audited.precision not in (None, "float32")
         if other is None:
             return [self._alone(case)] if is_low else []
-        low, full = (target, other) if is_low else (other, target)
+        low, full = (audited, other) if is_low else (other, audited)
         zero, answers = {}, {}
-        for name, model in {"low": low, "float32": full}.items():
-            answers[name], zero[name] = self._look(case, model)
+        for name, each in {"low": low, "float32": full}.items():
+            answers[name], zero[name] = self._look(case, each)
         differ = answers["low"] != answers["float32"]
         zero_shares = {name: float(z.mean()) for name, z in zero.items()}
         # What float32 sees and low precision does not.
@@ -51,12 +51,12 @@ class Precision:
                 f"{100 * zero_shares['float32']:.3g}% in float32; "
                 f"{100 * hidden:.3g}% are zero in {low.precision} alone. "
                 f"Predictions differ on {100 * differing:.3g}% of the images. "
-                f"Audited is {target.endpoint.name}, in {target.precision}.",
+                f"Audited is {audited.endpoint.name}, in {audited.precision}.",
                 advice=self._advice(is_low, is_apart),
                 source="ib_keras; Athalye et al. 2018, section 3.1",
                 examples=tuple(case.rows[differ]),
                 data={
-                    "audited": target.precision,
+                    "audited": audited.precision,
                     "precision": low.precision,
                     "zero_share": zero_shares["low"],
                     "zero_share_float32": zero_shares["float32"],
@@ -69,14 +69,14 @@ class Precision:
 
     def _alone(self, case):
         """What can be said where there is no float32 twin."""
-        target = case.subject.target
-        _, zero = self._look(case, target)
+        audited = case.subject.model
+        _, zero = self._look(case, audited)
         share = float(zero.mean())
         return base.Finding(
             id="D34",
             question="Are the attacked gradients those of float32?",
             status=base.WARN,
-            evidence=f"The model computes in {target.precision} and cannot be "
+            evidence=f"The model computes in {audited.precision} and cannot be "
             "compared, for it has no float32 twin. On "
             f"{len(zero)} clean images {100 * share:.3g}% of the gradient's "
             "elements are exactly zero.",
@@ -84,8 +84,8 @@ class Precision:
             "that: low precision rounds small gradients away.",
             source="ib_keras; Athalye et al. 2018, section 3.1",
             data={
-                "audited": target.precision,
-                "precision": target.precision,
+                "audited": audited.precision,
+                "precision": audited.precision,
                 "zero_share": share,
                 "num_examples": len(zero),
             },
@@ -105,7 +105,7 @@ class Precision:
             )
         return ""
 
-    def _look(self, case, target):
+    def _look(self, case, audited):
         """Predictions, and which elements of the gradients are zero.
 
         Returns:
@@ -113,7 +113,7 @@ class Precision:
         """
         subject = case.subject
         logits_fn = compiled.of(
-            target.logits_fn(subject.mode, subject.num_samples)
+            audited.logits_fn(subject.mode, subject.num_samples)
         ).times(subject.logit_scale)
         gradient = traces.compiled(logits_fn, "precision", _gradient)
         case.gradient_evaluations += len(case.rows)

@@ -29,14 +29,14 @@ class Radii:
             | {side / 2}
         )
         stages = case.short_stages()
-        stands = {
+        robust = {
             radius: case.attack(stages, rows, epsilon=radius).is_robust
             for radius in radii
         }
         return [
-            self._monotone(rows, stands),
+            self._monotone(rows, robust),
             *self._of_audit(case),
-            self._grey(case, rows, stands[side / 2], side / 2),
+            self._grey(case, rows, robust[side / 2], side / 2),
             self._unbounded(case, rows, side),
         ]
 
@@ -44,18 +44,18 @@ class Radii:
         """The same question of the audit's own radii, where it has several."""
         if len(case.radii) < 2:
             return []
-        stands = {r: case.radii[r][0].is_robust for r in sorted(case.radii)}
+        robust = {r: case.radii[r][0].is_robust for r in sorted(case.radii)}
         rows = np.arange(case.num_examples)
-        return [self._monotone(rows, stands, "The audit")]
+        return [self._monotone(rows, robust, "The audit")]
 
-    def _monotone(self, rows, stands, who="One run of each short stage"):
+    def _monotone(self, rows, robust, who="One run of each short stage"):
         """An example that falls in a ball falls in every ball around it."""
-        radii = list(stands)
-        accuracies = [float(stands[r].mean()) for r in radii]
+        radii = list(robust)
+        accuracies = [float(robust[r].mean()) for r in radii]
         rises, missed = [], np.zeros(len(rows), bool)
         for small, large in zip(radii, radii[1:], strict=False):
-            up = stands[large] & ~stands[small]
-            down = stands[small] & ~stands[large]
+            up = robust[large] & ~robust[small]
+            down = robust[small] & ~robust[large]
             error = math.sqrt(up.sum() + down.sum())
             rises.append((int(up.sum()) - int(down.sum()), error))
             missed |= up
@@ -85,7 +85,7 @@ class Radii:
             data={"epsilon": radii, "robust_accuracy": accuracies},
         )
 
-    def _grey(self, case, rows, stands, radius):
+    def _grey(self, case, rows, robust, radius):
         """At half of the box every image can be made the same grey."""
         labels = case.subject.labels[rows]
         # On one image a classifier is right for one class alone.
@@ -96,7 +96,7 @@ class Radii:
         slack = 0.0
         if case.is_random:
             slack = 2 * math.sqrt(chance * (1 - chance) / len(rows))
-        accuracy = float(stands.mean())
+        accuracy = float(robust.mean())
         is_high = accuracy > chance + slack
         return base.Finding(
             id="D3",
@@ -114,19 +114,19 @@ class Radii:
             else "",
             source="Carlini et al. 2019, section 4.2; Korshunova et al. 2021, "
             "section 3.1",
-            examples=tuple(rows[stands]) if is_high else (),
+            examples=tuple(rows[robust]) if is_high else (),
         )
 
     def _unbounded(self, case, rows, side):
         attack = stage("pgd", num_steps=100, step_size=2 * side / 100)
-        stands = case.attack([attack], rows, epsilon=side).is_robust
-        if stands.any():
+        robust = case.attack([attack], rows, epsilon=side).is_robust
+        if robust.any():
             # Its loss may be the wrong one; the protocol has others.
             own = case.attack(case.short_stages(), rows, epsilon=side)
-            stands &= own.is_robust
-        accuracy = float(stands.mean())
+            robust &= own.is_robust
+        accuracy = float(robust.mean())
         status = base.PASS
-        if stands.any():
+        if robust.any():
             is_high = accuracy > 1 / case.num_classes
             status = base.FAIL if is_high else base.WARN
         return base.Finding(
@@ -136,15 +136,15 @@ class Radii:
             value=accuracy,
             threshold=0.0,
             evidence="In the whole box PGD with 100 steps, and the protocol's "
-            f"short stages, leave {int(stands.sum())} of {len(rows)} examples "
+            f"short stages, leave {int(robust.sum())} of {len(rows)} examples "
             "(D17: these).",
             advice="An unbounded attack that fails has no useful gradients: "
             "read D8 and D10, and attack a smoother stand-in."
-            if stands.any()
+            if robust.any()
             else "",
             source=f"{_SOURCE}; ART, security curve; IoAF, failure of the "
             "unconstrained attack",
-            examples=tuple(rows[stands]),
+            examples=tuple(rows[robust]),
         )
 
 

@@ -4,10 +4,10 @@ import numpy as np
 
 from ib_keras import seeds
 from ib_keras.attacks import losses
+from ib_keras.audit.audited_model import behaviour
 from ib_keras.audit.diagnostics import base
 from ib_keras.audit.diagnostics import batch_invariance
 from ib_keras.audit.diagnostics.case import Case
-from ib_keras.audit.target import behaviour
 
 _BATCH = 48
 # Times the rounding that was seen; and the largest that is taken for it, a few
@@ -49,7 +49,7 @@ class Repetition:
             for images in (case.subject.images, ledger.adversarial_images)
         )
         relative = max(
-            batch_invariance.threshold(case.subject.target.precision),
+            batch_invariance.threshold(case.subject.model.precision),
             _ROUNDINGS * (case.subject.behaviour.batch_difference or 0.0),
             _ROUNDINGS * _rounding(attacked, ledger),
         )

@@ -32,7 +32,7 @@ class Twin:
 
     def _pipeline(self, case):
         other = case.with_subject(case.twin)
-        stands = other.attack(
+        robust = other.attack(
             case.own_stages(),
             case.rows,
             logits_fn=case.twin.logits_fn,
@@ -40,7 +40,7 @@ class Twin:
             logit_scale=case.twin.logit_scale,
         ).is_robust
         case.gradient_evaluations = other.gradient_evaluations
-        accuracy = float(stands.mean())
+        accuracy = float(robust.mean())
         status = base.PASS if accuracy <= _UNDEFENDED else base.WARN
         return base.Finding(
             id="D28",
@@ -49,7 +49,7 @@ class Twin:
             value=accuracy,
             threshold=_UNDEFENDED,
             evidence=f"With one restart a stage {100 * accuracy:.3g}% of "
-            f"{len(stands)} examples are robust on the twin.",
+            f"{len(robust)} examples are robust on the twin.",
             advice="Where an undefended model is robust, the radius or the "
             "attack is too small to tell defences apart."
             if status == base.WARN
@@ -59,7 +59,7 @@ class Twin:
         )
 
     def _transfer(self, case):
-        rows = case.standing
+        rows = case.robust_rows
         known = dict(
             id="D9",
             question="Does transfer from the twin find nothing more?",
@@ -82,7 +82,7 @@ class Twin:
             logit_scale=case.twin.logit_scale,
         )
         draws = 25 if case.is_random else 1
-        fell = (
+        broken = (
             traces.wrong_share(
                 case.subject.logits_fn,
                 trace.images,
@@ -95,7 +95,7 @@ class Twin:
         return breaks.finding(
             case,
             rows,
-            np.asarray(fell),
+            np.asarray(broken),
             threshold=0.0,
             words="Adversarial images of the twin",
             advice="A model whose own gradients find less than another's "

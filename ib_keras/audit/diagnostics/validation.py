@@ -74,7 +74,7 @@ class _Planted:
     """What `Case.attack` reads of a subject."""
 
     def __init__(self, case, images, labels):
-        self.target = case.subject.target
+        self.model = case.subject.model
         self.images, self.labels = images, labels
         self.num_judge_samples = 1
 

@@ -3,10 +3,10 @@
     from ib_keras.audit import formats
     written = formats.write(["audits/vib", "audits/twin"], "markdown")
 
-A format is a module of this room with `build()`, which returns a `Format`; its
-name is the module's. `rows` and `verdicts` are what they share. Every number
-stands beside its interval, its budget and its verdict, because without them it
-is not evidence. Text from models is foreign, and each format escapes it in its
+A format is a module of this package with `build()`, which returns a `Format`;
+its name is the module's. `rows` and `verdicts` are what they share. A number is
+shown with its interval, its budget and its verdict: without them it is no
+evidence. Text from models is foreign, and each format escapes it in its
 own way.
 """
 
@@ -20,7 +20,7 @@ from ib_keras import files
 from ib_keras import plugins
 from ib_keras.audit.report import load
 
-_ROOM = "audit.formats"
+_PACKAGE = "audit.formats"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Written:
 
 def names() -> tuple[str, ...]:
     """Lists the formats, sorted."""
-    return plugins.names(_ROOM)
+    return plugins.names(_PACKAGE)
 
 
 def get(name: str) -> Format:
@@ -79,7 +79,7 @@ def get(name: str) -> Format:
         raise errors.unknown_name(
             "format", name, names(), "Set --format to one of them."
         )
-    return plugins.load(_ROOM, name).build()
+    return plugins.load(_PACKAGE, name).build()
 
 
 def write(

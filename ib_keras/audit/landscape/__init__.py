@@ -1,12 +1,12 @@
 """Loss landscapes: cross-entropy and margin on a plane through an image.
 
 `surface` computes one, `examples` chooses whose and keeps them in a file,
-`survey` makes them for a finished audit.
+`of_audit` makes them for a finished audit.
 """
 
 from ib_keras.audit.landscape.surface import FLAT
 from ib_keras.audit.landscape.surface import Landscape
-from ib_keras.audit.landscape.surface import Surveyor
+from ib_keras.audit.landscape.surface import LandscapeEvaluator
 from ib_keras.audit.landscape.surface import compute
 from ib_keras.audit.landscape.surface import describe
 from ib_keras.audit.landscape.surface import plane
@@ -14,7 +14,7 @@ from ib_keras.audit.landscape.surface import plane
 __all__ = [
     "FLAT",
     "Landscape",
-    "Surveyor",
+    "LandscapeEvaluator",
     "compute",
     "describe",
     "plane",

@@ -29,7 +29,7 @@ _NUMBERS = ("attack_at", "attack_cross_entropy", "attack_margin")
 def choose(
     ledger: runner.Ledger, rows: Iterable[int], num_examples: int
 ) -> list[int]:
-    """Chooses whose landscapes to survey: the hardest first, then typical ones.
+    """Chooses whose landscapes to evaluate: the hardest, then typical ones.
 
     Standing examples by rising distance to being wrong and broken ones from
     the last restart backwards take turns; of each kind the first comes first,
@@ -46,12 +46,12 @@ def choose(
     """
     rows = np.asarray(list(rows), int)
     margin = np.nan_to_num(ledger.margin, nan=-np.inf)
-    standing = rows[ledger.is_robust[rows]]
-    standing = standing[np.argsort(-margin[standing], kind="stable")]
+    robust = rows[ledger.is_robust[rows]]
+    robust = robust[np.argsort(-margin[robust], kind="stable")]
     broken = rows[~ledger.is_robust[rows] & (ledger.broken_by_stage[rows] >= 0)]
     keys = [-getattr(ledger, name)[broken] for name in reversed(_PLACE)]
     broken = broken[np.lexsort(keys)]
-    turns = [_middle_second(kind.tolist()) for kind in (standing, broken)]
+    turns = [_middle_second(kind.tolist()) for kind in (robust, broken)]
     longest = max(map(len, turns))
     order = [t[i] for i in range(longest) for t in turns if i < len(t)]
     return order[:num_examples]

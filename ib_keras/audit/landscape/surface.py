@@ -223,7 +223,7 @@ def _points(threat_model, image, first, second, coefficients):
     return points, ball.distance(points)
 
 
-class Surveyor:
+class LandscapeEvaluator:
     """Asks a model about planes, through one compiled function.
 
     Args:
@@ -277,14 +277,14 @@ class Surveyor:
 
     @property
     def gradient_evaluations(self) -> int:
-        """What one survey costs; 0 without gradients."""
+        """What one evaluation costs; 0 without gradients."""
         points = len(self._axis) ** 2 + 1
         return 2 * self._num_draws * points * self._take_gradients
 
     def _ask(self, coefficients, image, *shared):
         self._logits.resolve(tf.TensorShape([self._batch_size, *image.shape]))
         key = (
-            "survey",
+            "landscape",
             self._threat_model,
             self._num_draws,
             self._take_gradients,
@@ -336,7 +336,7 @@ class Surveyor:
         return said.loss, said.margin, said.gradient_norm, said.gradient_norm
 
     def __call__(self, plane: Plane, seed: tf.Tensor) -> Landscape:
-        """Surveys one plane.
+        """Evaluates one plane.
 
         Args:
             plane: From `plane`.
@@ -388,7 +388,7 @@ def compute(
     seed: int = 0,
     **arguments,
 ) -> Landscape:
-    """Surveys the plane of one example.
+    """Evaluates the plane of one example.
 
     Args:
         logits_fn: The model.
@@ -397,13 +397,13 @@ def compute(
         threat_model: The ball.
         worst_direction: As `image`: the attack's image - `image`.
         seed: A whole number: of the random direction and the model's noise.
-        **arguments: Those of `Surveyor`.
+        **arguments: Those of `LandscapeEvaluator`.
 
     Returns:
         The `Landscape`.
 
     Raises:
-        UserError: As `plane` and `Surveyor`.
+        UserError: As `plane` and `LandscapeEvaluator`.
 
     Example:
         >>> model = lambda x, seed: tf.reshape(x, [-1, 2]) * [[-9.0, 9.0]]
@@ -420,8 +420,8 @@ def compute(
         -7.2
     """
     seed = seeds.from_int(seed)
-    surveyor = Surveyor(logits_fn, threat_model, **arguments)
-    return surveyor(
+    evaluator = LandscapeEvaluator(logits_fn, threat_model, **arguments)
+    return evaluator(
         plane(image, label, threat_model, worst_direction, seed), seed
     )
 

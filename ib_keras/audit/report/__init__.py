@@ -17,7 +17,7 @@ and how its loading went; the protocol, and how to run and to verify it again.
 What an audit lacks is left out. For several audits a comparison comes first,
 with a paired test of each model against a baseline.
 
-The files of this room, in the order of the work:
+The files of this package, in the order of the work:
 
 * `load`: an audit folder into a frozen, checked `Audit` (with `fields`,
   `findings` and `subject`).

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ib_keras.audit.report import text
 
-_HOUSES = (
+_HOSTS = (
     "arxiv.org",
     "doi.org",
     "github.com",
@@ -21,7 +21,7 @@ _HOUSES = (
 _PATTERN = re.compile(
     r"arXiv[:\s]\s*(?P<arxiv>\d{4}\.\d{4,5})(?!\d)"
     r"|doi[:\s]\s*(?P<doi>10\.\d{4,9}/[\w./()-]*\w)"
-    rf"|https://(?:{'|'.join(map(re.escape, _HOUSES))})/[\w./-]*[\w/]",
+    rf"|https://(?:{'|'.join(map(re.escape, _HOSTS))})/[\w./-]*[\w/]",
     re.ASCII | re.IGNORECASE,
 )
 # Words that name a source -> its address; the first that fits is taken.

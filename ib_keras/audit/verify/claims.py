@@ -261,7 +261,7 @@ def clean_errors(folder: Folder, clean: np.ndarray) -> list[str]:
     return problems
 
 
-def verdicts(folder: Folder, is_noisy: bool) -> list[str]:
+def judgements(folder: Folder, is_noisy: bool) -> list[str]:
     """is_robust, the predictions and who broke what hang together."""
     found, stages = folder.arrays, folder.summary["stages"]
     label, stage = found["label"], found["broken_by_stage"]

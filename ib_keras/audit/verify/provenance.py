@@ -19,9 +19,9 @@ def model(folder: claims.Folder, subject: Any) -> list[str]:
         "the summary's sha256": said["model"]["sha256"],
         "config.json's sha256": folder.config_sha256,
     }.items():
-        problems += claims.differences(name, sha256, subject.target.sha256)
+        problems += claims.differences(name, sha256, subject.model.sha256)
     # Where it lies and what was noted of it are no claims.
-    found = subject.target.describe()
+    found = subject.model.describe()
     silent = {"path", "sha256", "notes"}
     # Of audits before they were asked.
     silent |= {"precision", "preprocessing"} - said["model"].keys()

@@ -178,7 +178,7 @@ class Draws:
         wrong: bool `[num_draws, n]`; logits that are not finite count as
             right.
         mean_prediction: int `[n]`, of the mean probabilities of all draws.
-        group_predictions: int `[num_draws // group, n]`, the verdicts of
+        group_predictions: int `[num_draws // group, n]`, the judgements of
             `group` draws each.
         finite: bool `[n]`.
     """
@@ -231,10 +231,10 @@ def _decide(votes, labels):
 def noisy_clean_predictions(
     found: dict, fresh: Draws, ask: AskFn, images: np.ndarray, group: int
 ) -> list[str]:
-    """Each clean prediction is one that fresh verdicts come to, too.
+    """Each clean prediction is one that fresh judgements come to, too.
 
     Where it is not that of the mean of the first draws, a thousand more are
-    grouped into verdicts, of which one must agree.
+    grouped into judgements, of which one must agree.
     """
     recorded = found["clean_prediction"]
     doubt = np.flatnonzero(
@@ -255,8 +255,8 @@ def noisy_clean_predictions(
     odd[doubt[never]] = True
     if not odd.any():
         return []
-    verdicts = len(many.group_predictions)
-    return [f"{rows(odd)}: not once in {verdicts} fresh verdicts"]
+    judgements = len(many.group_predictions)
+    return [f"{rows(odd)}: not once in {judgements} fresh judgements"]
 
 
 def noisy_wrong_shares(found: dict, fresh: Draws, group: int) -> list[str]:

@@ -67,16 +67,16 @@ def stages(folder: claims.Folder) -> list[str]:
     right = found["clean_prediction"] == found["label"]
     stage, restart = found["broken_by_stage"], found["broken_by_restart"]
     for i, row in enumerate(folder.summary["stages"]):
-        standing = right & ((stage < 0) | (stage >= i))
+        still_robust = right & ((stage < 0) | (stage >= i))
         here = right & (stage == i)
         curve = [
-            float((standing & ~(here & (restart <= last))).mean())
+            float((still_robust & ~(here & (restart <= last))).mean())
             for last in range(row["num_restarts"])
         ]
         expected = {
-            "num_attacked": int(standing.sum()),
+            "num_attacked": int(still_robust.sum()),
             "num_broken": int(here.sum()),
-            "robust_accuracy": float((standing & ~here).mean()),
+            "robust_accuracy": float((still_robust & ~here).mean()),
             "restart_curve": curve,
         }
         for name, value in expected.items():

@@ -19,9 +19,9 @@ from ib_keras import export
 from ib_keras import files
 from ib_keras import workdirs
 from ib_keras.attacks.base import check_count
+from ib_keras.audit import audited_model
 from ib_keras.audit import folder as folders
 from ib_keras.audit import subject as subjects
-from ib_keras.audit import target as targets
 from ib_keras.audit.verify import claims
 from ib_keras.audit.verify import provenance
 from ib_keras.audit.verify import rescoring
@@ -113,7 +113,7 @@ class _Case:
 
 def verify(
     workdir: str,
-    saved_model: str | targets.Target | None = None,
+    saved_model: str | audited_model.AuditedModel | None = None,
     *,
     data_dir: str | None = None,
     allow_ops: Sequence[str] = (),
@@ -129,7 +129,7 @@ def verify(
     Args:
         workdir: The folder of a finished audit.
         saved_model: The model, where it is not at the path of the summary; a
-            target that is loaded already is taken, too.
+            model that is loaded already is taken, too.
         data_dir: The folder of the data set, where it is another than the
             audit's.
         allow_ops: Operations that the model may hold all the same. What the
@@ -295,7 +295,7 @@ def _verify_radius(folder, case):
     add("config", "agrees with the summary", claims.config, folder)
     add(
         "model",
-        f"has sha256 {subject.target.sha256}",
+        f"has sha256 {subject.model.sha256}",
         provenance.model,
         folder,
         subject,
@@ -325,7 +325,9 @@ def _verify_radius(folder, case):
         folder,
         subject.images,
     )
-    add("verdicts", "hang together", claims.verdicts, folder, case.is_noisy)
+    add(
+        "judgements", "are consistent", claims.judgements, folder, case.is_noisy
+    )
     add("draws", _says_draws(case), _draws, folder, subject)
     add("counts", "are those of the examples", tallies.counts, folder)
     add("intervals", "follow from the counts", tallies.intervals, folder)
@@ -335,7 +337,7 @@ def _verify_radius(folder, case):
         "each robust example took the whole protocol",
         tallies.budget,
         folder,
-        subject.target.num_classes,
+        subject.model.num_classes,
     )
     shape = found["adversarial_images"].shape
     if shape != subject.images.shape:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ib_keras.attacks import runner
+from ib_keras.audit.audited_model import behaviour
 from ib_keras.audit.diagnostics import batch_invariance
 from ib_keras.audit.diagnostics import few_classes
 from ib_keras.audit.diagnostics import gradient_exists
@@ -16,7 +17,6 @@ from ib_keras.audit.diagnostics import outputs
 from ib_keras.audit.diagnostics import own_state
 from ib_keras.audit.diagnostics import randomness
 from ib_keras.audit.diagnostics.case import stage
-from ib_keras.audit.target import behaviour
 
 HONEST = behaviour.Behaviour(
     num_images=64,
@@ -69,7 +69,7 @@ def make_case(now=None, stages=(), num_classes=10, **changes):
     return types.SimpleNamespace(
         subject=types.SimpleNamespace(
             behaviour=dataclasses.replace(HONEST, **changes),
-            target=types.SimpleNamespace(
+            model=types.SimpleNamespace(
                 state_hash=lambda: now, precision="float32"
             ),
         ),

@@ -94,8 +94,8 @@ def test_what_a_blind_attack_missed_is_found(blind, name):
 def test_one_example_that_noise_finds_is_enough_without_noise(honest):
     found = breaks.finding(
         honest,
-        honest.standing,
-        honest.standing == honest.standing[3],
+        honest.robust_rows,
+        honest.robust_rows == honest.robust_rows[3],
         threshold=0.0,
         words="Noise",
         advice="Look.",
@@ -105,9 +105,9 @@ def test_one_example_that_noise_finds_is_enough_without_noise(honest):
         source="",
     )
     assert found.status == base.FAIL and found.data["num_broken"] == 1
-    standing = honest.standing
-    missed = np.isin(np.arange(40), standing[:1])
-    case = dataclasses.replace(honest, standing=np.flatnonzero(missed))
+    robust_rows = honest.robust_rows
+    missed = np.isin(np.arange(40), robust_rows[:1])
+    case = dataclasses.replace(honest, robust_rows=np.flatnonzero(missed))
     assert ask("noise", case)["D7"].status == base.PASS
 
 
@@ -395,19 +395,21 @@ def test_the_lottery_is_what_a_binomial_says():
     case = cases.make(lottery(0.1), images + 0, labels, epsilon=1e-4, draws=5)
     assert case.robust_accuracy > 0.99
     found = plugins.build("audit.diagnostics", {"name": "fresh_noise"})
-    reproduced, luck = found.ask(case)
-    assert reproduced.status == base.PASS and luck.status == base.WARN
-    numbers = luck.data
+    reproduced, chance = found.ask(case)
+    assert reproduced.status == base.PASS and chance.status == base.WARN
+    numbers = chance.data
     error = np.sqrt(0.09 / (200 * 20))
     assert abs(numbers["mean"] - 0.9) < 4 * error
     every = 0.9**20
     assert abs(numbers["every_draw"] - every) < 4 * np.sqrt(every / 200)
-    assert luck.value == pytest.approx(numbers["mean"] - numbers["every_draw"])
+    assert chance.value == pytest.approx(
+        numbers["mean"] - numbers["every_draw"]
+    )
 
 
 @pytest.mark.parametrize("is_robust", [True, False])
 def test_a_number_that_does_not_reproduce_is_seen(is_robust):
-    """Books turned round: too high is void, too low is the attack's luck."""
+    """A ledger turned round: too high is void, too low is chance."""
     case = cases.make(lottery(0.05), *data(), draws=5)
     changed = np.flatnonzero(case.ledger.is_robust != is_robust)[:10]
     case.ledger.is_robust[changed] = is_robust

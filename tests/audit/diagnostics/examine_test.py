@@ -7,7 +7,7 @@ import tensorflow as tf
 from ib_keras import files
 from ib_keras.audit import diagnostics
 from ib_keras.audit.diagnostics import base
-from ib_keras.audit.diagnostics import together
+from ib_keras.audit.diagnostics import combined
 from ib_keras.errors import Interrupted
 from ib_keras.errors import UserError
 from tests.support import cases
@@ -68,7 +68,7 @@ def test_findings_are_written_in_the_order_of_their_numbers(
         "third",
         "second",
         "first",
-        "together",
+        "combined",
     ]
     assert said["gradient_evaluations"] == 3 * 7
     assert said["verdict"]["label"] == "upper_bound"
@@ -113,19 +113,19 @@ def test_what_many_checks_find_is_added_up(case):
     def finding(*rows):
         return {"data": {"broken": list(rows)}}
 
-    assert len(case.standing) == 15
-    rows = case.standing
-    few = together.conclude(case, [finding(*rows[:2]), finding(*rows[1:3])])
+    assert len(case.robust_rows) == 15
+    rows = case.robust_rows
+    few = combined.conclude(case, [finding(*rows[:2]), finding(*rows[1:3])])
     assert few.status == base.WARN and few.examples == tuple(rows[:3])
     assert few.value == pytest.approx(3 / 15 * 0.75)
     many = [finding(*rows[:4]), finding(rows[5], 99), {"data": {}}]
-    assert together.conclude(case, many).status == base.FAIL
-    assert together.conclude(case, []).status == base.PASS
+    assert combined.conclude(case, many).status == base.FAIL
+    assert combined.conclude(case, []).status == base.PASS
 
 
 def test_too_few_examples_are_no_evidence(case):
-    case.standing = case.standing[:10]
-    found = together.conclude(case, [])
+    case.robust_rows = case.robust_rows[:10]
+    found = combined.conclude(case, [])
     assert found.status == base.FAIL and "num_examples" in found.advice
 
 

@@ -205,9 +205,9 @@ def test_a_bottleneck_layer_needs_no_import_to_be_loaded(tmp_path):
     model.save(tmp_path / "model.keras")
     np.save(tmp_path / "expected.npy", model(np.ones([2, 6])))
     program = (
-        "import sys, numpy as np; from ib_keras.audit import target\n"
+        "import sys, numpy as np; from ib_keras.audit import audited_model\n"
         "assert 'ib_keras.bottlenecks.layer' not in sys.modules\n"
-        "found = target.load('model.keras', probe=True)\n"
+        "found = audited_model.load('model.keras', probe=True)\n"
         "assert found.is_stochastic\n"
         "answer = found.endpoint.call(np.ones([2, 6], np.float32))\n"
         "np.testing.assert_array_equal(answer, np.load('expected.npy'))"

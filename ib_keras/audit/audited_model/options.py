@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ib_keras import files
-from ib_keras.audit.target import preprocessing as preprocessings
-from ib_keras.audit.target.preprocessing import Preprocessing
+from ib_keras.audit.audited_model import preprocessing as preprocessings
+from ib_keras.audit.audited_model.preprocessing import Preprocessing
 from ib_keras.errors import UserError
 from ib_keras.errors import unknown_name
 from ib_keras.types import KINDS

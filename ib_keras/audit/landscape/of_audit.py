@@ -11,16 +11,16 @@ from ib_keras import workdirs
 from ib_keras.attacks.runner import Ledger
 from ib_keras.audit import folder as folders
 from ib_keras.audit import subject as subjects
+from ib_keras.audit.audited_model import loading
 from ib_keras.audit.landscape import examples as landscape_examples
 from ib_keras.audit.landscape import surface as landscape
-from ib_keras.audit.target import loading
 from ib_keras.errors import UserError
 from ib_keras.types import ThreatModel
 
 _NUM_EXAMPLES = 4
 
 
-def survey(
+def evaluate(
     workdir: str,
     examples: Sequence[str | int] | None = None,
     *,
@@ -29,7 +29,7 @@ def survey(
     seed: int = 0,
     **arguments,
 ) -> Iterator[tuple[int, landscape.Landscape]]:
-    """Surveys planes of some examples, one after the other.
+    """Evaluates planes of some examples, one after the other.
 
     Args:
         workdir: The audit folder.
@@ -38,7 +38,7 @@ def survey(
         saved_model: The model, where it is not at the summary's path.
         allow_ops: Operations that the model may hold all the same.
         seed: Of the random directions and the model's noise.
-        **arguments: Those of `landscape.Surveyor`.
+        **arguments: Those of `landscape.LandscapeEvaluator`.
 
     Yields:
         Number and `Landscape` of each example.
@@ -75,13 +75,15 @@ def survey(
         )
     else:
         rows = [_row(example, index) for example in examples]
-    surveyor = landscape.Surveyor(subject.logits_fn, threat_model, **arguments)
+    evaluator = landscape.LandscapeEvaluator(
+        subject.logits_fn, threat_model, **arguments
+    )
     start = seeds.from_int(seed)
     for row in rows:
         plane = landscape_examples.plane(
             subject.images, ledger, row, threat_model, start
         )
-        yield int(index[row]), surveyor(plane, seeds.fold(start, row))
+        yield int(index[row]), evaluator(plane, seeds.fold(start, row))
 
 
 def _check_same_model(path: str, recorded: str) -> None:

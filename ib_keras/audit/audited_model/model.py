@@ -1,8 +1,8 @@
 """The audited model: anybody's, made into functions to logits.
 
 `load` takes a SavedModel folder or a .keras file, `from_function` a Python
-function. What the graph does not tell `Target.settle` finds by a few calls on
-clean examples, or refuses to guess. Every finding can be said instead: see
+function. What the graph does not tell, `AuditedModel.infer_io` finds by a few
+calls on clean examples, or refuses to guess. Each can be given instead: see
 `options.Options`.
 """
 
@@ -16,23 +16,23 @@ import numpy as np
 import tensorflow as tf
 
 from ib_keras import export
-from ib_keras.audit.target import loading
-from ib_keras.audit.target import reading as readings
-from ib_keras.audit.target import settling
-from ib_keras.audit.target import signatures
-from ib_keras.audit.target.options import MODES
-from ib_keras.audit.target.options import Options
-from ib_keras.audit.target.options import hash_folder
-from ib_keras.audit.target.preprocessing import Preprocessing
-from ib_keras.audit.target.reading import Reading
-from ib_keras.audit.target.signatures import Endpoint
+from ib_keras.audit.audited_model import infer_io
+from ib_keras.audit.audited_model import io_spec as io_specs
+from ib_keras.audit.audited_model import loading
+from ib_keras.audit.audited_model import signatures
+from ib_keras.audit.audited_model.io_spec import IOSpec
+from ib_keras.audit.audited_model.options import MODES
+from ib_keras.audit.audited_model.options import Options
+from ib_keras.audit.audited_model.options import hash_folder
+from ib_keras.audit.audited_model.preprocessing import Preprocessing
+from ib_keras.audit.audited_model.signatures import Endpoint
 from ib_keras.errors import UserError
 from ib_keras.errors import unknown_name
 from ib_keras.types import LogitsFn
 
 
 @dataclasses.dataclass(frozen=True)
-class Target:
+class AuditedModel:
     """A loaded model and what is known of it.
 
     Attributes:
@@ -45,7 +45,7 @@ class Target:
         kind: "ib_keras", "saved_model", "keras" or "function".
         endpoint: Which function of it is audited in mean mode.
         options: What the user said.
-        reading: How images go in and scores come out; None until settled.
+        io_spec: How images go in and scores come out; None until inferred.
         notes: Sentences on what was found odd.
         safety: Report of the safety check; None for a function.
     """
@@ -57,18 +57,18 @@ class Target:
     kind: str
     endpoint: Endpoint
     options: Options = dataclasses.field(default_factory=Options)
-    reading: Reading | None = None
+    io_spec: IOSpec | None = None
     notes: tuple[str, ...] = ()
     safety: Any = None
 
     @property
     def image_shape(self) -> tuple[int, ...] | None:
         """(height, width, channels) of the audit; None if not yet known."""
-        if self.reading is not None:
-            return self.reading.image_shape
+        if self.io_spec is not None:
+            return self.io_spec.image_shape
         said = self.metadata.get("input_shape")
         shape = self.endpoint.shape
-        if said is not None and readings.layouts(shape, said):
+        if said is not None and io_specs.layouts(shape, said):
             return tuple(said)
         # What is first of (3, 32, 32) only a data set can tell.
         is_last = shape and len(shape) == 3 and shape[2] in (1, 3)
@@ -77,8 +77,8 @@ class Target:
     @property
     def num_classes(self) -> int | None:
         """Number of classes; None if not yet known."""
-        if self.reading is not None:
-            return self.reading.num_classes
+        if self.io_spec is not None:
+            return self.io_spec.num_classes
         return self.metadata.get("num_classes")
 
     @property
@@ -93,7 +93,7 @@ class Target:
         return self.endpoint.precision
 
     @property
-    def other_precision(self) -> "Target | None":
+    def other_precision(self) -> "AuditedModel | None":
         """The same weights in the other precision, if they were exported.
 
         Of a model that computes below float32 it is the twin in float32; of
@@ -111,7 +111,7 @@ class Target:
     @property
     def preprocessing(self) -> Preprocessing:
         """What is done to images in [0, 1] before the model sees them."""
-        return (self.reading or self._declared()).preprocessing
+        return (self.io_spec or self._declared()).preprocessing
 
     @property
     def said_preprocessing(self) -> Preprocessing | None:
@@ -136,7 +136,7 @@ class Target:
 
     def describe(self) -> dict[str, Any]:
         """What summary.json says of the model."""
-        reading = self.reading or self._declared()
+        io_spec = self.io_spec or self._declared()
         return {
             "path": self.path,
             "sha256": self.sha256,
@@ -144,23 +144,23 @@ class Target:
             "kind": self.kind,
             "signature": self.endpoint.name,
             "precision": self.precision,
-            "output": reading.output,
-            "outputs": reading.outputs,
-            "input_range": list(reading.preprocessing.input_range),
-            "preprocessing": reading.preprocessing.to_json(),
-            "layout": reading.layout,
-            "image_shape": list(reading.image_shape),
-            "num_classes": reading.num_classes,
+            "output": io_spec.output,
+            "outputs": io_spec.outputs,
+            "input_range": list(io_spec.preprocessing.input_range),
+            "preprocessing": io_spec.preprocessing.to_json(),
+            "layout": io_spec.layout,
+            "image_shape": list(io_spec.image_shape),
+            "num_classes": io_spec.num_classes,
             "notes": list(self.notes),
         }
 
-    def with_options(self, options: Options) -> "Target":
+    def with_options(self, options: Options) -> "AuditedModel":
         """The same, what the user says now put over what was said before."""
         said = {k: v for k, v in vars(options).items() if v is not None}
         merged = dataclasses.replace(self.options, **said)
         return dataclasses.replace(self, options=merged)
 
-    def with_notes(self, *notes: str) -> "Target":
+    def with_notes(self, *notes: str) -> "AuditedModel":
         """The same with more notes, each once."""
         more = dict.fromkeys((*self.notes, *notes))
         return dataclasses.replace(self, notes=tuple(more))
@@ -188,9 +188,9 @@ class Target:
             UserError: If the model has no such endpoint, or it is not known
                 yet how it is called.
         """
-        reading = self.reading or self._declared()
+        io_spec = self.io_spec or self._declared()
         call = self.caller(mode, num_samples)
-        return readings.wrap(call, self.endpoint, reading)
+        return io_specs.wrap(call, self.endpoint, io_spec)
 
     def caller(
         self, mode: str, num_samples: int | None = None
@@ -243,17 +243,17 @@ class Target:
             f"are coarse and can vanish where float32's do not; {way}."
         ]
 
-    def _declared(self) -> Reading:
-        """The reading by metadata and options alone."""
+    def _declared(self) -> IOSpec:
+        """The specification by metadata and options alone."""
         if self.image_shape is None or self.num_classes is None:
             raise UserError(
                 "It is not known yet how the model is called",
                 received=self.path,
-                expected="a settled target",
-                fix="Call target.settle(images, labels) with clean examples.",
+                expected="a model that `infer_io` has been called on",
+                fix="Call model.infer_io(images, labels) with clean examples.",
             )
         options = self.options
-        return Reading(
+        return IOSpec(
             self.image_shape,
             options.layout or "channels_last",
             self.said_preprocessing or Preprocessing(),
@@ -262,13 +262,13 @@ class Target:
             self.num_classes,
         )
 
-    def settle(
+    def infer_io(
         self,
         images: np.ndarray,
         labels: np.ndarray,
         mode: str = "mean",
         num_samples: int | None = None,
-    ) -> "Target":
+    ) -> "AuditedModel":
         """Finds how the model is called and what it answers with.
 
         Args:
@@ -278,12 +278,12 @@ class Target:
             num_samples: S of stochastic mode.
 
         Returns:
-            A target with a `reading`, and notes on what was found.
+            A model with an `io_spec`, and notes on what was found.
 
         Raises:
             UserError: If something cannot be told, and the flag that says it.
         """
-        return settling.settle(self, images, labels, mode, num_samples)
+        return infer_io.infer_io(self, images, labels, mode, num_samples)
 
 
 def _alive(answer, loaded):
@@ -297,7 +297,7 @@ def load(
     options: Options | None = None,
     allow_ops: Sequence[str] = (),
     probe: bool = False,
-) -> Target:
+) -> AuditedModel:
     """Loads a SavedModel folder or a .keras file, after the safety check.
 
     Args:
@@ -308,7 +308,7 @@ def load(
         probe: Whether a child process runs the model first, under limits.
 
     Returns:
-        A `Target`, which `settle` makes ready.
+        An `AuditedModel`, which `infer_io` makes ready.
 
     Raises:
         UserError: If there is no model, it is damaged, or it has no function
@@ -333,7 +333,7 @@ def load(
         if wanted is None and is_ours and hasattr(loaded, twin):
             wanted = twin
         endpoint = signatures.choose(loaded, wanted, path)
-    target = Target(
+    model = AuditedModel(
         path,
         hash_folder(path),
         metadata or {},
@@ -343,7 +343,7 @@ def load(
         options,
         safety=report,
     )
-    return target.with_notes(*target._notes_on_precision())
+    return model.with_notes(*model._notes_on_precision())
 
 
 def from_function(
@@ -357,8 +357,8 @@ def from_function(
     outputs: str | None = None,
     input_range: tuple[float, float] = (0.0, 1.0),
     name: str = "function",
-) -> Target:
-    """Makes a target of a Python function, such as a Keras model.
+) -> AuditedModel:
+    """Makes an audited model of a Python function, such as a Keras model.
 
     Args:
         function: `(images) -> scores [batch, classes]`, differentiable.
@@ -373,7 +373,7 @@ def from_function(
         name: What reports call it.
 
     Returns:
-        A `Target`, as `load` gives for a path.
+        An `AuditedModel`, as `load` gives for a path.
     """
     traced = _trace(function, image_shape)
     if hasattr(function, "variables"):
@@ -385,7 +385,7 @@ def from_function(
         variables = tuple(v for graph in traced for v in _variables(graph))
     endpoint = Endpoint("function", function, held=variables)
     loaded = _Functions(function, stochastic)
-    target = Target(
+    model = AuditedModel(
         path=name,
         sha256="",
         metadata={
@@ -401,13 +401,13 @@ def from_function(
         ),
     )
     values = [value for graph in traced for value in _values(graph)]
-    state = "".join([name, *target.state_hash().values(), *values])
+    state = "".join([name, *model.state_hash().values(), *values])
     digest = hashlib.sha256(state.encode()).hexdigest()
-    return dataclasses.replace(target, sha256=digest)
+    return dataclasses.replace(model, sha256=digest)
 
 
 class _Functions:
-    """What `Target.loaded` holds of a Python function."""
+    """What `AuditedModel.loaded` holds of a Python function."""
 
     def __init__(self, mean, stochastic):
         self.mean = mean

@@ -14,14 +14,14 @@ from typing import Any
 import tensorflow as tf
 
 from ib_keras.attacks import outputs as outputs_
-from ib_keras.audit.target.options import LAYOUTS
-from ib_keras.audit.target.preprocessing import Preprocessing
-from ib_keras.audit.target.signatures import Endpoint
+from ib_keras.audit.audited_model.options import LAYOUTS
+from ib_keras.audit.audited_model.preprocessing import Preprocessing
+from ib_keras.audit.audited_model.signatures import Endpoint
 from ib_keras.types import LogitsFn
 
 
 @dataclasses.dataclass(frozen=True)
-class Reading:
+class IOSpec:
     """What was found, or said, about one endpoint.
 
     Attributes:
@@ -74,22 +74,22 @@ def layouts(
 
 
 def prepare(
-    images: tf.Tensor, endpoint: Endpoint, reading: Reading
+    images: tf.Tensor, endpoint: Endpoint, io_spec: IOSpec
 ) -> tf.Tensor:
     """Takes images of the audit to what the endpoint takes."""
-    images = _apply(images, reading.preprocessing)
-    return arrange(images, endpoint, reading)
+    images = _apply(images, io_spec.preprocessing)
+    return arrange(images, endpoint, io_spec)
 
 
 def arrange(
-    images: tf.Tensor, endpoint: Endpoint, reading: Reading
+    images: tf.Tensor, endpoint: Endpoint, io_spec: IOSpec
 ) -> tf.Tensor:
     """Takes images in the model's units to its layout, shape and dtype."""
-    if reading.layout == "channels_first":
+    if io_spec.layout == "channels_first":
         images = tf.transpose(images, [0, 3, 1, 2])
     shape = endpoint.shape
     if shape is not None and len(shape) == 1:
-        images = tf.reshape(images, [-1, _size(reading.image_shape)])
+        images = tf.reshape(images, [-1, _size(io_spec.image_shape)])
     elif shape is not None and len(shape) == 2:
         images = images[..., 0]
     if endpoint.spec is None or endpoint.spec.dtype == images.dtype:
@@ -99,10 +99,10 @@ def arrange(
     return tf.cast(images, endpoint.spec.dtype)
 
 
-def logits_of(answer: Any, reading: Reading) -> tf.Tensor:
+def logits_of(answer: Any, io_spec: IOSpec) -> tf.Tensor:
     """The logits in what a model answered."""
-    scores = outputs_.flatten(answer)[reading.output]
-    return outputs_.to_logits(scores, reading.outputs)
+    scores = outputs_.flatten(answer)[io_spec.output]
+    return outputs_.to_logits(scores, io_spec.outputs)
 
 
 def _apply(images, preprocessing):
@@ -127,29 +127,29 @@ def _size(shape) -> int:
 def wrap(
     call: Callable[[tf.Tensor, tf.Tensor], Any],
     endpoint: Endpoint,
-    reading: Reading,
+    io_spec: IOSpec,
 ) -> LogitsFn:
     """Makes a function from the audit's images to logits.
 
     Args:
         call: The model, `(its images, seed) -> its answer`.
         endpoint: Which endpoint of it that is.
-        reading: How to call it and how to take its answer.
+        io_spec: How to call it and how to take its answer.
 
     Returns:
         A function `(images, seed) -> logits`.
     """
 
     def logits_fn(images, seed):
-        answer = call(prepare(images, endpoint, reading), seed)
-        return logits_of(answer, reading)
+        answer = call(prepare(images, endpoint, io_spec), seed)
+        return logits_of(answer, io_spec)
 
     if endpoint.batch_size is None:
         return logits_fn
-    return _by_fixed_batches(logits_fn, endpoint.batch_size, reading)
+    return _by_fixed_batches(logits_fn, endpoint.batch_size, io_spec)
 
 
-def _by_fixed_batches(logits_fn, size, reading):
+def _by_fixed_batches(logits_fn, size, io_spec):
     """Fills the last batch up with copies, whose answers are dropped."""
 
     def padded(images, seed):
@@ -165,7 +165,7 @@ def _by_fixed_batches(logits_fn, size, reading):
             return logits_fn(images, seed)
         return by_batches(images, count, seed)
 
-    shape = [size, *reading.image_shape]
+    shape = [size, *io_spec.image_shape]
 
     def by_batches(images, count, seed):
         batches = (count + size - 1) // size
@@ -177,9 +177,9 @@ def _by_fixed_batches(logits_fn, size, reading):
             lambda batch: logits_fn(batch, seed),
             tf.reshape(filled, [batches, *shape]),
             fn_output_signature=tf.TensorSpec(
-                [size, reading.num_classes], tf.float32
+                [size, io_spec.num_classes], tf.float32
             ),
         )
-        return tf.reshape(logits, [full, reading.num_classes])[:count]
+        return tf.reshape(logits, [full, io_spec.num_classes])[:count]
 
     return padded

@@ -1,13 +1,13 @@
 """The audited model: anybody's, made into functions to logits.
 
-The files of this room, in the order of the work:
+The files of this package, in the order of the work:
 
 * `options`: what a user says of a model, without TensorFlow.
 * `loading`: a checked folder or file into functions and variables.
 * `signatures`: which function of several is meant.
-* `reading`: how images go in and scores come out; `outputs`: what scores are.
-* `settling` (with `choosing`): what the graph does not tell, by a few calls.
-* `target`: the model itself, and its functions to logits.
+* `io_spec`: how images go in and scores come out; `outputs`: what scores are.
+* `infer_io` (with `selection`): what the graph does not tell, by a few calls.
+* `model`: the model itself, and its functions to logits.
 * `checks`: refusals before anything is written; `behaviour`: what a few calls
   show of a model that answers.
 """
@@ -17,7 +17,7 @@ from ib_keras import lazy
 __all__ = [
     "MODES",
     "Options",
-    "Target",
+    "AuditedModel",
     "check_finite",
     "check_gradients",
     "from_function",
@@ -33,8 +33,8 @@ __getattr__ = lazy.names(
         "hash_folder": "options",
         "Options": "options",
         "MODES": "options",
-        "Target": "target",
-        "from_function": "target",
-        "load": "target",
+        "AuditedModel": "model",
+        "from_function": "model",
+        "load": "model",
     },
 )

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from ib_keras import seeds
-from ib_keras.audit import target as targets
+from ib_keras.audit import audited_model
 from ib_keras.data import digits
 from ib_keras.data import source
 from tests.support import runs
@@ -24,8 +24,8 @@ def images():
 
 
 @pytest.fixture(scope="module")
-def target():
-    return targets.load(runs.digits_model("vib"))
+def model():
+    return audited_model.load(runs.digits_model("vib"))
 
 
 @pytest.fixture
@@ -36,13 +36,13 @@ def copy(tmp_path):
     return path
 
 
-def test_a_loaded_model_knows_its_shape_and_its_metadata(target):
+def test_a_loaded_model_knows_its_shape_and_its_metadata(model):
     path = pathlib.Path(runs.digits_model("vib"))
-    assert target.path == str(path)
-    assert target.image_shape == (8, 8, 1)
-    assert target.num_classes == 10
+    assert model.path == str(path)
+    assert model.image_shape == (8, 8, 1)
+    assert model.num_classes == 10
     asset = json.loads((path / "assets" / "ib_keras.json").read_text())
-    assert target.metadata == asset
+    assert model.metadata == asset
 
 
 def sha256_by_hand(path):
@@ -54,10 +54,10 @@ def sha256_by_hand(path):
     return total.hexdigest()
 
 
-def test_the_hash_is_of_the_names_and_contents_of_all_files(target, copy):
-    assert sha256_by_hand(copy) == target.sha256
-    assert targets.hash_folder(str(copy)) == target.sha256
-    assert targets.load(f"{copy}/").sha256 == target.sha256
+def test_the_hash_is_of_the_names_and_contents_of_all_files(model, copy):
+    assert sha256_by_hand(copy) == model.sha256
+    assert audited_model.hash_folder(str(copy)) == model.sha256
+    assert audited_model.load(f"{copy}/").sha256 == model.sha256
 
 
 def change_a_bit(path):
@@ -79,47 +79,47 @@ def add_an_empty_file(path):
 @pytest.mark.parametrize(
     "change", [change_a_bit, rename_a_file, add_an_empty_file]
 )
-def test_any_change_of_the_folder_changes_the_hash(target, copy, change):
+def test_any_change_of_the_folder_changes_the_hash(model, copy, change):
     change(copy)
-    assert targets.hash_folder(str(copy)) != target.sha256
+    assert audited_model.hash_folder(str(copy)) != model.sha256
 
 
-def test_mean_mode_takes_a_seed_and_does_not_use_it(target, images):
-    logits_fn = target.logits_fn("mean")
+def test_mean_mode_takes_a_seed_and_does_not_use_it(model, images):
+    logits_fn = model.logits_fn("mean")
     first, second = (logits_fn(images, seeds.from_int(i)) for i in (0, 1))
     np.testing.assert_array_equal(first, second)
-    np.testing.assert_array_equal(first, target.loaded.mean(images))
+    np.testing.assert_array_equal(first, model.loaded.mean(images))
 
 
-def test_stochastic_mode_draws_by_the_seed(target, images):
+def test_stochastic_mode_draws_by_the_seed(model, images):
     """With the model's own number of samples, 4, or with another."""
     own, four, nine = (
-        target.logits_fn("stochastic", count) for count in (None, 4, 9)
+        model.logits_fn("stochastic", count) for count in (None, 4, 9)
     )
     seed = seeds.from_int(5)
     np.testing.assert_array_equal(own(images, seed), four(images, seed))
     np.testing.assert_array_equal(own(images, seed), own(images, seed))
     for other in (nine(images, seed), own(images, seeds.from_int(6))):
         assert np.abs(own(images, seed) - other).max() > 1e-4
-    expected = target.loaded.stochastic(images, seed, tf.constant(4))
+    expected = model.loaded.stochastic(images, seed, tf.constant(4))
     np.testing.assert_array_equal(own(images, seed), expected)
 
 
 def test_a_logits_fn_outlives_the_model_it_came_from(images):
     """TensorFlow drops the variables of a model that nobody holds."""
-    logits_fn = targets.load(runs.digits_model("vib")).logits_fn("mean")
+    logits_fn = audited_model.load(runs.digits_model("vib")).logits_fn("mean")
     gc.collect()
     assert logits_fn(images, seeds.from_int(0)).shape == (8, 10)
 
 
-def test_an_unknown_mode_is_refused(target):
-    error = runs.refused(target.logits_fn, "men")
+def test_an_unknown_mode_is_refused(model):
+    error = runs.refused(model.logits_fn, "men")
     assert 'Did you mean "mean"?' in error.fix
 
 
 def test_a_deterministic_model_has_mean_mode_alone():
-    target = targets.load(runs.digits_model("deterministic"))
-    error = runs.refused(target.logits_fn, "stochastic")
+    model = audited_model.load(runs.digits_model("deterministic"))
+    error = runs.refused(model.logits_fn, "stochastic")
     assert error.received.endswith("with mean")
     assert error.expected == 'an endpoint "stochastic"'
     assert "mean mode alone" in error.fix
@@ -127,7 +127,7 @@ def test_a_deterministic_model_has_mean_mode_alone():
 
 def test_a_model_without_functions_is_refused(tmp_path):
     path = runs.foreign_model(tmp_path / "model")
-    error = runs.refused(targets.load, path)
+    error = runs.refused(audited_model.load, path)
     assert error.what == "The SavedModel has no function to call"
     assert error.received == path
 
@@ -175,26 +175,26 @@ DAMAGES = {
 def test_a_damaged_model_is_one_clear_error(copy, damage):
     damage(copy)
     before = runs.snapshot(copy)
-    error = runs.refused(targets.load, str(copy))
+    error = runs.refused(audited_model.load, str(copy))
     assert str(copy) in error.received
     assert error.exit_status == 2
     assert runs.snapshot(copy) == before
 
 
 def test_the_damages_are_what_keeps_the_model_from_loading(copy):
-    assert targets.load(str(copy)).num_classes == 10
+    assert audited_model.load(str(copy)).num_classes == 10
 
 
 def test_a_path_that_is_no_model_is_refused(tmp_path):
     (tmp_path / "file").write_text("x")
     for path in (tmp_path, tmp_path / "not_there", tmp_path / "file"):
-        error = runs.refused(targets.load, str(path))
+        error = runs.refused(audited_model.load, str(path))
         assert error.received == str(path)
         assert "Did you mean" not in error.fix
 
 
 def test_the_folder_above_the_model_is_told_where_it_is():
-    error = runs.refused(targets.load, runs.digits_run("vib"))
+    error = runs.refused(audited_model.load, runs.digits_run("vib"))
     assert f"Did you mean {runs.digits_model('vib')}?" in error.fix
 
 
@@ -204,14 +204,14 @@ def test_the_folder_above_the_model_is_told_where_it_is():
 def loaded(tmp_path, function, **metadata):
     metadata = runs.random_model_metadata(**metadata)
     path = runs.foreign_model(tmp_path / "model", metadata, mean=function)
-    return targets.load(path)
+    return audited_model.load(path)
 
 
-def check(target, value=0.3, **more):
-    targets.check_gradients(
-        target.logits_fn("mean"),
-        np.full([1, *target.image_shape], value, np.float32),
-        target.num_classes,
+def check(model, value=0.3, **more):
+    audited_model.check_gradients(
+        model.logits_fn("mean"),
+        np.full([1, *model.image_shape], value, np.float32),
+        model.num_classes,
         **more,
     )
 
@@ -228,10 +228,10 @@ ROUGH = {
 
 @pytest.mark.parametrize("function", ROUGH.values(), ids=ROUGH.keys())
 def test_a_model_without_gradients_is_refused(tmp_path, function):
-    target = loaded(tmp_path, function)
-    error = runs.refused(check, target)
+    model = loaded(tmp_path, function)
+    error = runs.refused(check, model)
     assert error.what == "The model has no gradient with respect to images"
-    check(target, is_needed=False)
+    check(model, is_needed=False)
 
 
 def test_a_smooth_model_is_accepted(tmp_path):
@@ -249,16 +249,16 @@ def test_a_model_that_fails_on_images_is_refused(tmp_path):
     assert "planted" in error.received
     assert error.expected == "logits of shape (2, 2), float32"
     images = np.full([4, 4, 4, 1], 0.7, np.float32)
-    error = runs.refused(loaded(tmp_path, fail).settle, images, np.zeros(4))
+    error = runs.refused(loaded(tmp_path, fail).infer_io, images, np.zeros(4))
     assert "planted" in error.received
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_model_that_never_answers_finitely_is_refused(tmp_path, value):
-    target = loaded(tmp_path, lambda x: runs.bright_or_dark(x) * value)
+    model = loaded(tmp_path, lambda x: runs.bright_or_dark(x) * value)
     images = np.full([5, 4, 4, 1], 0.7, np.float32)
     error = runs.refused(
-        targets.check_finite, target.logits_fn("mean"), images, 2
+        audited_model.check_finite, model.logits_fn("mean"), images, 2
     )
     assert "not finite on any clean image" in error.what
 
@@ -271,24 +271,24 @@ def test_one_finite_answer_is_enough_to_be_audited():
         is_bright = tf.reduce_mean(x, [1, 2, 3])[:, None] > 0.5
         return tf.where(is_bright, runs.bright_or_dark(x), np.nan)
 
-    targets.check_finite(logits_fn, images, 2)
-    runs.refused(targets.check_finite, logits_fn, images[:4], 2)
+    audited_model.check_finite(logits_fn, images, 2)
+    runs.refused(audited_model.check_finite, logits_fn, images[:4], 2)
 
 
 # Metadata against the graph: the graph wins, and a note says so.
 
 
-def settled(tmp_path, function=runs.bright_or_dark, **metadata):
-    target = loaded(tmp_path, function, **metadata)
+def inferred(tmp_path, function=runs.bright_or_dark, **metadata):
+    model = loaded(tmp_path, function, **metadata)
     images = np.random.default_rng(0).random((20, 4, 4, 1), np.float32)
     labels = np.asarray(runs.bright_or_dark(images)).argmax(1)
-    return target.settle(images, labels), images
+    return model.infer_io(images, labels), images
 
 
 def test_metadata_that_agree_with_the_graph_need_no_note(tmp_path):
-    target, images = settled(tmp_path)
-    assert target.notes == ()
-    logits = target.logits_fn("mean")(tf.constant(images), seeds.from_int(0))
+    model, images = inferred(tmp_path)
+    assert model.notes == ()
+    logits = model.logits_fn("mean")(tf.constant(images), seeds.from_int(0))
     np.testing.assert_array_equal(logits, runs.bright_or_dark(images))
 
 
@@ -298,32 +298,32 @@ def test_metadata_of_another_shape_than_the_graphs(tmp_path):
     asset = path / ASSET
     metadata = json.loads(asset.read_text()) | {"input_shape": [5, 5, 1]}
     asset.write_text(json.dumps(metadata))
-    target = targets.load(str(path))
-    assert target.image_shape == (4, 4, 1)
-    target = target.settle(np.zeros([3, 4, 4, 1]), np.zeros(3, int))
-    assert target.about["input_shape"] == (4, 4, 1)
-    assert "(5, 5, 1)" in target.notes[0]
-    assert "the graph is believed" in target.notes[0]
+    model = audited_model.load(str(path))
+    assert model.image_shape == (4, 4, 1)
+    model = model.infer_io(np.zeros([3, 4, 4, 1]), np.zeros(3, int))
+    assert model.about["input_shape"] == (4, 4, 1)
+    assert "(5, 5, 1)" in model.notes[0]
+    assert "the graph is believed" in model.notes[0]
 
 
 def test_metadata_of_another_number_of_classes(tmp_path):
-    target, _ = settled(
+    model, _ = inferred(
         tmp_path, lambda x: tf.concat([runs.bright_or_dark(x)] * 2, axis=1)
     )
-    assert target.num_classes == 4
-    assert target.notes == (
+    assert model.num_classes == 4
+    assert model.notes == (
         "The metadata say 2 classes, the graph gives 4: the graph is believed.",
     )
 
 
 def test_metadata_without_a_shape_leave_it_to_the_graph(copy):
     write(ASSET, b'{"format_version": 1}')(copy)
-    target = targets.load(str(copy))
-    assert target.image_shape == (8, 8, 1)
-    assert target.num_classes is None
+    model = audited_model.load(str(copy))
+    assert model.image_shape == (8, 8, 1)
+    assert model.num_classes is None
 
 
 def test_a_path_of_another_kind_is_refused(tmp_path):
     (tmp_path / "model.h5").write_bytes(b"x")
-    error = runs.refused(targets.load, str(tmp_path / "model.h5"))
+    error = runs.refused(audited_model.load, str(tmp_path / "model.h5"))
     assert error.exit_status == 3

@@ -1,4 +1,4 @@
-"""Which of several readings of a model is the right one.
+"""Which of several input and output specifications of a model is the right one.
 
 A model does not say whether it wants images in [0, 1], [0, 255] or
 standardised ones, but a trained one shows it: by its accuracy, and by how
@@ -19,8 +19,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ib_keras.audit.target.preprocessing import Preprocessing
-from ib_keras.audit.target.reading import Reading
+from ib_keras.audit.audited_model.io_spec import IOSpec
+from ib_keras.audit.audited_model.preprocessing import Preprocessing
 from ib_keras.errors import UserError
 
 # Least difference of two accuracies that decides, beside three standard
@@ -45,24 +45,24 @@ _FIT_TOLERANCE = 1e-5
 
 
 class Undecided(UserError):
-    """Several readings come close; `best` is the likeliest `Trial`."""
+    """Several specifications come close; `best` is the likeliest `Trial`."""
 
     best: "Trial"
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """What a reading gives on labelled images.
+    """What a specification gives on labelled images.
 
     Attributes:
-        reading: How the model was called.
+        io_spec: How the model was called.
         log_p: float64 `[examples, classes]`; NaN where not finite.
         labels: `[examples]`.
         is_distribution: Whether log p is of one distribution over classes;
             scores of independent classes have no such likelihood.
     """
 
-    reading: Reading
+    io_spec: IOSpec
     log_p: np.ndarray
     labels: np.ndarray
     is_distribution: bool = True
@@ -179,8 +179,8 @@ def _beats(first: Trial, second: Trial) -> bool:
     return nats > _LIKELIHOOD_ERRORS and not _is_scaled_worse(first, second)
 
 
-def _stands(usual: Trial, other: Trial) -> bool:
-    """Whether something speaks for the usual reading, and nothing against."""
+def _is_plausible(usual: Trial, other: Trial) -> bool:
+    """Whether something speaks for the usual specification, nothing against."""
     gap, error, nats = _gaps(usual, other)
     is_known = usual.is_distribution and other.is_distribution
     if _is_scaled_worse(usual, other):
@@ -218,7 +218,7 @@ def _is_ruled_out(trial: Trial, all_trials: list[Trial]) -> bool:
 
 
 def choose(trials: list[Trial]) -> tuple[Trial, bool]:
-    """Chooses the reading that the labels speak for.
+    """Chooses the specification that the labels speak for.
 
     Args:
         trials: One for each candidate, the usual ones first.
@@ -242,10 +242,10 @@ def choose(trials: list[Trial]) -> tuple[Trial, bool]:
         for trial, mine in zip(trials, judged, strict=True)
         if not _is_ruled_out(mine, judged)
     ]
-    for is_clear in (_beats, _stands):
+    for is_clear in (_beats, _is_plausible):
         for trial, mine in possible:
-            is_usual = trial.reading.preprocessing.is_identity
-            if is_clear is _stands and not is_usual:
+            is_usual = trial.io_spec.preprocessing.is_identity
+            if is_clear is _is_plausible and not is_usual:
                 continue
             others = [other for _, other in possible if other is not mine]
             if above_chance(mine) and all(
@@ -261,14 +261,14 @@ def _undecided(possible) -> Undecided:
     best, judged_best = by_rank[0]
     close = [trial for trial, mine in by_rank if not _beats(judged_best, mine)]
     described = "; ".join(
-        f"{t.reading.preprocessing.describe()}, {t.reading.layout}: accuracy "
+        f"{t.io_spec.preprocessing.describe()}, {t.io_spec.layout}: accuracy "
         f"{t.accuracy:.3f}, log-likelihood {t.log_likelihood:.3f}"
         for t in close
     )
     flags = " or ".join(
-        dict.fromkeys(t.reading.preprocessing.flags() for t in close)
+        dict.fromkeys(t.io_spec.preprocessing.flags() for t in close)
     )
-    layouts = {trial.reading.layout for trial, _ in possible}
+    layouts = {trial.io_spec.layout for trial, _ in possible}
     also = ", --config.model.layout" if len(layouts) > 1 else ""
     error = Undecided(
         "It cannot be told which images the model takes",
@@ -333,7 +333,7 @@ class Fit:
 
     Attributes:
         preprocessing: Fitted to the second half of the images.
-        gain: Mean nats over the chosen reading.
+        gain: Mean nats over the chosen specification.
         errors: The same in standard errors.
         accuracy: On the halves that were not fitted to.
     """

@@ -9,16 +9,16 @@ import tensorflow as tf
 from ib_keras import seeds
 from ib_keras.attacks import outputs
 from ib_keras.audit import examples
-from ib_keras.audit.target import choosing
-from ib_keras.audit.target import preprocessing as preprocessings
-from ib_keras.audit.target import reading as readings
-from ib_keras.audit.target.options import KINDS
-from ib_keras.audit.target.preprocessing import Preprocessing
-from ib_keras.audit.target.reading import Reading
+from ib_keras.audit.audited_model import io_spec as io_specs
+from ib_keras.audit.audited_model import preprocessing as preprocessings
+from ib_keras.audit.audited_model import selection
+from ib_keras.audit.audited_model.io_spec import IOSpec
+from ib_keras.audit.audited_model.options import KINDS
+from ib_keras.audit.audited_model.preprocessing import Preprocessing
 from ib_keras.errors import UserError
 from ib_keras.errors import reason
 
-# Images per call, and images of a choice between readings.
+# Images per call, and images of a choice between specifications.
 _BATCH = 64
 _FIT_BATCH = 125
 _MOST = 500
@@ -26,28 +26,28 @@ _MOST = 500
 
 @dataclasses.dataclass(frozen=True)
 class _Answers:
-    """Raw scores `[examples, classes]` by one reading, and their dtype."""
+    """Raw scores `[examples, classes]` of one specification, their dtype."""
 
-    reading: Reading
+    io_spec: IOSpec
     scores: np.ndarray
     dtype: str
     others: tuple[str, ...]
 
 
-def settle(target, images, labels, mode="mean", num_samples=None) -> Any:
-    """As `target.Target.settle`."""
+def infer_io(model, images, labels, mode="mean", num_samples=None) -> Any:
+    """As `model.AuditedModel.infer_io`."""
     images = np.asarray(images, np.float32)
     labels = np.asarray(labels)
-    candidates = _candidates(target, images.shape[1:])
+    candidates = _candidates(model, images.shape[1:])
     few = _BATCH if len(candidates) == 1 else _MOST
-    call = target.caller(mode, num_samples)
+    call = model.caller(mode, num_samples)
     try:
-        found = _choose(target, call, candidates, images[:few], labels[:few])
-    except choosing.Undecided:
-        found = _choose_by_more(target, call, candidates, images, labels)
+        found = _choose(model, call, candidates, images[:few], labels[:few])
+    except selection.Undecided:
+        found = _choose_by_more(model, call, candidates, images, labels)
     answers, chosen, trials, is_clear = found
-    reading = chosen.reading
-    if reading.outputs not in KINDS:
+    io_spec = chosen.io_spec
+    if io_spec.outputs not in KINDS:
         raise UserError(
             "It cannot be told whether the outputs are logits",
             received=f"values from {answers.scores.min():.4g} to "
@@ -55,34 +55,34 @@ def settle(target, images, labels, mode="mean", num_samples=None) -> Any:
             expected="logits, or probabilities that sum to 1",
             fix="Set --config.model.outputs=logits or =probabilities.",
         )
-    if len({trial.reading.preprocessing for trial in trials}) > 1:
-        _check_fit(target, call, chosen, images[:_MOST], labels[:_MOST])
+    if len({trial.io_spec.preprocessing for trial in trials}) > 1:
+        _check_fit(model, call, chosen, images[:_MOST], labels[:_MOST])
     notes = [
-        *_notes_on_input(target, reading, trials, is_clear),
-        *_notes_on_output(target, answers, chosen),
+        *_notes_on_input(model, io_spec, trials, is_clear),
+        *_notes_on_output(model, answers, chosen),
     ]
-    settled = dataclasses.replace(target, reading=reading)
-    return settled.with_notes(*notes)
+    inferred = dataclasses.replace(model, io_spec=io_spec)
+    return inferred.with_notes(*notes)
 
 
-def _choose_by_more(target, call, candidates, images, labels):
+def _choose_by_more(model, call, candidates, images, labels):
     """As `_choose` on all images, when the first few did not tell."""
     try:
-        return _choose(target, call, candidates, images, labels)
-    except choosing.Undecided as error:
+        return _choose(model, call, candidates, images, labels)
+    except selection.Undecided as error:
         # None of what comes close need be right.
         if len({c.preprocessing for c in candidates}) > 1:
             few = images[:_MOST], labels[:_MOST]
-            _check_fit(target, call, error.best, *few)
+            _check_fit(model, call, error.best, *few)
         raise
 
 
-def _choose(target, call, candidates, images, labels):
+def _choose(model, call, candidates, images, labels):
     """Asks the model by each candidate; the best, and what all gave."""
     known, problems = [], []
     for candidate in candidates:
         try:
-            known.append(_ask(target, call, candidate, images, labels))
+            known.append(_ask(model, call, candidate, images, labels))
         except UserError:
             raise
         except Exception as error:  # A foreign graph can raise anything.
@@ -95,24 +95,24 @@ def _choose(target, call, candidates, images, labels):
             fix="Check the data set, --config.model.signature and "
             "--config.model.layout.",
         )
-    trials = [_trial(answers, target.options, labels) for answers in known]
-    chosen, is_clear = choosing.choose(trials)
+    trials = [_trial(answers, model.options, labels) for answers in known]
+    chosen, is_clear = selection.choose(trials)
     answers = known[[t is chosen for t in trials].index(True)]
     return answers, chosen, trials, is_clear
 
 
-def _check_fit(target, call, chosen, images, labels):
+def _check_fit(model, call, chosen, images, labels):
     """Refuses a preprocessing that a fitted one beats by more than noise."""
-    reading, endpoint = chosen.reading, target.endpoint
+    io_spec, endpoint = chosen.io_spec, model.endpoint
     if not chosen.is_distribution or endpoint.batch_size is not None:
         return
-    order = choosing.permutation(chosen)
+    order = selection.permutation(chosen)
     if order is not None:
         chosen = chosen.with_labels(order[1])
         labels = np.argsort(order[1])[labels]
-    if not choosing.above_chance(chosen):
+    if not selection.above_chance(chosen):
         return  # There is nothing to fit.
-    start = reading.preprocessing
+    start = io_spec.preprocessing
     if start.channel_order == "bgr":
         images = images[..., ::-1]
     seed = seeds.from_int(0)
@@ -120,8 +120,8 @@ def _check_fit(target, call, chosen, images, labels):
     @tf.function(autograph=False, reduce_retracing=True)
     def logits_of(scale, offset, some):
         given = offset + some * scale
-        answer = call(readings.arrange(given, endpoint, reading), seed)
-        return readings.logits_of(answer, reading)
+        answer = call(io_specs.arrange(given, endpoint, io_spec), seed)
+        return io_specs.logits_of(answer, io_spec)
 
     @tf.function(autograph=False, reduce_retracing=True)
     def sums_of(scale, offset, factor, some, truth):
@@ -161,7 +161,7 @@ def _check_fit(target, call, chosen, images, labels):
 
     if not _has_gradient(gradient, start, images.shape[-1]):
         gradient = None
-    fit = choosing.fit_affine(
+    fit = selection.fit_affine(
         start, images.shape[-1], evaluate, gradient, labels
     )
     if fit.is_better:
@@ -190,20 +190,20 @@ def _has_gradient(gradient, start, channels) -> bool:
     return bool(np.any(to_scale != 0))
 
 
-def _candidates(target, image_shape):
-    """The readings that graph, metadata and user leave open."""
-    options, endpoint = target.options, target.endpoint
-    fitting = readings.layouts(endpoint.shape, image_shape)
+def _candidates(model, image_shape):
+    """The specifications that graph, metadata and user leave open."""
+    options, endpoint = model.options, model.endpoint
+    fitting = io_specs.layouts(endpoint.shape, image_shape)
     if options.layout is not None:
         fitting = [name for name in fitting if name == options.layout]
     if not fitting:
         raise examples.misfit(
             image_shape, endpoint.shape, layout=options.layout
         )
-    said = target.said_preprocessing
+    said = model.said_preprocessing
     # Of Keras models that are not ours `export.save` writes that it is unknown.
-    is_unknown = target.metadata.get("input_range", ()) is None
-    is_declared = target.kind in ("ib_keras", "function") and not is_unknown
+    is_unknown = model.metadata.get("input_range", ()) is None
+    is_declared = model.kind in ("ib_keras", "function") and not is_unknown
     if said is not None:
         _check_channels(said, image_shape)
         ways = [said]
@@ -216,7 +216,7 @@ def _candidates(target, image_shape):
     if is_declared:
         fitting = fitting[:1]
     return [
-        Reading(tuple(image_shape), layout, way)
+        IOSpec(tuple(image_shape), layout, way)
         for layout in fitting
         for way in ways
     ]
@@ -233,9 +233,9 @@ def _check_channels(said, image_shape):
         )
 
 
-def _ask(target, call, reading, images, labels):
-    """Calls the model on all images by one reading."""
-    endpoint, options = target.endpoint, target.options
+def _ask(model, call, io_spec, images, labels):
+    """Calls the model on all images by one specification."""
+    endpoint, options = model.endpoint, model.options
     size = endpoint.batch_size or _BATCH
     seed = seeds.from_int(0)
     rows, name, dtype, others = [], None, "float32", ()
@@ -245,23 +245,23 @@ def _ask(target, call, reading, images, labels):
         if endpoint.batch_size is not None:
             batch = batch[np.arange(size) % count]
         answer = call(
-            readings.prepare(tf.constant(batch), endpoint, reading), seed
+            io_specs.prepare(tf.constant(batch), endpoint, io_spec), seed
         )
         if name is None:
             name = outputs.choose(
-                answer, options.output, len(batch), _classes(target, labels)
+                answer, options.output, len(batch), _classes(model, labels)
             )
             others = tuple(n for n in outputs.flatten(answer) if n != name)
         scores = outputs.flatten(answer)[name]
         dtype = scores.dtype.name
         values = tf.cast(scores, tf.float32).numpy()[:count]
         rows.append(values.reshape(count, -1))
-    found = dataclasses.replace(reading, output=name)
+    found = dataclasses.replace(io_spec, output=name)
     return _Answers(found, np.concatenate(rows), dtype, others)
 
 
-def _classes(target, labels):
-    return target.metadata.get("num_classes") or int(labels.max()) + 1
+def _classes(model, labels):
+    return model.metadata.get("num_classes") or int(labels.max()) + 1
 
 
 def _trial(answers, options, labels):
@@ -278,24 +278,24 @@ def _trial(answers, options, labels):
             "model has",
             fix="Set dataset.name to the data set of the model.",
         )
-    reading = dataclasses.replace(
-        answers.reading,
+    io_spec = dataclasses.replace(
+        answers.io_spec,
         outputs=kind or "unknown",
         num_classes=logits.shape[1],
     )
-    log_p = choosing.log_softmax(logits)
-    return choosing.Trial(reading, log_p, labels, seen is not None)
+    log_p = selection.log_softmax(logits)
+    return selection.Trial(io_spec, log_p, labels, seen is not None)
 
 
-def _notes_on_input(target, reading, trials, is_clear):
-    endpoint, notes = target.endpoint, []
-    said = target.metadata.get("input_shape")
-    if said is not None and tuple(said) != reading.image_shape:
+def _notes_on_input(model, io_spec, trials, is_clear):
+    endpoint, notes = model.endpoint, []
+    said = model.metadata.get("input_shape")
+    if said is not None and tuple(said) != io_spec.image_shape:
         notes.append(
             f"The metadata say images of shape {tuple(said)}, the graph takes "
             f"{endpoint.shape}: the graph is believed."
         )
-    if reading.layout == "channels_first":
+    if io_spec.layout == "channels_first":
         notes.append(
             "The model takes channels first; images are transposed inside of "
             "the audited function."
@@ -305,12 +305,12 @@ def _notes_on_input(target, reading, trials, is_clear):
             f"The model takes images of shape {endpoint.shape}; they are "
             "reshaped inside of the audited function."
         )
-    way = reading.preprocessing
-    if len({trial.reading.preprocessing for trial in trials}) > 1:
+    way = io_spec.preprocessing
+    if len({trial.io_spec.preprocessing for trial in trials}) > 1:
         tried = ", ".join(
-            f"{t.accuracy:.3f} in {t.reading.preprocessing.describe()}"
+            f"{t.accuracy:.3f} in {t.io_spec.preprocessing.describe()}"
             for t in trials
-            if t.reading.layout == reading.layout
+            if t.io_spec.layout == io_spec.layout
         )
         how = (
             "told by accuracy and likelihood"
@@ -335,17 +335,17 @@ def _notes_on_input(target, reading, trials, is_clear):
     return notes
 
 
-def _notes_on_output(target, answers, chosen):
-    reading, notes = chosen.reading, []
-    said = target.metadata.get("num_classes")
-    if said is not None and said != reading.num_classes:
+def _notes_on_output(model, answers, chosen):
+    io_spec, notes = chosen.io_spec, []
+    said = model.metadata.get("num_classes")
+    if said is not None and said != io_spec.num_classes:
         notes.append(
             f"The metadata say {said} classes, the graph gives "
-            f"{reading.num_classes}: the graph is believed."
+            f"{io_spec.num_classes}: the graph is believed."
         )
     if answers.others:
         others = ", ".join(sorted(answers.others))
-        notes.append(f"Audited is the output {reading.output}, not {others}.")
+        notes.append(f"Audited is the output {io_spec.output}, not {others}.")
     if answers.scores.shape[1] == 1:
         notes.append(
             "The model gives one score an image, taken for the second of two "
@@ -356,7 +356,7 @@ def _notes_on_output(target, answers, chosen):
             f"The outputs are {answers.dtype}, cast to float32: what the cast "
             "cannot bring back is lost to verdicts and gradients."
         )
-    if reading.outputs == "probabilities":
+    if io_spec.outputs == "probabilities":
         share = outputs.saturated_share(chosen.log_p)
         notes.append(
             "The model returns probabilities; the audit works on their "

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from ib_keras.audit.target import choosing
-from ib_keras.audit.target.preprocessing import Preprocessing
-from ib_keras.audit.target.reading import Reading
+from ib_keras.audit.audited_model import selection
+from ib_keras.audit.audited_model.io_spec import IOSpec
+from ib_keras.audit.audited_model.preprocessing import Preprocessing
 from tests.support import runs
 
 LABELS = np.arange(400) % 10
@@ -20,16 +20,16 @@ def trial(range_, accuracy, confidence, seed=0, labels=LABELS):
     p = np.full([len(labels), 10], (1 - confidence) / 9)
     p[np.arange(len(labels)), prediction] = confidence
     way = Preprocessing.of_range(*range_)
-    reading = Reading((8, 8, 1), preprocessing=way, num_classes=10)
-    return choosing.Trial(reading, np.log(p), labels)
+    io_spec = IOSpec((8, 8, 1), preprocessing=way, num_classes=10)
+    return selection.Trial(io_spec, np.log(p), labels)
 
 
 UNIT, BYTES, SIGNED = (0.0, 1.0), (0.0, 255.0), (-1.0, 1.0)
 
 
 def chosen(*trials):
-    best, is_clear = choosing.choose(list(trials))
-    return best.reading.preprocessing.input_range, is_clear
+    best, is_clear = selection.choose(list(trials))
+    return best.io_spec.preprocessing.input_range, is_clear
 
 
 def test_the_accuracy_and_the_likelihood_are_what_they_are_called():
@@ -54,10 +54,10 @@ def graded(range_, noise, factor=1.0, seed=0):
     logits = rng.normal(size=[len(LABELS), 10])
     logits[np.arange(len(LABELS)), LABELS] += 4.0
     other = np.random.default_rng(seed + 1).normal(size=logits.shape)
-    log_p = choosing.log_softmax(factor * (logits + noise * other))
+    log_p = selection.log_softmax(factor * (logits + noise * other))
     way = Preprocessing.of_range(*range_)
-    reading = Reading((8, 8, 1), preprocessing=way, num_classes=10)
-    return choosing.Trial(reading, log_p, LABELS)
+    io_spec = IOSpec((8, 8, 1), preprocessing=way, num_classes=10)
+    return selection.Trial(io_spec, log_p, LABELS)
 
 
 @pytest.mark.parametrize("factor", [1e-2, 1.0, 30.0])
@@ -73,9 +73,9 @@ def test_between_equal_accuracies_the_likelihood_decides(factor):
 def test_of_logits_that_are_too_small_the_likelihood_alone_decides_nothing():
     """They may be small since the images are: trained on [0, 255]."""
     good, bad = graded(UNIT, 0.0, 1e-2), graded(BYTES, 0.25)
-    gap, _, nats = choosing._gaps(good, bad)
+    gap, _, nats = selection._gaps(good, bad)
     assert gap < 0.02 and nats > 4
-    runs.refused(choosing.choose, [good, bad])
+    runs.refused(selection.choose, [good, bad])
     assert chosen(good, graded(BYTES, 0.5, 1e-2)) == (UNIT, True)
     # Accuracy does, and so does the likelihood beside what is far too sure.
     assert chosen(good, graded(BYTES, 2.0)) == (UNIT, True)
@@ -84,14 +84,14 @@ def test_of_logits_that_are_too_small_the_likelihood_alone_decides_nothing():
 
 def test_where_little_decides_the_unit_range_stands():
     rivals = graded(UNIT, 0.0), graded(SIGNED, 0.02)
-    gap, error, nats = choosing._gaps(*rivals)
+    gap, error, nats = selection._gaps(*rivals)
     assert abs(gap) <= 3 * error + 0.02 and 1 < nats < 2.5
     assert chosen(*rivals) == (UNIT, False)
 
 
 def test_where_nothing_decides_the_user_is_asked():
     right = [trial(r, 0.9, 0.9, seed=i) for i, r in enumerate((UNIT, SIGNED))]
-    runs.refused(choosing.choose, right)
+    runs.refused(selection.choose, right)
 
 
 def test_a_scale_that_makes_the_model_far_too_sure_is_ruled_out():
@@ -99,20 +99,20 @@ def test_a_scale_that_makes_the_model_far_too_sure_is_ruled_out():
     plain = graded(UNIT, 0.0)
     sure, unsure = (graded(BYTES, 0.08, f, seed=2) for f in (255.0, 1 / 255))
     assert chosen(plain, sure) == (UNIT, True)
-    runs.refused(choosing.choose, [plain, unsure])
+    runs.refused(selection.choose, [plain, unsure])
 
 
 def test_a_range_that_is_better_by_little_is_not_passed_over():
     """Neither is it taken: the user is asked."""
     few = trial(UNIT, 0.9, 0.9), trial(SIGNED, 0.94, 0.9, seed=1)
-    error = runs.refused(choosing.choose, list(few))
+    error = runs.refused(selection.choose, list(few))
     assert "accuracy 0.940" in error.received
     assert "--config.model.input_range=0,1" in error.fix
 
 
 def test_chance_tells_nothing():
     trials = [trial(r, 0.1, 0.5, seed=i) for i, r in enumerate((UNIT, BYTES))]
-    runs.refused(choosing.choose, trials)
+    runs.refused(selection.choose, trials)
 
 
 def test_equal_answers_need_no_choice():
@@ -131,30 +131,30 @@ def test_an_answer_that_is_not_finite_is_wrong():
 def test_another_order_of_classes_is_found_and_undone():
     order = [3, 4, 5, 6, 7, 8, 9, 0, 1, 2]
     right = trial(UNIT, 0.9, 0.9)
-    moved = choosing.Trial(right.reading, right.log_p[:, order], LABELS)
-    accuracy, found = choosing.permutation(moved)
+    moved = selection.Trial(right.io_spec, right.log_p[:, order], LABELS)
+    accuracy, found = selection.permutation(moved)
     assert found == order
     assert accuracy == pytest.approx(0.9)
     assert moved.with_labels(found).accuracy == pytest.approx(0.9)
-    assert choosing.permutation(right) is None
+    assert selection.permutation(right) is None
 
 
 def test_where_no_order_can_do_better_none_is_looked_for(monkeypatch):
-    monkeypatch.setattr(choosing.Trial, "reordered", None)
-    assert choosing.permutation(trial(UNIT, 0.9, 0.9)) is None
+    monkeypatch.setattr(selection.Trial, "reordered", None)
+    assert selection.permutation(trial(UNIT, 0.9, 0.9)) is None
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_luck_is_no_order(seed):
     labels = np.random.default_rng(seed).integers(0, 10, 64)
     one = trial(UNIT, 0.1, 0.9, seed + 50, np.arange(64) % 10)
-    shuffled = choosing.Trial(one.reading, one.log_p, labels)
-    assert choosing.permutation(shuffled) is None
+    shuffled = selection.Trial(one.io_spec, one.log_p, labels)
+    assert selection.permutation(shuffled) is None
 
 
 def test_the_logarithm_of_a_softmax():
     logits = np.array([[1.0, 2.0, 3.0], [np.nan, 0.0, 0.0]])
-    found = choosing.log_softmax(logits)
+    found = selection.log_softmax(logits)
     expected = np.exp(logits[0]) / np.exp(logits[0]).sum()
     np.testing.assert_allclose(np.exp(found[0]), expected)
     assert np.isnan(found[1]).all()

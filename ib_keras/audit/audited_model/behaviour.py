@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from ib_keras import seeds
 from ib_keras.attacks import outputs
-from ib_keras.audit.target import choosing
+from ib_keras.audit.audited_model import selection
 from ib_keras.errors import reason
 from ib_keras.types import LogitsFn
 
@@ -38,7 +38,7 @@ class Behaviour:
             1); None where equal calls differ already.
         batch_size_differing: The batch that differed most; "" for none.
         changed_variables: Names of variables that calls changed.
-        state: `Target.state_hash` after loading, before the first call.
+        state: `AuditedModel.state_hash` after loading, before the first call.
         augmentation: Layers of augmentation in the graph.
         random_ops: Random operations in the graph.
         assign_ops: Operations in the graph that write variables.
@@ -109,7 +109,7 @@ class Behaviour:
 
 
 def observe(
-    target: Any,
+    model: Any,
     logits_fn: LogitsFn,
     images: np.ndarray,
     labels: np.ndarray,
@@ -119,18 +119,18 @@ def observe(
     """Calls a model and looks.
 
     Args:
-        target: A settled `target.Target`.
+        model: An inferred `model.AuditedModel`.
         logits_fn: Its function of the mode that is audited.
         images: float32 `[examples, ...]`, clean; the first 64 are used but
             for the order of the classes, which up to 500 decide.
         labels: int `[examples]`.
         mode: "mean" or "stochastic".
-        state: `target.state_hash()` before the first call; None takes it now.
+        state: `model.state_hash()` before the first call; None takes it now.
 
     Returns:
         A `Behaviour`.
     """
-    state = target.state_hash() if state is None else state
+    state = model.state_hash() if state is None else state
     few, few_labels = images[:_MOST], labels[:_MOST]
     seed = seeds.from_int(0)
     calls = [_call(logits_fn, few, seed) for _ in range(_REPEATS)]
@@ -141,17 +141,17 @@ def observe(
     if not is_random:
         # Noise by a seed is drawn for a whole batch, so it is the mode
         # without noise that must not know its batch.
-        quiet = logits_fn if mode == "mean" else target.logits_fn("mean")
+        quiet = logits_fn if mode == "mean" else model.logits_fn("mean")
         difference, where = _batch_difference(quiet, few, seed)
     gradient = _gradient(logits_fn, images[:_GRADIENT_IMAGES], seed)
-    trial = choosing.Trial(
-        target.reading,
-        choosing.log_softmax(batched(logits_fn, images[:500], seed)),
+    trial = selection.Trial(
+        model.io_spec,
+        selection.log_softmax(batched(logits_fn, images[:500], seed)),
         np.asarray(labels[:500]),
     )
-    found = choosing.permutation(trial)
-    after = target.state_hash()
-    randomness = target.endpoint.randomness()
+    found = selection.permutation(trial)
+    after = model.state_hash()
+    randomness = model.endpoint.randomness()
     finite = np.isfinite(calls[0]).all(axis=1)
     return Behaviour(
         num_images=len(few),
@@ -168,8 +168,8 @@ def observe(
         saturated_share=outputs.saturated_share(calls[0][finite])
         if finite.any()
         else 0.0,
-        outputs=target.reading.outputs,
-        num_classes=target.reading.num_classes,
+        outputs=model.io_spec.outputs,
+        num_classes=model.io_spec.num_classes,
         accuracy=trial.accuracy,
         order_accuracy=found and found[0],
         order=found and tuple(found[1]),

@@ -12,10 +12,10 @@ from typing import Any
 import tensorflow as tf
 
 from ib_keras.audit import safety
-from ib_keras.audit.target.options import check_path
-from ib_keras.audit.target.options import hash_folder
-from ib_keras.audit.target.options import is_keras
-from ib_keras.audit.target.signatures import Endpoint
+from ib_keras.audit.audited_model.options import check_path
+from ib_keras.audit.audited_model.options import hash_folder
+from ib_keras.audit.audited_model.options import is_keras
+from ib_keras.audit.audited_model.signatures import Endpoint
 from ib_keras.errors import UserError
 from ib_keras.errors import reason
 

@@ -25,7 +25,7 @@ def conclude(case: Case, findings: Sequence[Mapping[str, Any]]) -> base.Finding:
 
     Returns:
         "fail" where the share of all examples is over one point and over two
-        standard errors, or fewer than fifty standing examples were attacked
+        standard errors, or fewer than fifty robust examples were attacked
         though more stand.
     """
     known = dict(
@@ -33,23 +33,22 @@ def conclude(case: Case, findings: Sequence[Mapping[str, Any]]) -> base.Finding:
         question="Do all further attacks together find next to nothing?",
         source="ib_keras",
     )
-    if not len(case.standing):
+    if not len(case.robust_rows):
         return base.Finding(
             **known,
             status=base.NOT_APPLICABLE,
             evidence="The audit left no robust example.",
         )
-    standing = {int(row) for row in case.standing}
-    fallen = sorted(
-        standing
-        & {row for f in findings for row in f["data"].get("broken", ())}
+    robust = {int(row) for row in case.robust_rows}
+    broken = sorted(
+        robust & {row for f in findings for row in f["data"].get("broken", ())}
     )
-    excess = len(fallen) / len(standing) * case.robust_accuracy
-    all_standing = int(case.ledger.is_robust.sum())
-    is_short = len(standing) < min(_ENOUGH, all_standing)
-    is_high = excess > _THRESHOLD and base.is_clear(len(fallen))
+    excess = len(broken) / len(robust) * case.robust_accuracy
+    num_robust = int(case.ledger.is_robust.sum())
+    is_short = len(robust) < min(_ENOUGH, num_robust)
+    is_high = excess > _THRESHOLD and base.is_clear(len(broken))
     status = base.PASS
-    if fallen:
+    if broken:
         status = base.WARN
     if is_short or is_high:
         status = base.FAIL
@@ -65,10 +64,10 @@ def conclude(case: Case, findings: Sequence[Mapping[str, Any]]) -> base.Finding:
         status=status,
         value=excess,
         threshold=_THRESHOLD,
-        evidence=f"Of {all_standing} robust examples {len(standing)} were "
+        evidence=f"Of {num_robust} robust examples {len(robust)} were "
         f"attacked again at radius {float(case.threat_model.epsilon):.4g}, and "
-        f"{len(fallen)} were broken by one attack or another: of all examples "
+        f"{len(broken)} were broken by one attack or another: of all examples "
         f"that is {100 * excess:.2g}%.",
         advice=advice,
-        examples=tuple(fallen),
+        examples=tuple(broken),
     )
