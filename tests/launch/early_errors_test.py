@@ -3,8 +3,6 @@
 import json
 import os
 import pathlib
-import subprocess
-import sys
 
 import pytest
 
@@ -13,37 +11,17 @@ from ib_keras.errors import UserError
 from tests.support import audit_folder
 from tests.support import runs
 
-# Runs a module as `python -m` does, where an import of TensorFlow is a fault.
-BLOCKED = """
-import importlib.machinery, runpy, sys
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("tensorflow", "keras"):
-            return importlib.machinery.ModuleSpec(name, self)
-    def create_module(self, spec):
-        print(f"imported {spec.name}", file=sys.stderr)
-        raise SystemExit(99)
-sys.meta_path.insert(0, Blocker())
-sys.argv = sys.argv[1:]
-runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
-"""
-
 
 def refused(module, *arguments, cwd=runs.ROOT):
     """The line and the status of a command that may not have TensorFlow."""
-    done = subprocess.run(
-        [sys.executable, "-c", BLOCKED, f"launch.{module}", *arguments],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(runs.ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
+    process = runs.Process(
+        *arguments, module=f"launch.{module}", cwd=cwd, tensorflow=False
     )
-    (line,) = done.stderr.strip().splitlines()
+    status = process.wait()
+    (line,) = process.read("errors").strip().splitlines()
     assert line.startswith("Error: "), line
     assert "Received:" in line and "Expected:" in line and "Fix:" in line
-    assert done.returncode == 2
+    assert status == 2
     return line
 
 

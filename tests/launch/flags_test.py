@@ -14,19 +14,10 @@ import ib_keras
 from tests.support import runs
 
 
-def run(*arguments, module=None, code=None, **more):
+def run(*arguments, **program):
     """Runs a command or a program; its exit status, output and errors."""
-    start = ["-m", module] if module else ["-c", code]
-    done = subprocess.run(
-        [sys.executable, *start, *map(str, arguments)],
-        cwd=runs.ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        **more,
-    )
-    return done.returncode, done.stdout, done.stderr
+    process = runs.Process(*arguments, **program, tensorflow=False)
+    return process.wait(), process.read("output"), process.read("errors")
 
 
 VIB = "--config=configs/digits_vib.py"
@@ -263,8 +254,8 @@ def test_the_commit_is_that_of_the_checkout(monkeypatch, tmp_path):
     else:
         assert output == head.stdout
     # Where there is no git there is no commit, and no error.
-    environment = dict(os.environ, PATH=str(tmp_path))
-    status, output, _ = run(code=code, env=environment)
+    no_path = f"import os; os.environ['PATH'] = {str(tmp_path)!r}\n"
+    status, output, _ = run(code=no_path + code)
     assert (status, output) == (0, "None\n")
 
 

@@ -300,12 +300,12 @@ class _HalfFile:
 # before a fork, since TensorFlow's threads would not survive it.
 _FORKS = """
 import json, os, sys
-import ib_keras.audit.report, ib_keras.audit.runner, ib_keras.training.loop
 
 for line in sys.stdin:
     job = json.loads(line)
     child = os.fork()
     if child == 0:
+        os.chdir(job["cwd"])
         for name, number in (("output", 1), ("errors", 2)):
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
             os.dup2(os.open(os.path.join(job["folder"], name), flags), number)
@@ -317,6 +317,29 @@ for line in sys.stdin:
     print("status", status, flush=True)
 """
 
+# What is imported before the forks.
+_LIBRARY = """
+import ib_keras.audit.report, ib_keras.audit.runner, ib_keras.training.loop
+"""
+# Where an import of TensorFlow is a fault. No module that defines flags is
+# imported, since a command defines them when it runs.
+_NO_TENSORFLOW = """
+import importlib.machinery, sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("tensorflow", "keras"):
+            return importlib.machinery.ModuleSpec(name, self)
+
+    def create_module(self, spec):
+        print(f"imported {spec.name}", file=sys.stderr)
+        raise SystemExit(99)
+
+sys.meta_path.insert(0, Blocker())
+import configs.common, launch.flags, launch.outcomes
+import ib_keras.audit.settings, ib_keras.training.settings
+"""
+
 _COMMAND = """
 import runpy, sys
 runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
@@ -326,20 +349,25 @@ runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 class Process:
     """A program in a process of its own; one at a time, and wait for it.
 
-    It is a fork of a process that has imported the library, which saves the
+    It is a fork of a process that has imported what it needs, which saves the
     seconds that the import takes.
 
     Args:
         arguments: Of the program.
         module: What to run as `python -m module` would.
         code: What to run as `python -c code` would.
+        cwd: The folder it runs in.
+        tensorflow: Whether it may import TensorFlow; it ends with status 99
+            where it does and may not.
     """
 
-    _server = None
+    _servers = {}
     _last = None
 
-    def __init__(self, *arguments, module=None, code=None):
-        server = self._serve()
+    def __init__(
+        self, *arguments, module=None, code=None, cwd=ROOT, tensorflow=True
+    ):
+        self._server = server = self._serve(tensorflow)
         if self._last is not None and self._last.status is None:
             with contextlib.suppress(ProcessLookupError):
                 self._last.send(signal.SIGKILL)  # Its test has failed.
@@ -350,6 +378,7 @@ class Process:
         argv = [module or "-c", *map(str, arguments)]
         code = _COMMAND if module else code
         job = {"argv": argv, "code": code, "folder": self.folder}
+        job["cwd"] = str(cwd)
         server.stdin.write(json.dumps(job) + "\n")
         server.stdin.flush()
         self.pid = self._answer("pid")
@@ -357,27 +386,28 @@ class Process:
         Process._last = self
 
     @classmethod
-    def _serve(cls):
-        if cls._server is None:
-            environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
-            cls._server = subprocess.Popen(
-                [sys.executable, "-c", _FORKS],
+    def _serve(cls, tensorflow):
+        if tensorflow not in cls._servers:
+            imports = _LIBRARY if tensorflow else _NO_TENSORFLOW
+            server = subprocess.Popen(
+                [sys.executable, "-c", imports + _FORKS],
                 cwd=ROOT,
-                env=environment,
+                env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
             )
-            cls._server.folder = tempfile.TemporaryDirectory()
-            atexit.register(cls._end)
-        return cls._server
+            server.folder = tempfile.TemporaryDirectory()
+            cls._servers[tensorflow] = server
+            atexit.register(cls._end, server)
+        return cls._servers[tensorflow]
 
-    @classmethod
-    def _end(cls):
-        cls._server.stdin.close()
-        cls._server.wait()
-        cls._server.stdout.close()
-        cls._server.folder.cleanup()
+    @staticmethod
+    def _end(server):
+        server.stdin.close()
+        server.wait()
+        server.stdout.close()
+        server.folder.cleanup()
 
     def send(self, number):
         """Sends a signal to it."""
