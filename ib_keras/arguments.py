@@ -15,6 +15,7 @@ from typing import Any
 
 from ib_keras.errors import UserError
 from ib_keras.errors import unknown_name
+from ib_keras.types import ThreatModel
 from ib_keras.types import is_number
 
 LOSSES = ("cross_entropy", "margin", "dlr")
@@ -23,9 +24,14 @@ OPTIMIZERS = ("adam", "sign")
 SCHEDULES = ("decade", "dm40", "constant")
 RATE_ESTIMATORS = ("sampled", "closed_form")
 SHAPES = ("linear", "geometric")
+MODES = ("mean", "stochastic")
+# The images that an adversarial objective takes the rate of.
+RATES_OF = ("clean", "adversarial")
 # Of a training: what is done to images, and what the encoder computes in.
 NORMALISATIONS = ("minus_one_one", "train_statistics", "features", "none")
 PRECISIONS = ("float32", "bfloat16")
+# What follows where an adversarial training collapses.
+ACTIONS = ("warn", "stop")
 
 
 def _wrong(name, value, kind, expected) -> UserError:
@@ -72,6 +78,11 @@ def _share(name, value):
         raise _wrong(name, value, "number it can be", "at least 0, below 1")
 
 
+def _radius(name, value):
+    _number(0.0, above=True)(name, value)
+    ThreatModel("linf", value)  # Refuses what is plainly in other units.
+
+
 def _counts(name, values):
     for value in values if isinstance(values, list | tuple) else (values,):
         if not is_number(value) or int(value) != value or value < 1:
@@ -101,11 +112,31 @@ CHECKS = {
         "rate_estimator": _one_of(*RATE_ESTIMATORS),
     },
     "encoders": {"hidden_units": _counts},
+    "objectives": {
+        "epsilon": _radius,
+        "step_size": _number(0.0, above=True),
+        "num_steps": _count(),
+        "loss": _one_of(*LOSSES),
+        "mode": _one_of(*MODES),
+        "rate_of": _one_of(*RATES_OF),
+        "beta": _number(0.0, above=True),
+        "gamma": _number(0.0, above=True),
+        "h": _number(0.0, above=True),
+        "anneal_epochs": _number(0.0),
+        "weight": _number(0.0, above=True),
+        "mu": _number(0.0, above=True),
+        "noise": _number(0.0, above=True),
+    },
     "training": {
         "precision": _one_of(*PRECISIONS),
         "input.normalisation": _one_of(*NORMALISATIONS),
         "optim.learning_rate": _number(0.0, above=True),
         "averaging.decay": _share,
+        "monitor.epsilon": _radius,
+        "monitor.step_size": _number(0.0, above=True),
+        "monitor.num_steps": _count(),
+        "monitor.gap": _share,
+        "monitor.action": _one_of(*ACTIONS),
     },
 }
 

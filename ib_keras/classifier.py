@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
-from typing import NamedTuple
 
 import keras
 import tensorflow as tf
@@ -15,12 +14,15 @@ from ib_keras import layers
 from ib_keras import optimizers  # noqa: F401  Known to `load_model` then.
 from ib_keras import plugins
 from ib_keras import seeds
+from ib_keras.arguments import MODES
 from ib_keras.arguments import NORMALISATIONS
 from ib_keras.errors import UserError
 from ib_keras.errors import reason
 from ib_keras.errors import unknown_name
+from ib_keras.objectives.base import Terms
+from ib_keras.objectives.base import compute_and_apply
+from ib_keras.objectives.standard import Standard
 
-MODES = ("mean", "stochastic")
 SAMPLINGS = ("latents", "logits")
 
 # Name in a config -> Keras' dtype policy of the encoder.
@@ -31,24 +33,6 @@ _RIDGE = 1e-6
 
 # Purposes that seeds are folded with, so that no two draws share their noise.
 _TRAIN, _EVALUATE = 1, 2
-
-
-class Terms(NamedTuple):
-    """The parts of the objective for one batch.
-
-    Attributes:
-        loss: float32 `[batch]`, cross-entropy + weight * rate, in nats.
-        cross_entropy: float32 `[batch]`, E_z[-log q(y|z)] over the S samples.
-        rate: float32 `[batch]`, the information cost, in nats.
-        weight: float32 scalar, beta or exp(-rho) at this step.
-        logits: float32 `[batch, classes]`, log mean probability over samples.
-    """
-
-    loss: tf.Tensor
-    cross_entropy: tf.Tensor
-    rate: tf.Tensor
-    weight: tf.Tensor
-    logits: tf.Tensor
 
 
 def log_mean_probability(logits: tf.Tensor) -> tf.Tensor:
@@ -88,6 +72,10 @@ class IBClassifier(keras.Model):
             [-1, 1].
         decoder_initializer: Of the one dense layer to logits.
         seed: Of the noise drawn inside `fit` and `evaluate`.
+        objective: What training minimises, an `objectives.base.Objective`,
+            such as `objectives.pgd_at.PGDTraining(epsilon=0.1)`; None for the
+            paper's. It changes training alone: what `evaluate` measures is
+            always of the images as they are.
         input_deviation: The name of `input_std` in version 0.1; deprecated.
 
     Call arguments:
@@ -131,6 +119,7 @@ class IBClassifier(keras.Model):
         input_std=(0.5,),
         decoder_initializer="glorot_uniform",
         seed=0,
+        objective=None,
         input_deviation=None,
         **kwargs,
     ):
@@ -159,6 +148,7 @@ class IBClassifier(keras.Model):
         self.input_std = tuple(float(v) for v in input_std)
         self.decoder_initializer = _initializer(decoder_initializer)
         self.seed = int(seed)
+        self.objective = objective or Standard()
         self.decoder = keras.layers.Dense(
             self.num_classes,
             kernel_initializer=self.decoder_initializer,
@@ -171,6 +161,8 @@ class IBClassifier(keras.Model):
         }
         if self.is_stochastic:
             name = "accuracy_stochastic"
+            self._trackers[name] = keras.metrics.Mean(name=name)
+        for name in self.objective.metrics:
             self._trackers[name] = keras.metrics.Mean(name=name)
 
     @property
@@ -299,7 +291,7 @@ class IBClassifier(keras.Model):
         return tf.pad(logits, [[0, 0], [0, 0], [0, 1]])
 
     def terms(self, images, labels, noise_seed, step, training=True) -> Terms:
-        """Computes the objective per example (equations 2 and 3).
+        """Computes the paper's objective per example (equations 2 and 3).
 
         Args:
             images: float32 `[batch, height, width, channels]` in [0, 1].
@@ -329,7 +321,7 @@ class IBClassifier(keras.Model):
         """
         posterior = self.posterior(images, training=False)
         terms = self._terms(posterior, labels, noise_seed, step)
-        return terms, self.decoder(posterior.mean())
+        return terms, terms.mean_logits
 
     def _terms(self, posterior, labels, noise_seed, step) -> Terms:
         latents = self.bottleneck.sample(
@@ -348,6 +340,7 @@ class IBClassifier(keras.Model):
             rate=rate,
             weight=weight,
             logits=log_mean_probability(log_probs),
+            mean_logits=self.decoder(posterior.mean()),
         )
 
     @property
@@ -373,18 +366,23 @@ class IBClassifier(keras.Model):
         labels = _integer_labels(labels, images, self.num_classes)
         step = tf.cast(self.optimizer.iterations, tf.int32)
         noise_seed = seeds.fold(seeds.from_int(self.seed), _TRAIN, step)
-        with tf.GradientTape() as tape:
-            posterior = self.posterior(images, training=True)
-            terms = self._terms(posterior, labels, noise_seed, step)
-            loss = _weighted_mean(terms.loss, sample_weight)
+
+        def reduce(values):
+            loss = _weighted_mean(values, sample_weight)
             loss += tf.add_n(self.losses) if self.losses else 0.0
             # The optimizer sums gradients over the replicas.
-            loss /= tf.distribute.get_strategy().num_replicas_in_sync
-            scaled = self.optimizer.scale_loss(loss)
-        mean_logits = self.decoder(posterior.mean())
-        gradients = tape.gradient(scaled, self.trainable_weights)
-        self.optimizer.apply(gradients, self.trainable_weights)
-        return self._measure(images, labels, terms, mean_logits, sample_weight)
+            return loss / tf.distribute.get_strategy().num_replicas_in_sync
+
+        terms, _ = compute_and_apply(
+            self,
+            self.optimizer,
+            self.objective,
+            (images, labels),
+            noise_seed,
+            step,
+            reduce,
+        )
+        return self._measure(images, labels, terms, sample_weight)
 
     def _refuse_foreign_loss(self):
         # To override `compile` would cost `load_model` the optimizer's state.
@@ -404,13 +402,17 @@ class IBClassifier(keras.Model):
         labels = _integer_labels(labels, images, self.num_classes)
         step = tf.constant(2**31 - 1, tf.int32)
         noise_seed = seeds.fold(seeds.from_int(self.seed), _EVALUATE)
-        terms, mean_logits = self.evaluate_terms(
-            images, labels, noise_seed, step
-        )
-        return self._measure(images, labels, terms, mean_logits, sample_weight)
+        terms, _ = self.evaluate_terms(images, labels, noise_seed, step)
+        logs = self._measure(images, labels, terms, sample_weight)
+        # What the objective alone measures is of training.
+        for name in self.objective.metrics:
+            del logs[name]
+        return logs
 
-    def _measure(self, images, labels, terms, mean_logits, sample_weight):
-        trackers = self._trackers
+    def _measure(self, images, labels, terms, sample_weight):
+        trackers, mean_logits = self._trackers, terms.mean_logits
+        for name, values in terms.metrics.items():
+            trackers[name].update_state(values, sample_weight)
         for name in ("loss", "cross_entropy", "rate"):
             trackers[name].update_state(getattr(terms, name), sample_weight)
         trackers["accuracy"].update_state(
@@ -433,8 +435,13 @@ class IBClassifier(keras.Model):
         self.build(config["input_shape"])
 
     def get_config(self):
+        objective = {}
+        if not isinstance(self.objective, Standard):
+            serialized = keras.saving.serialize_keras_object(self.objective)
+            objective = {"objective": serialized}
         return {
             **super().get_config(),
+            **objective,
             "encoder": keras.saving.serialize_keras_object(self.encoder),
             "bottleneck": keras.saving.serialize_keras_object(self.bottleneck),
             "num_classes": self.num_classes,
@@ -452,10 +459,10 @@ class IBClassifier(keras.Model):
         config = dict(config)
         if "input_deviation" in config:  # Saved by version 0.1.
             config["input_std"] = config.pop("input_deviation")
-        for package in ("encoders", "bottlenecks"):
+        for package in ("encoders", "bottlenecks", "objectives"):
             for name in plugins.names(package):
                 plugins.load(package, name)  # Its classes are registered then.
-        for part in ("encoder", "bottleneck"):
+        for part in {"encoder", "bottleneck", "objective"} & set(config):
             config[part] = keras.saving.deserialize_keras_object(config[part])
         return cls(**config)
 
@@ -574,7 +581,8 @@ def build(
         config: Sections `encoder`, `bottleneck`, `decoder` (`initializer`),
             `input` (`normalisation`: "minus_one_one", "train_statistics",
             "features" or "none") and the fields `num_samples`, `seed` and, if
-            wanted, `precision` ("float32" or "bfloat16": what the encoder
+            wanted, `objective` (the paper's without it) and `precision`
+            ("float32" or "bfloat16": what the encoder
             computes in; weights, distributions, logits and losses are float32
             either way; without it Keras' own policy holds).
         image_shape: (height, width, channels).
@@ -629,6 +637,11 @@ def build(
         input_std=statistics[1],
         decoder_initializer=config["decoder"]["initializer"],
         seed=config["seed"],
+        objective=plugins.build(
+            "objectives",
+            config.get("objective") or {"name": "standard"},
+            steps_per_epoch=steps_per_epoch,
+        ),
         name="ib_classifier",
     )
     model.build((None, *image_shape))

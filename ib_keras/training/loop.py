@@ -30,11 +30,17 @@ from ib_keras.errors import DivergedError
 from ib_keras.errors import Interrupted
 from ib_keras.errors import UserError
 from ib_keras.errors import unknown_name
+from ib_keras.objectives.base import compute_and_apply
 from ib_keras.progress import Progress
 from ib_keras.training import settings
 from ib_keras.training.background import Background
 from ib_keras.training.checkpoints import Checkpoints
 from ib_keras.training.metrics_log import MetricsLog
+from ib_keras.training.monitor import Monitor
+from ib_keras.training.monitor import best_step
+from ib_keras.training.monitor import sum_over_batches
+from ib_keras.training.settings import BEST_CHECKPOINT
+from ib_keras.training.settings import BEST_SAVED_MODEL
 from ib_keras.training.settings import CHECKPOINTS
 from ib_keras.training.settings import MAY_DIFFER
 from ib_keras.training.settings import RESULT_FILE
@@ -46,9 +52,10 @@ _SCHEDULE = ("learning_rate", "decay_factor", "decay_every_epochs")
 _UNEVEN = "decay_at_epochs"  # In place of the last, a list.
 
 # Purposes that the run's seed is folded with.
-_DATA, _NOISE, _EVALUATE = 1, 2, 3
+_DATA, _NOISE, _EVALUATE, _MONITOR = 1, 2, 3, 4
 
-# What a training step measures, in the order of the vector it returns.
+# What a training step measures, in the order of the vector it returns; behind
+# them are the metrics of its objective.
 _TRAIN_VALUES = ("loss", "cross_entropy", "rate", "accuracy_stochastic")
 _EVAL_VALUES = (
     "loss",
@@ -149,6 +156,7 @@ class Steps:
         self._noise_seed = seeds.fold(seed, _NOISE)
         self._eval_seed = seeds.fold(seed, _EVALUATE)
         self._batch_size = batch_size
+        self.train_values = (*_TRAIN_VALUES, *model.objective.metrics)
         jit = strategies.jit_compile(strategy)
         self._train_step = tf.function(self._replica_step, jit_compile=jit)
         self._eval_step = tf.function(self._replica_eval, jit_compile=jit)
@@ -159,28 +167,36 @@ class Steps:
         model, optimizer = self._model, self._optimizer
         step = tf.cast(optimizer.iterations, tf.int32)
         noise_seed = seeds.fold(self._noise_seed, step)
-        with tf.GradientTape() as tape:
-            terms = model.terms(
-                sources.to_float(images), labels, noise_seed, step
-            )
-            loss = tf.reduce_sum(terms.loss) / self._batch_size
-        gradients = tape.gradient(loss, model.trainable_variables)
+        terms, gradients = compute_and_apply(
+            model,
+            optimizer,
+            model.objective,
+            (sources.to_float(images), labels),
+            noise_seed,
+            step,
+            lambda loss: tf.reduce_sum(loss) / self._batch_size,
+        )
         # Two passes over all weights: only where it will be logged.
         norm = tf.cond(
             is_last,
             lambda: tf.linalg.global_norm(gradients),
             lambda: tf.constant(0.0),
         )
-        optimizer.apply(gradients, model.trainable_variables)
         correct = _is_correct(terms.logits, labels)
-        values = [terms.loss, terms.cross_entropy, terms.rate, correct]
+        values = [
+            terms.loss,
+            terms.cross_entropy,
+            terms.rate,
+            correct,
+            *(terms.metrics[name] for name in model.objective.metrics),
+        ]
         sums = tf.stack([tf.reduce_sum(value) for value in values])
         return sums / self._batch_size, norm
 
     def _train(self, iterator, num_steps):
         """Makes `num_steps` steps; see `train_steps`."""
         strategy = self._strategy
-        total = tf.zeros([len(_TRAIN_VALUES)])
+        total = tf.zeros([len(self.train_values)])
         norm = tf.constant(0.0)
         first_bad = tf.constant(-1)
         for i in tf.range(num_steps):
@@ -207,7 +223,7 @@ class Steps:
             num_steps: How many.
 
         Returns:
-            A dict of the values of `_TRAIN_VALUES`, averaged over the steps,
+            A dict of the values of `train_values`, averaged over the steps,
             and `gradient_norm` of the last one.
 
         Raises:
@@ -223,7 +239,9 @@ class Steps:
                 fix="Lower optim.learning_rate, or anneal the rate for "
                 "longer. Checkpoints from before are kept.",
             )
-        values = dict(zip(_TRAIN_VALUES, means.numpy().tolist(), strict=True))
+        values = dict(
+            zip(self.train_values, means.numpy().tolist(), strict=True)
+        )
         return {**values, "gradient_norm": float(norm)}
 
     def _replica_eval(self, images, labels, mask, index):
@@ -261,22 +279,9 @@ class Steps:
             Means over the examples of the values of `_EVAL_VALUES`; without
             `accuracy_stochastic` for a model that has no such mode.
         """
-
-        def pipeline(context):
-            count = context.num_input_pipelines
-            return batches.eval_batches(
-                images,
-                labels,
-                batch_size,
-                num_shards=count,
-                shard_index=context.input_pipeline_id,
-                num_local=context.num_replicas_in_sync // count,
-            )
-
-        dataset = self._strategy.distribute_datasets_from_function(pipeline)
-        total = np.zeros(len(_EVAL_VALUES) + 1)
-        for index, batch in enumerate(dataset):
-            total += self.evaluate_batch(*batch, tf.constant(index)).numpy()
+        total = sum_over_batches(
+            self._strategy, self.evaluate_batch, images, labels, batch_size
+        )
         means = (total[:-1] / total[-1]).tolist()
         values = dict(zip(_EVAL_VALUES, means, strict=True))
         if not self._model.is_stochastic:
@@ -344,6 +349,18 @@ class _Run:
         self.checkpoints = Checkpoints(
             files.join(workdir, CHECKPOINTS), config["checkpoint"]["keep"]
         )
+        self.monitor = None
+        if "monitor" in config:
+            self.monitor = Monitor(
+                config["monitor"],
+                self.model,
+                strategy,
+                seeds.fold(self.seed, _MONITOR),
+                self.load(config["monitor"]["split"]),
+                config["eval"]["batch_size"],
+            )
+            folder = files.join(workdir, BEST_CHECKPOINT)
+            self.best = Checkpoints(folder, keep=1)
         self.log = MetricsLog(workdir, config)
         self.background = Background()
         # Of the steps since the last row of the log: (steps, values) of each
@@ -435,6 +452,8 @@ class _Run:
             for split, data in others.items():
                 measured = self.steps.evaluate(*data, batch_size)
                 values |= {f"{split}/{k}": v for k, v in measured.items()}
+            if self.monitor:
+                values |= self.monitor.measure()
         if not np.isfinite(list(values.values())).all():
             raise DivergedError(
                 "The evaluation is not finite",
@@ -443,7 +462,17 @@ class _Run:
                 fix="Lower optim.learning_rate, or anneal the rate for longer.",
             )
         self.log.add(step, self.epoch(step), "eval", values)
+        if self.monitor:
+            self.heed_monitor(step, values)
         return values
+
+    def heed_monitor(self, step, values):
+        """Keeps the best step by PGD, and says where training collapses."""
+        if best_step(self.log.rows) == step:
+            self.background.run(self.best.prepare(step, self.variables, {}))
+        alarm = self.monitor.alarm(step, values)
+        if alarm:
+            self.say(alarm)
 
     def epoch(self, step) -> float:
         return step / self.steps_per_epoch
@@ -527,7 +556,7 @@ class _Run:
         count = sum(n for n, _ in gathered)
         means = {
             name: sum(n * values[name] for n, values in gathered) / count
-            for name in _TRAIN_VALUES
+            for name in self.steps.train_values
         }
         if not self.model.is_stochastic:
             means["accuracy"] = means.pop("accuracy_stochastic")
@@ -555,24 +584,38 @@ class _Run:
             if self.is_fresh
             else len(self.train_data[1]),
             "num_eval_examples": len(self.eval_data[1]),
-            "dataset": {
-                "name": self.source.name,
-                "split": self.config["eval"]["split"],
-                "description": self.source.description,
-            },
+            "dataset": self.dataset,
             **values,
         }
+        self.export(SAVED_MODEL, self.num_steps, values, provenance)
+        if self.monitor:
+            result |= self.export_best(provenance)
+        # Last: its presence says that the run is complete.
+        files.write_json(files.join(self.workdir, RESULT_FILE), result)
+        return result
+
+    @property
+    def dataset(self) -> dict[str, str]:
+        """What clean accuracy is of, for result and metadata."""
+        return {
+            "name": self.source.name,
+            "split": self.config["eval"]["split"],
+            "description": self.source.description,
+        }
+
+    def export(self, name, step, values, provenance):
+        """Writes the SavedModel of the weights as they are, with metadata."""
         with averaged_weights(self.model, self.optimizer):
             export.save(
                 self.model,
-                files.join(self.workdir, SAVED_MODEL),
+                files.join(self.workdir, name),
                 image_shape=self.source.image_shape,
                 metadata={
                     "config": self.config,
-                    "dataset": result["dataset"],
+                    "dataset": self.dataset,
                     "class_names": list(self.source.class_names),
                     "seed": self.config["seed"],
-                    "step": self.num_steps,
+                    "step": step,
                     "clean_accuracy": values["accuracy"],
                     "clean_accuracy_stochastic": values.get(
                         "accuracy_stochastic"
@@ -581,9 +624,23 @@ class _Run:
                     **provenance,
                 },
             )
-        # Last: its presence says that the run is complete.
-        files.write_json(files.join(self.workdir, RESULT_FILE), result)
-        return result
+
+    def export_best(self, provenance) -> dict[str, Any]:
+        """Exports the best step by PGD, if it is another than the last.
+
+        Returns:
+            Which step it is, for the result.
+        """
+        if best_step(self.log.rows) == self.num_steps:
+            return {"best_step": self.num_steps}
+        step = self.best.restore(self.variables, say=self.say)["step"]
+        values = next(
+            row
+            for row in self.log.rows
+            if row["kind"] == "eval" and row["step"] == step
+        )
+        self.export(BEST_SAVED_MODEL, step, values, provenance)
+        return {"best_step": step}
 
 
 def train(

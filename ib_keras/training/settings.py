@@ -18,6 +18,9 @@ from ib_keras.errors import unknown_name
 RESULT_FILE = "result.json"
 SAVED_MODEL = "saved_model"
 CHECKPOINTS = "checkpoints"
+# Of the step with the highest accuracy against PGD, where that is measured.
+BEST_CHECKPOINT = "best_checkpoint"
+BEST_SAVED_MODEL = "saved_model_best"
 
 # Fields that change no result: a run may be continued with others.
 MAY_DIFFER = (
@@ -56,6 +59,18 @@ FIELDS = {
     },
     "checkpoint": {"every_steps": None, "keep": None},
 }
+# Sections that may be missing; without `objective` it is the paper's.
+OPTIONAL = {
+    "objective": ...,
+    "monitor": {
+        "split": None,
+        "epsilon": None,
+        "step_size": None,
+        "num_steps": None,
+        "gap": None,
+        "action": None,
+    },
+}
 _COUNTS = (
     ("num_samples",),
     ("steps_per_call",),
@@ -75,7 +90,8 @@ def check(config: Mapping[str, Any]) -> None:
     Raises:
         UserError: If there is one.
     """
-    workdirs.check_fields(config, FIELDS)
+    optional = {k: v for k, v in OPTIONAL.items() if k in config}
+    workdirs.check_fields(config, FIELDS | optional)
     for path in (*_COUNTS, *_LENGTHS):
         value = config
         for name in path:
@@ -168,5 +184,7 @@ def check_values(config: Mapping[str, Any]) -> None:
         num_classes=None,
         steps_per_epoch=None,
     )
+    if "objective" in config:
+        plugins.check("objectives", config["objective"], steps_per_epoch=None)
     check_optimizer(config["optim"])
     arguments.check("training", _flat(config))

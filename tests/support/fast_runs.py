@@ -25,6 +25,8 @@ UNEVEN = {
 class FastSteps:
     """Steps without a gradient or a trace: arithmetic that depends on all."""
 
+    train_values = loop._TRAIN_VALUES
+
     def __init__(self, model, optimizer, *unused):
         self.model, self.optimizer = model, optimizer
 

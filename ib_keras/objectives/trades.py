@@ -1,0 +1,122 @@
+"""TRADES: the clean objective, and how far predictions move in a ball.
+
+References:
+    Zhang et al., "Theoretically principled trade-off between robustness and
+    accuracy", ICML 2019, equation 5 and algorithm 1 (MNIST: epsilon 0.3, 40
+    steps of 0.01; CIFAR-10: 0.031, 10 steps of 0.007; start at 0.001 times
+    normal noise; 1/lambda = 6).
+"""
+
+import dataclasses
+
+import tensorflow as tf
+
+from ib_keras import seeds as streams
+from ib_keras.attacks import base as attacks
+from ib_keras.attacks import geometry
+from ib_keras.attacks import pgd
+from ib_keras.objectives import base
+from ib_keras.objectives import crafting
+
+_START = 0.001  # Standard deviation of the noise that PGD starts from.
+
+
+def divergence(logits: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
+    """KL(softmax(logits) || softmax(others)), float32 `[batch]`, in nats."""
+    log_p = tf.nn.log_softmax(logits)
+    difference = log_p - tf.nn.log_softmax(others)
+    return tf.reduce_sum(tf.exp(log_p) * difference, axis=-1)
+
+
+class _PGDOnDivergence(pgd.PGD):
+    """PGD on the divergence from the clean prediction, from near the image."""
+
+    def __init__(self, num_steps, step_size, clean_logits):
+        super().__init__(num_steps, step_size, "cross_entropy", False, 1)
+        self.loss_fn = lambda logits, labels: divergence(clean_logits, logits)
+
+    def init(self, logits_fn, images, labels, threat_model, seeds):
+        del logits_fn
+        ball = geometry.ball(images, threat_model)
+        noise = streams.normal(seeds, tuple(images.shape[1:]))
+        start = images + _START * noise
+        return pgd.State(
+            start, attacks.not_evaluated(start), ball, labels, seeds
+        )
+
+
+@base.register
+@dataclasses.dataclass(frozen=True)
+class Trades(base.Objective):
+    """standard(x) + beta KL(p(x) || p(x')), where x' maximises the divergence.
+
+    The divergence has gradients through both predictions, as in the authors'
+    code. It is logged as `divergence`.
+
+    Args:
+        beta: 1/lambda of the paper.
+        epsilon: Radius of the adversary, l_inf, in pixel units of [0, 1].
+        step_size: Of PGD, likewise.
+        num_steps: Of PGD.
+        mode: Of the predictions p: "mean" or "stochastic". In stochastic mode
+            both sides of the divergence share their noise.
+        rate_of: "clean" or "adversarial": the images that the rate is of.
+
+    Raises:
+        UserError: If a value cannot be used.
+    """
+
+    metrics = ("divergence",)
+
+    beta: float = 6.0
+    epsilon: float = 0.3
+    step_size: float = 0.01
+    num_steps: int = 40
+    mode: str = "mean"
+    rate_of: str = "clean"
+
+    def __post_init__(self):
+        base.check_radius(self.epsilon)
+        base.check_positive(beta=self.beta, step_size=self.step_size)
+        base.check_steps(self.num_steps)
+        base.check_mode(self.mode)
+        base.check_rate_of(self.rate_of)
+
+    def __call__(self, model, images, labels, seed, step, training=True):
+        attacked = crafting.logits_fn(model, self.mode)
+        clean_logits = tf.stop_gradient(attacked(images, seed))
+        adversarial = crafting.craft(
+            _PGDOnDivergence(self.num_steps, self.step_size, clean_logits),
+            attacked,
+            images,
+            labels,
+            self.epsilon,
+            seed,
+        )
+        terms = model.terms(images, labels, seed, step, training)
+        other = model.terms(adversarial, labels, seed, step, training)
+        logits = "mean_logits" if self.mode == "mean" else "logits"
+        moved = divergence(getattr(terms, logits), getattr(other, logits))
+        if self.rate_of == "adversarial":
+            terms = base.with_rate_of(terms, other)
+        return terms._replace(
+            loss=terms.loss + self.beta * moved, metrics={"divergence": moved}
+        )
+
+
+def build(
+    beta=6.0,
+    epsilon=0.3,
+    step_size=0.01,
+    num_steps=40,
+    mode="mean",
+    rate_of="clean",
+    steps_per_epoch=None,
+) -> Trades:
+    """Builds a `Trades`, whose arguments these are.
+
+    Raises:
+        UserError: If a value cannot be used.
+    """
+    del steps_per_epoch
+    return Trades(beta, epsilon, step_size, num_steps, mode, rate_of)
