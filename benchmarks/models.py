@@ -23,11 +23,19 @@ def config(data: str, bottleneck: str) -> ml_collections.ConfigDict:
 
 
 def build(
-    data: str, bottleneck: str, precision: str = "float32"
+    data: str, bottleneck: str, precision: str = "float32", changes=None
 ) -> classifier.IBClassifier:
-    """The classifier of an experiment of the paper, untrained."""
+    """The classifier of an experiment of the paper, untrained.
+
+    Args:
+        data: "mnist" or "cifar10".
+        bottleneck: Its module's name.
+        precision: What the encoder computes in.
+        changes: Sections of the config to replace.
+    """
     return classifier.build(
-        config(data, bottleneck).to_dict() | {"precision": precision},
+        config(data, bottleneck).to_dict()
+        | {"precision": precision, **(changes or {})},
         image_shape=SHAPES[data],
         num_classes=10,
         steps_per_epoch=600,
@@ -50,6 +58,7 @@ def steps(
     *,
     precision: str = "float32",
     num_examples: int | None = None,
+    changes=None,
 ):
     """Our training steps, an iterator of their batches and all variables.
 
@@ -60,12 +69,13 @@ def steps(
         precision: What the encoder computes in.
         num_examples: Random images to draw batches from, augmented where the
             paper does; None for one batch in memory, again and again.
+        changes: As `build`.
     """
     own = config(data, bottleneck)
     own.precision = precision
     strategy = strategies.get()
     with strategy.scope():
-        model = build(data, bottleneck, precision)
+        model = build(data, bottleneck, precision, changes)
         optimizer = loop.build_optimizer(
             own.optim.to_dict(), own.averaging.decay, 600
         )

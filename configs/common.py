@@ -15,13 +15,18 @@ from ml_collections.config_dict import placeholder
 PRESETS = ("", "cpu", "smoke")
 
 
-def check_preset(preset: str) -> None:
-    """Refuses what stands after the colon of --config if it is unknown."""
+def check_preset(preset: str, *others: str) -> None:
+    """Refuses what follows the colon of --config if it is unknown.
+
+    Args:
+        preset: What follows it.
+        *others: What could follow it, too, for the message.
+    """
     if preset not in PRESETS:
+        valid = [*(p or "(none)" for p in PRESETS), *others]
         raise ValueError(
-            f'Received preset "{preset}". Expected one of '
-            f"{', '.join(p or '(none)' for p in PRESETS)}. Correct what "
-            "follows the colon of --config."
+            f'Received preset "{preset}". Expected one of {", ".join(valid)}. '
+            "Correct what follows the colon of --config."
         )
 
 
@@ -48,6 +53,9 @@ def smoke(config: ml_collections.ConfigDict, image_shape: tuple) -> None:
     config.train.log_every_steps = 4
     config.eval.batch_size = 16
     config.checkpoint.every_steps = 4
+    config.train.split = "train"
+    if "monitor" in config:
+        config.monitor.split = "test"
 
 
 def audit(

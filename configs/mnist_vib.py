@@ -13,13 +13,14 @@ import ml_collections
 from ml_collections.config_dict import placeholder
 
 from configs import common
+from configs import objectives
 from configs.sweeps import grid
 from configs.sweeps import mnist
 
 
 def get_config(preset: str = ""):
     """Returns the config; `preset` is what follows the colon of --config."""
-    common.check_preset(preset)
+    size, objective = objectives.split(preset)
     config = ml_collections.ConfigDict()
     # The numbers are of the paper's appendix, "Architectures and
     # hyperparameters"; what it does not say is marked as ours.
@@ -80,9 +81,11 @@ def get_config(preset: str = ""):
         keep=2,  # The last ones.
     )
 
-    if preset == "cpu":
+    if objective:  # Such as ":pgd_at": adversarial training, on a CNN.
+        objectives.apply(config, objective)
+    if size == "cpu":
         config.num_epochs = 10
-    if preset == "smoke":
+    if size == "smoke":
         common.smoke(config, image_shape=(28, 28, 1))
     return config
 

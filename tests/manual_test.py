@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from configs.objectives import OBJECTIVES
 from ib_keras import plugins
 from ib_keras import shipped
 from ib_keras.attacks import runner
@@ -16,13 +17,14 @@ from ib_keras.audit import verdict
 from tests.support import manual
 
 PAGES = manual.nav()
-PACKAGES = ("attacks", "bottlenecks", "data", "encoders")
+PACKAGES = ("attacks", "bottlenecks", "data", "encoders", "objectives")
 # Sections of configs that hold a part: section -> package.
 SECTIONS = {
     "data": "data",
     "dataset": "data",
     "encoder": "encoders",
     "bottleneck": "bottlenecks",
+    "objective": "objectives",
 }
 
 
@@ -139,13 +141,16 @@ def configs(folder):
         presets = ((),)
         if folder == "configs":
             presets = (("",), ("cpu",), ("smoke",))
+        if name.startswith("mnist"):
+            presets += tuple((objective,) for objective in OBJECTIVES)
         for preset in presets:
             yield name, dict(flat(module.get_config(*preset).to_dict()))
 
 
 def is_of_part(field):
     section, _, name = field.partition(".")
-    return section in ("data", "encoder", "bottleneck") and name != "name"
+    parts = ("data", "encoder", "bottleneck", "objective")
+    return section in parts and name != "name"
 
 
 def test_every_field_of_a_training_is_documented():
