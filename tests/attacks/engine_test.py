@@ -457,7 +457,9 @@ def test_a_lucky_draw_does_not_hide_what_is_always_wrong():
 
 
 @pytest.mark.parametrize("compact", [True, False])
-def test_a_lucky_draw_does_not_hide_what_is_wrong_in_the_same_chunk(compact):
+def test_a_lucky_draw_does_not_hide_what_is_wrong_in_the_same_chunk(
+    compact, compiled
+):
     """What is found does not hang on how often the books are looked at."""
 
     def model(images, seed):
