@@ -8,8 +8,14 @@ Nothing here depends on which parts there are: a training's fields are all in
 its own file.
 """
 
+import dataclasses
+
 import ml_collections
 from ml_collections.config_dict import placeholder
+
+from ib_keras import schemas
+from ib_keras.audit.config import AuditConfig
+from ib_keras.audit.config import ThreatModel
 
 # The paper's setting, what two CPU cores can do, and a trial of seconds.
 PRESETS = ("", "cpu", "smoke")
@@ -61,7 +67,7 @@ def smoke(config: ml_collections.ConfigDict, image_shape: tuple) -> None:
 def audit(
     protocol: str, version: int, norm: str, epsilon: float, stages: dict
 ) -> ml_collections.ConfigDict:
-    """The fields that every audit has.
+    """The fields that every audit has, as `ib_keras.audit.config` says them.
 
     Args:
         protocol: Name, for reports.
@@ -74,55 +80,24 @@ def audit(
     Returns:
         The config. What is left at None comes from the SavedModel's metadata.
     """
+    return _overridable(
+        AuditConfig(
+            protocol=protocol,
+            protocol_version=version,
+            threat_model=ThreatModel(norm, epsilon),
+            stages=stages,
+        )
+    )
+
+
+def _overridable(section) -> ml_collections.ConfigDict:
+    """A schema's instance as a config whose fields know their types."""
     config = ml_collections.ConfigDict()
-    config.protocol = protocol
-    config.protocol_version = version
-    config.seed = 0  # Of starting points, model noise and choices.
-    config.mode = "mean"  # Or "stochastic".
-    config.num_samples = placeholder(int)  # S, draws of z in stochastic mode.
-    config.num_judge_samples = placeholder(
-        int
-    )  # Of z where an outcome is judged.
-    config.num_examples = 1000  # The first ones of the split.
-    config.batch_size = 500
-    config.chunk_steps = 16  # Most attack steps between two looks at results.
-    config.compact = True  # Whether broken examples leave the batch then.
-
-    # What a model of other code is; None leaves it to be found.
-    config.model = dict(
-        signature=placeholder(str),
-        output=placeholder(str),  # Name of one among several.
-        outputs=placeholder(str),  # "logits", "probabilities", ...
-        input_range=placeholder(tuple),  # Lowest and highest value.
-        layout=placeholder(str),  # "channels_last" or "channels_first".
-        # What is done to images in [0, 1] before the model sees them: a
-        # recipe, scale * x + offset, or (x - mean) / std, by channel.
-        preprocessing=dict(
-            recipe=placeholder(str),  # "imagenet", "mnist", "signed", ...
-            scale=placeholder(tuple),
-            offset=placeholder(tuple),
-            mean=placeholder(tuple),
-            std=placeholder(tuple),
-            channel_order=placeholder(str),  # "rgb" or "bgr".
-        ),
-    )
-    # None: that of the model. Further arguments of a data set, such as `path`,
-    # are set likewise.
-    config.dataset = dict(
-        name=placeholder(str),
-        split="test",
-        data_dir=placeholder(str),  # Of TFDS; None: TFDS decides.
-        download=True,  # If the data are not there.
-    )
-
-    config.threat_model = dict(norm=norm, epsilon=epsilon)
-    # Further radii, each audited by itself for the curve of the report.
-    config.epsilon_curve = ()
-    config.stages = stages
-    # The checks that the verdict is made of.
-    config.diagnostics = dict(
-        set="quick",  # Or "none" or "full".
-        num_examples=100,
-        twin=placeholder(str),  # SavedModel of the deterministic baseline.
-    )
+    for name, annotation in schemas.keys(type(section)).items():
+        value = getattr(section, name)
+        if value is None:
+            value = placeholder(schemas.plain_type(annotation))
+        elif dataclasses.is_dataclass(value):
+            value = _overridable(value)
+        config[name] = value
     return config

@@ -1,8 +1,6 @@
 """A workdir belongs to one config: `config.json` in it says which.
 
-A config has the fields that are read and no others: one that is misspelt would
-be passed over in silence. And it is written by one process at a time:
-`lock.json` in it says by which.
+And it is written by one process at a time: `lock.json` in it says by which.
 """
 
 import contextlib
@@ -21,7 +19,6 @@ from typing import Any
 
 from ib_keras import files
 from ib_keras.errors import UserError
-from ib_keras.errors import unknown_name
 
 CONFIG_FILE = "config.json"
 LOCK_FILE = "lock.json"
@@ -34,50 +31,6 @@ _WATCH_SECONDS = 50.0
 
 # Of the locks that this process holds.
 _held: set[str] = set()
-
-
-def check_fields(
-    config: Mapping[str, Any], fields: Mapping[str, Any], inside: str = ""
-) -> None:
-    """Refuses a config with a field that nothing reads, or without one.
-
-    Args:
-        config: JSON values, nested.
-        fields: Name -> None for a value, such a mapping for a section, or ...
-            for a section that others check, such as a part's.
-        inside: Dotted name of the section, with a dot behind.
-
-    Raises:
-        UserError: If a field is unknown or missing, or a section is none.
-    """
-    for name in config:
-        if name not in fields:
-            raise unknown_name(
-                "config field",
-                f"{inside}{name}",
-                [f"{inside}{field}" for field in fields],
-                "Correct or remove the field.",
-            )
-    for name, inner in fields.items():
-        if name not in config:
-            raise UserError(
-                "The config misses a field",
-                received=f"{', '.join(map(str, config)) or 'nothing'}"
-                + (f" in {inside[:-1]}" if inside else ""),
-                expected=f"also {inside}{name}",
-                fix="Start from one of the files in configs/.",
-            )
-        if inner is None:
-            continue
-        if not isinstance(config[name], Mapping):
-            raise UserError(
-                "A section of the config is not a section",
-                received=f"{inside}{name}={config[name]!r}",
-                expected="fields and their values",
-                fix="Start from one of the files in configs/.",
-            )
-        if inner is not ...:
-            check_fields(config[name], inner, f"{inside}{name}.")
 
 
 def check(

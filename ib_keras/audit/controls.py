@@ -27,9 +27,11 @@ from ib_keras import files
 from ib_keras.audit import audited_model
 from ib_keras.audit import folder as folders
 from ib_keras.audit import runner
-from ib_keras.audit import settings
 from ib_keras.audit import subject as subjects
 from ib_keras.audit import verdict
+from ib_keras.audit.config import AuditConfig
+from ib_keras.audit.config import Diagnostics
+from ib_keras.audit.config import ThreatModel
 from ib_keras.audit.examples import Examples
 from ib_keras.errors import UserError
 from ib_keras.errors import unknown_name
@@ -96,28 +98,16 @@ def _protocol(name):
 
 
 def _config(control: Control) -> dict[str, Any]:
-    return {
-        "protocol": f"controls_{control.protocol}",
-        "protocol_version": 1,
-        "seed": _SEED,
-        "mode": control.mode,
-        "num_samples": None,
-        "num_judge_samples": None,
-        "num_examples": _NUM_EXAMPLES,
-        "batch_size": _NUM_EXAMPLES,
-        "chunk_steps": 16,
-        "compact": True,
-        "model": dict.fromkeys(settings.FIELDS["model"]),
-        "dataset": {},
-        "threat_model": {"norm": "linf", "epsilon": EPSILON},
-        "epsilon_curve": [],
-        "stages": _protocol(control.protocol),
-        "diagnostics": {
-            "set": "quick",
-            "num_examples": _NUM_EXAMPLES,
-            "twin": None,
-        },
-    }
+    return AuditConfig(
+        protocol=f"controls_{control.protocol}",
+        seed=_SEED,
+        mode=control.mode,
+        num_examples=_NUM_EXAMPLES,
+        batch_size=_NUM_EXAMPLES,
+        threat_model=ThreatModel("linf", EPSILON),
+        stages=_protocol(control.protocol),
+        diagnostics=Diagnostics(num_examples=_NUM_EXAMPLES),
+    ).to_dict()
 
 
 @functools.cache

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ib_keras import files
+from ib_keras import schemas
 from ib_keras import workdirs
 from ib_keras.errors import UserError
 
@@ -17,6 +18,12 @@ GIVEN = "data.npz"
 SAFETY_ALONE = ("ops", "path", "probe", "seconds")
 
 RADIUS_PREFIX = "epsilon_"
+
+
+def source(path: str) -> schemas.Source:
+    """How to speak of a file of an audit that is not what it should be."""
+    fix = "Restore the file, or run the audit again with this version."
+    return schemas.Source("An audit's file", fix, path)
 
 
 def radius_name(epsilon: float) -> str:

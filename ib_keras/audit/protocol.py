@@ -7,13 +7,11 @@ from ib_keras import strategy as strategies
 from ib_keras.attacks import base
 from ib_keras.attacks import runner
 from ib_keras.audit import settings
-from ib_keras.audit.settings import FIELDS
 from ib_keras.audit.settings import MAY_DIFFER
 from ib_keras.audit.settings import check
 from ib_keras.types import ThreatModel
 
 __all__ = [
-    "FIELDS",
     "MAY_DIFFER",
     "build_runner",
     "build_stages",

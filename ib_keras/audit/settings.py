@@ -4,9 +4,6 @@
 said before anything is loaded, in milliseconds.
 """
 
-import functools
-import numbers
-import operator
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -17,11 +14,13 @@ from ib_keras import plugins
 from ib_keras import workdirs
 from ib_keras.audit import examples
 from ib_keras.audit.audited_model import options
+from ib_keras.audit.config import AuditConfig
+from ib_keras.audit.config import Stage
 from ib_keras.errors import UserError
 from ib_keras.errors import unknown_name
+from ib_keras.schemas import CONFIG
 from ib_keras.types import ThreatModel
 from ib_keras.types import check_count
-from ib_keras.types import is_number
 
 # Draws of a verdict on a model with noise: most of them decide, and how many
 # there are by default.
@@ -42,83 +41,16 @@ MAY_DIFFER = (
     "diagnostics.twin",
 )
 
-# The fields of a config; what is open here is checked by the parts.
-FIELDS = {
-    "protocol": None,
-    "protocol_version": None,
-    "seed": None,
-    "mode": None,
-    "num_samples": None,
-    "num_judge_samples": None,
-    "num_examples": None,
-    "batch_size": None,
-    "chunk_steps": None,
-    "compact": None,
-    "model": {
-        "signature": None,
-        "output": None,
-        "outputs": None,
-        "input_range": None,
-        "layout": None,
-        "preprocessing": None,
-    },
-    "dataset": ...,
-    "threat_model": {"norm": None, "epsilon": None},
-    "epsilon_curve": None,
-    "stages": ...,
-    "diagnostics": {"set": None, "num_examples": None, "twin": None},
-}
-
 
 def check(config: Mapping[str, Any]) -> None:
     """Refuses a config with unknown fields, or values of other kinds.
 
-    Counts, names and radii are left to `check_start` and to their users.
+    Names and radii are left to `check_start` and to their users.
 
     Raises:
         UserError: If there is one.
     """
-    workdirs.check_fields(_completed(config), FIELDS)
-    for name, (is_right, expected) in _KINDS.items():
-        value = functools.reduce(operator.getitem, name.split("."), config)
-        if not is_right(value):
-            raise UserError(
-                f"{name} is not of its kind",
-                received=repr(value),
-                expected=expected,
-                fix=f"Set {name} in the config, as --config.{name}=... does.",
-            )
-
-
-def _completed(config):
-    """A config of version 0.1, which has no section `model.preprocessing`."""
-    model = config.get("model")
-    if not isinstance(model, Mapping):
-        return config
-    return {**config, "model": {"preprocessing": None, **model}}
-
-
-def _is_seed(value) -> bool:
-    is_whole = isinstance(value, numbers.Integral)
-    return is_whole and not isinstance(value, bool) and value >= 0
-
-
-def _are_numbers(values) -> bool:
-    return isinstance(values, list | tuple) and all(map(is_number, values))
-
-
-# What a field must be and how to say it; `check` says where others are checked.
-_KINDS = {
-    "seed": (_is_seed, "a whole number, 0 or more"),
-    "compact": (lambda v: isinstance(v, bool), "True or False"),
-    "protocol": (lambda v: isinstance(v, str), "a name"),
-    "threat_model.epsilon": (is_number, "a finite number, 0 or more"),
-    "epsilon_curve": (_are_numbers, "numbers, such as (0.1, 0.2)"),
-    "diagnostics.twin": (
-        lambda v: v is None or isinstance(v, str),
-        "the path of a SavedModel",
-    ),
-}
+    CONFIG.read(AuditConfig, config)
 
 
 def check_stages(stages: Mapping[str, Any]) -> None:
@@ -130,11 +62,9 @@ def check_stages(stages: Mapping[str, Any]) -> None:
     Raises:
         UserError: If there are none, or a part or argument is unknown.
     """
-    stage = {"num_restarts": None, "attack": ...}
-    workdirs.check_fields(stages, {name: stage for name in stages}, "stages.")
+    CONFIG.read(Mapping[str, Stage], stages, "stages")
     for section in stages.values():
         plugins.check("attacks", section["attack"])
-        check_count("num_restarts", section["num_restarts"])
     if not stages:
         raise UserError(
             "The protocol has no stages",
@@ -170,7 +100,9 @@ def check_start(
             "mode", config["mode"], options.MODES, "Set mode to one of them."
         )
     check_stages(config["stages"])
-    _check_counts(config)
+    draws = config["num_judge_samples"]
+    if draws is not None:
+        check_draws(draws, config["mode"] == "stochastic")
     norm = config["threat_model"]["norm"]
     for epsilon in (
         config["threat_model"]["epsilon"],
@@ -211,17 +143,6 @@ def _metadata(saved_model):
     if os.path.getsize(path) > _MOST_METADATA:
         return None
     return metadata.read(saved_model)
-
-
-def _check_counts(config):
-    for name in ("num_examples", "batch_size", "chunk_steps"):
-        check_count(name, config[name])
-    if config["num_samples"] is not None:
-        check_count("num_samples", config["num_samples"])
-    if config["num_judge_samples"] is not None:
-        check_draws(config["num_judge_samples"], config["mode"] == "stochastic")
-    count = config["diagnostics"]["num_examples"]
-    check_count("diagnostics.num_examples", count)
 
 
 def check_draws(num_judge_samples: int, has_noise: bool) -> int:

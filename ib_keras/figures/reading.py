@@ -130,19 +130,7 @@ def load(folder: str) -> Runs:
             expected="what launch.sweep writes: sweep.json and records/",
             fix="Give the --workdir of a sweep, or run one.",
         )
-    plan = files.read_json(path)
-    records.check(plan, {"format_version": int}, path)
-    records.check_version(plan, path)
-    records.check(
-        plan,
-        {
-            "config": str,
-            "preset": str,
-            "budget": str,
-            "runs": [{"name": str, "labels": {"model": str}}],
-        },
-        path,
-    )
+    plan = records.read_plan(path)
     planned = {row["name"]: row["labels"] for row in plan["runs"]}
     done, collapsed, excluded, missing = [], [], {}, {}
     for name, labels in planned.items():

@@ -15,12 +15,15 @@ import numpy as np
 import tensorflow as tf
 
 from ib_keras import seeds
+from ib_keras import types
 from ib_keras.audit import landscape
 from ib_keras.audit import protocol
 from ib_keras.audit import subject as subjects
+from ib_keras.audit.config import AuditConfig
+from ib_keras.audit.config import Dataset
+from ib_keras.audit.config import ThreatModel
 from ib_keras.audit.landscape import examples as landscape_examples
 from ib_keras.errors import unknown_name
-from ib_keras.types import ThreatModel
 
 # What a spec may say beside `epsilon`.
 DEFAULTS = {
@@ -83,7 +86,7 @@ def evaluate(
         subject, images=subject.images[rows], labels=subject.labels[rows]
     )
     ledger = _attack(audit_config, chosen)
-    threat_model = ThreatModel("linf", spec["epsilon"])
+    threat_model = types.ThreatModel("linf", spec["epsilon"])
     evaluator = landscape.LandscapeEvaluator(
         chosen.logits_fn,
         threat_model,
@@ -116,37 +119,27 @@ def _audit_config(spec, config):
     """A protocol of one stage, as `audit.subject.load` takes it."""
     step_size = spec["step_size"] or round(_MADRY_STEP * spec["epsilon"], 9)
     data = config["data"]
-    return {
-        "seed": config["seed"],
-        "mode": "mean",
-        "num_samples": None,
-        "num_judge_samples": None,
-        "num_examples": spec["num_examples"],
-        "batch_size": spec["num_images"],
-        "chunk_steps": 16,
-        "compact": True,
-        "model": dict.fromkeys(protocol.FIELDS["model"]),
-        "dataset": {
-            "name": None,
-            "split": "test",
-            "data_dir": data.get("data_dir"),
-            "download": data.get("download"),
-        },
-        "threat_model": {"norm": "linf", "epsilon": spec["epsilon"]},
-        "stages": {
-            "pgd": {
-                "num_restarts": spec["num_restarts"],
-                "attack": {
-                    "name": "pgd",
-                    "num_steps": spec["num_steps"],
-                    "step_size": step_size,
-                    "loss": "cross_entropy",
-                    "random_start": True,
-                    "num_eot": 1,
-                },
-            }
-        },
+    attack = {
+        "name": "pgd",
+        "num_steps": spec["num_steps"],
+        "step_size": step_size,
+        "loss": "cross_entropy",
+        "random_start": True,
+        "num_eot": 1,
     }
+    return AuditConfig(
+        protocol="landscapes",
+        seed=config["seed"],
+        num_examples=spec["num_examples"],
+        batch_size=spec["num_images"],
+        dataset=Dataset(
+            data_dir=data.get("data_dir"), download=data.get("download")
+        ),
+        threat_model=ThreatModel("linf", spec["epsilon"]),
+        stages={
+            "pgd": {"num_restarts": spec["num_restarts"], "attack": attack}
+        },
+    ).to_dict()
 
 
 def _choose(subject, num_images) -> np.ndarray:

@@ -4,7 +4,7 @@
 before anything is built, in milliseconds.
 """
 
-import math
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,8 +12,11 @@ from ib_keras import arguments
 from ib_keras import files
 from ib_keras import plugins
 from ib_keras import workdirs
-from ib_keras.errors import UserError
 from ib_keras.errors import unknown_name
+from ib_keras.schemas import CONFIG
+from ib_keras.schemas import Length
+from ib_keras.schemas import Positive
+from ib_keras.schemas import field
 
 RESULT_FILE = "result.json"
 SAVED_MODEL = "saved_model"
@@ -31,57 +34,80 @@ MAY_DIFFER = (
     "steps_per_call",
 )
 
-# The fields of a config; the sections of parts are checked by the parts.
-FIELDS = {
-    "seed": None,
-    "num_epochs": None,
-    "num_samples": None,
-    "steps_per_call": None,
-    "precision": None,
-    "data": ...,
-    "input": {"normalisation": None},
-    "encoder": ...,
-    "bottleneck": ...,
-    "decoder": {"initializer": None},
-    "optim": ...,
-    "averaging": {"decay": None},
-    "train": {
-        "split": None,
-        "batch_size": None,
-        "augment": None,
-        "log_every_steps": None,
-    },
-    "eval": {
-        "split": None,
-        "other_splits": None,
-        "batch_size": None,
-        "every_epochs": None,
-    },
-    "checkpoint": {"every_steps": None, "keep": None},
-}
-# Sections that may be missing; without `objective` it is the paper's.
-OPTIONAL = {
-    "objective": ...,
-    "monitor": {
-        "split": None,
-        "epsilon": None,
-        "step_size": None,
-        "num_steps": None,
-        "gap": None,
-        "action": None,
-    },
-}
-_COUNTS = (
-    ("num_samples",),
-    ("steps_per_call",),
-    ("train", "batch_size"),
-    ("train", "log_every_steps"),
-    ("eval", "batch_size"),
-    ("checkpoint", "every_steps"),
-    ("checkpoint", "keep"),
-)
-_LENGTHS = (("num_epochs",), ("eval", "every_epochs"))
 OPTIMIZERS = ("adam", "sgd")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Input:
+    normalisation: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class _Decoder:
+    initializer: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class _Averaging:
+    decay: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class _Train:
+    split: Any
+    batch_size: Positive
+    augment: Any
+    log_every_steps: Positive
+
+
+@dataclasses.dataclass(frozen=True)
+class _Eval:
+    split: Any
+    other_splits: tuple[str, ...]
+    batch_size: Positive
+    every_epochs: Length
+
+
+@dataclasses.dataclass(frozen=True)
+class _Checkpoint:
+    every_steps: Positive
+    keep: Positive
+
+
+@dataclasses.dataclass(frozen=True)
+class _Monitor:
+    split: Any
+    epsilon: Any
+    step_size: Any
+    num_steps: Any
+    gap: Any
+    action: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """The fields of a config; the sections of parts are checked by them.
+
+    `arguments` has what the other fields may be.
+    """
+
+    seed: Any
+    num_epochs: Length
+    num_samples: Positive
+    steps_per_call: Positive
+    precision: Any
+    data: Mapping[str, Any]
+    input: _Input
+    encoder: Mapping[str, Any]
+    bottleneck: Mapping[str, Any]
+    decoder: _Decoder
+    optim: Mapping[str, Any]
+    averaging: _Averaging
+    train: _Train
+    eval: _Eval
+    checkpoint: _Checkpoint
+    objective: Mapping[str, Any] = field(is_new=True, default_factory=dict)
+    monitor: _Monitor | None = field(is_new=True, default=None)
 
 
 def check(config: Mapping[str, Any]) -> None:
@@ -90,34 +116,7 @@ def check(config: Mapping[str, Any]) -> None:
     Raises:
         UserError: If there is one.
     """
-    optional = {k: v for k, v in OPTIONAL.items() if k in config}
-    workdirs.check_fields(config, FIELDS | optional)
-    for path in (*_COUNTS, *_LENGTHS):
-        value = config
-        for name in path:
-            value = value[name]
-        is_count = path in _COUNTS
-        kind = int if is_count else int | float
-        if isinstance(value, kind) and 0 < value < math.inf:
-            continue
-        raise UserError(
-            f"{path[-1]} is not a {'count' if is_count else 'length'}",
-            received=f"{'.'.join(path)}={value!r}",
-            expected="a whole number, 1 or more"
-            if is_count
-            else "a number above 0",
-            fix=f"Set --config.{'.'.join(path)} to one.",
-        )
-    others = config["eval"]["other_splits"]
-    if not isinstance(others, tuple | list) or not all(
-        isinstance(split, str) for split in others
-    ):
-        raise UserError(
-            "other_splits is not a list of splits",
-            received=f"eval.other_splits={others!r}",
-            expected='names in parentheses, such as ("adversarial",), or ()',
-            fix="Set --config.eval.other_splits to them.",
-        )
+    CONFIG.read(TrainConfig, config)
 
 
 def check_optimizer(section: Mapping[str, Any]) -> None:

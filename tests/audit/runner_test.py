@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from configs import common
 from ib_keras import export
 from ib_keras import files
 from ib_keras.attacks import runner as attack_runner
@@ -1002,14 +1001,6 @@ def test_a_disk_that_takes_nothing_is_one_clear_error(
     assert "Read-only file system" in error.received
     assert "change its permissions" in error.fix
     assert not (tmp_path / "audit" / "config.json").exists()
-
-
-def test_every_protocol_of_the_configs_has_these_fields():
-    """`configs.common.audit` and the runner agree on what a config is."""
-    config = json.loads(
-        common.audit("a", 1, "linf", 0.1, {"fgs": {}}).to_json()
-    )
-    assert set(config) == set(protocol.FIELDS)
 
 
 def test_the_attack_runner_alone_gives_what_the_audit_gives(finished):

@@ -58,7 +58,7 @@ def test_a_folder_that_is_no_sweep_is_refused(tmp_path, is_there):
         ("{", "damaged"),
         ("[]", "not what a sweep writes"),
         ('{"format_version": 2}', "format_version 2"),
-        ('{"format_version": 1, "config": "mnist_vib"}', "no preset"),
+        ('{"format_version": 1, "config": "mnist_vib"}', 'without "preset"'),
     ],
 )
 def test_a_plan_that_cannot_be_used_is_refused(folder, content, word):
@@ -95,16 +95,16 @@ DAMAGES = {
     "a list": (lambda r: "[1]", "not what a sweep writes"),
     "version": (lambda r: whole(r, format_version=7), "format_version 7"),
     "name": (lambda r: whole(r, name="other"), '"other"'),
-    "status": (lambda r: whole(r, status="so"), '"so"'),
+    "status": (lambda r: whole(r, status="so"), "status = 'so'"),
     "preset": (lambda r: whole(r, preset="smoke"), '"smoke"'),
-    "no model": (lambda r: without(r, "model"), "no model"),
-    "no hash": (lambda r: without(r, "model", "sha256"), "no sha256"),
+    "no model": (lambda r: without(r, "model"), 'without "model"'),
+    "no hash": (lambda r: without(r, "model", "sha256"), 'without "sha256"'),
     "no accuracy": (
         lambda r: without(r, "audits", "fgs_mean", "robust_accuracy"),
-        "audits.fgs_mean: no robust_accuracy",
+        'audits.fgs_mean without "robust_accuracy"',
     ),
     "a word": (lambda r: whole(r, dataset="MNIST"), "MNIST"),
-    "audits": (lambda r: whole(r, audits={"a": {}}), "audits.a: no"),
+    "audits": (lambda r: whole(r, audits={"a": {}}), "audits.a without"),
 }
 
 

@@ -6,7 +6,6 @@ import json
 import pytest
 
 from configs import common
-from ib_keras import workdirs
 from ib_keras.audit import protocol
 from ib_keras.sweeps import landscapes
 from ib_keras.sweeps import plan
@@ -59,7 +58,7 @@ def test_a_grid_is_of_configs_that_training_and_audits_read(config, preset):
         for name in ("beta", "rho"):
             assert run.config["bottleneck"].get(name) == run.labels.get(name)
         for audit in run.audits.values():
-            workdirs.check_fields(audit, protocol.FIELDS)
+            protocol.check(audit)
             protocol.build_stages(audit)
         if run.landscape:
             known = {"epsilon", *landscapes.DEFAULTS}

@@ -7,8 +7,11 @@ measured, what it was compared with, and what to do about it.
 
 import dataclasses
 import math
+from collections.abc import Mapping
+from typing import Annotated
 from typing import Any
 
+from ib_keras import schemas
 from ib_keras.errors import UserError
 
 PASS = "pass"  # noqa: S105
@@ -39,14 +42,14 @@ class Finding:
 
     id: str
     question: str
-    status: str
+    status: Annotated[str, schemas.one_of(*STATUSES)]
     evidence: str
-    source: str
-    value: float | int | None = None
-    threshold: float | int | None = None
+    source: str = ""
+    value: schemas.Figure | None = None
+    threshold: schemas.Figure | None = None
     advice: str = ""
-    examples: tuple[int, ...] = ()
-    data: dict[str, Any] = dataclasses.field(default_factory=dict)
+    examples: tuple[schemas.Count, ...] = ()
+    data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         for name in ("value", "threshold"):

@@ -35,7 +35,7 @@ def render(audits: Sequence[load.Audit]) -> formats.Document:
     Raises:
         UserError: If the audits are of different models.
     """
-    models = sorted({str(audit.model_sha256) for audit in audits})
+    models = sorted({str(audit.model.sha256) for audit in audits})
     if len(models) > 1:
         raise UserError(
             "A model card is about one model",
@@ -168,11 +168,11 @@ def _robustness(audits: Sequence[load.Audit]) -> list[str]:
 def _model(audit: load.Audit) -> list[str]:
     facts = {
         "Data": audit.dataset.get("description") or audit.dataset.get("name"),
-        "Images": audit.metadata.get("input_shape"),
-        "Classes": audit.metadata.get("num_classes"),
+        "Images": audit.model.metadata.get("input_shape"),
+        "Classes": audit.model.metadata.get("num_classes"),
         "Outputs": audit.model.outputs,
-        "Training step": audit.recorded_step,
-        "SavedModel sha256": audit.model_sha256,
+        "Training step": audit.model.recorded_step,
+        "SavedModel sha256": audit.model.sha256,
         "Safety check of the files": audit.safety and audit.safety.status,
         "Audited with": ", ".join(
             f"{name} {version}" for name, version in audit.versions.items()
@@ -213,4 +213,4 @@ def _hub_name(row: rows.Row) -> str:
 def _is_ours(audit: load.Audit) -> bool:
     if audit.model.kind is not None:
         return audit.model.kind == "ib_keras"
-    return "config" in audit.metadata  # Of an older audit.
+    return "config" in audit.model.metadata  # Of an older audit.

@@ -134,13 +134,13 @@ def _notes(audit, found, fields) -> list[str]:
 
 
 def _is_ours(audit: load.Audit) -> bool:
-    config = audit.metadata.get("config")
+    config = audit.model.metadata.get("config")
     return isinstance(config, dict) and isinstance(config.get("data"), dict)
 
 
 def _architecture(audit: load.Audit) -> str | None:
     """The encoder and bottleneck by name, where our metadata are there."""
-    config = audit.metadata.get("config")
+    config = audit.model.metadata.get("config")
     sections = config if isinstance(config, dict) else {}
     names = [
         text.clean(sections[part]["name"], 60)

@@ -7,6 +7,7 @@ from typing import Any
 from ib_keras import files
 from ib_keras.audit import folder as folders
 from ib_keras.audit import statistics
+from ib_keras.audit import summary
 from ib_keras.audit.formats import verdicts
 from ib_keras.audit.report import load
 from ib_keras.audit.report import names
@@ -100,7 +101,9 @@ def of(audit: load.Audit) -> list[Row]:
     return sorted(rows, key=lambda row: row.epsilon)
 
 
-def _of_radius(audit: load.Audit, point: load.EpsilonPoint, main: Row) -> Row:
+def _of_radius(
+    audit: load.Audit, point: summary.EpsilonPoint, main: Row
+) -> Row:
     """The row of another radius, whose folder has its budget."""
     folder = folders.radius(audit.folder, point.epsilon)
     if files.exists(files.join(folder, folders.SUMMARY)):
@@ -134,7 +137,7 @@ def _row(audit: load.Audit, folder: str, verdict: str) -> Row:
     restarts = [stage.num_restarts for stage in audit.stages]
     return Row(
         model=names.of([audit])[0],
-        model_sha256=audit.model_sha256,
+        model_sha256=audit.model.sha256,
         dataset=text.clean(audit.dataset.get("name") or text.MISSING, 40),
         split=text.clean(audit.dataset.get("split") or text.MISSING, 40),
         protocol=text.clean(audit.protocol, 60),

@@ -19,8 +19,8 @@ with a paired test of each model against a baseline.
 
 The files of this package, in the order of the work:
 
-* `load`: an audit folder into a frozen, checked `Audit` (with `fields`,
-  `findings` and `subject`).
+* `load`: an audit folder into a frozen, checked `Audit` (with
+  `findings`, and `audit.summary`).
 * `names`, `baselines`, `pairs`: which models these are, and how they compare.
 * `evidence` (with `links`), `classes`: what is told of each.
 * `charts` (with `svg`, `labels`), `pictures`, `examples` (with `outcomes`),

@@ -83,14 +83,14 @@ def _by_default(audits, named) -> Baselines:
 
 def bottleneck(audit: load.Audit) -> Mapping:
     """The bottleneck's section of the training config; empty if unknown."""
-    config = audit.metadata.get("config")
+    config = audit.model.metadata.get("config")
     section = config.get("bottleneck") if isinstance(config, dict) else None
     return section if isinstance(section, dict) else {}
 
 
 def is_noiseless(audit: load.Audit) -> bool:
     """Whether the model is known to have no noise in any mode."""
-    return _is_twin(audit) or audit.metadata.get("is_stochastic") is False
+    return _is_twin(audit) or audit.model.metadata.get("is_stochastic") is False
 
 
 def _wanted(audits, named, wanted: str) -> str:
@@ -98,7 +98,7 @@ def _wanted(audits, named, wanted: str) -> str:
     meant = {}
     for audit in audits:
         model = names.model(audit)
-        for word in (audit.folder, named[model], audit.model_path or ""):
+        for word in (audit.folder, named[model], audit.model.path or ""):
             meant.setdefault(word.rstrip("/"), model)
     if wanted.rstrip("/") not in meant:
         raise errors.unknown_name(
@@ -146,7 +146,7 @@ def _each_with_its_twin(audits, twins, named) -> Baselines:
 
 def _training(audit: load.Audit) -> str:
     """The training config without its bottleneck, as text to compare."""
-    config = audit.metadata.get("config")
+    config = audit.model.metadata.get("config")
     config = dict(config) if isinstance(config, dict) else {}
     config.pop("bottleneck", None)
     return json.dumps(config, sort_keys=True)

@@ -12,6 +12,7 @@ import markupsafe
 import numpy as np
 
 from ib_keras.audit import statistics
+from ib_keras.audit import summary
 from ib_keras.audit.report import load
 from ib_keras.audit.report import svg
 from ib_keras.audit.report import text
@@ -320,7 +321,7 @@ def _stage_starts(audit: load.Audit) -> tuple[int, ...]:
     return tuple(int(start) for start in np.cumsum([0, *lengths[:-1]]))
 
 
-def _restart_curve(stage: load.Stage) -> list[tuple[int, float]]:
+def _restart_curve(stage: summary.Stage) -> list[tuple[int, float]]:
     """(restart, accuracy); the last restart alone where no curve is kept."""
     if stage.restart_curve:
         return list(enumerate(stage.restart_curve, start=1))

@@ -60,7 +60,7 @@ def _row(audit: load.Audit, label: int) -> Row:
     examples = audit.examples
     is_own = examples["label"] == label
     is_robust = examples["is_robust"][is_own]
-    names = audit.metadata.get("class_names")
+    names = audit.model.metadata.get("class_names")
     num_examples, num_robust = int(is_own.sum()), int(is_robust.sum())
     wrong = examples["adversarial_prediction"][is_own]
     wrong = wrong[wrong != label]

@@ -144,7 +144,7 @@ def _evenly(rows: np.ndarray, limit: int) -> list[int]:
 
 
 def _card(audit: load.Audit, row: int, clean_images) -> Card:
-    names = audit.metadata.get("class_names")
+    names = audit.model.metadata.get("class_names")
     values = {name: array[row] for name, array in audit.examples.items()}
     clean_name, adversarial_name, label = (
         text.class_name(int(values[key]), names)

@@ -5,12 +5,19 @@ that is there must be whole: a verdict that is half read is worse than none.
 """
 
 import dataclasses
+import functools
+from typing import Annotated
 from typing import Any
 
+from ib_keras.audit import folder as folders
 from ib_keras.audit import verdict as verdicts
 from ib_keras.audit.diagnostics import base
-from ib_keras.audit.report import fields
 from ib_keras.errors import UserError
+from ib_keras.schemas import Count
+from ib_keras.schemas import Number
+from ib_keras.schemas import Share
+from ib_keras.schemas import field
+from ib_keras.schemas import one_of
 
 FORMAT_VERSION = 1
 
@@ -20,17 +27,17 @@ class Reason:
     """A finding that decided the verdict, and why."""
 
     id: str
-    why: str
+    why: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
     """What the findings come to; `label` is one of `verdict.LABELS`."""
 
-    label: str
-    sentence: str
-    decided_by: tuple[Reason, ...]
-    next_steps: tuple[str, ...]
+    label: Annotated[str, one_of(*verdicts.LABELS)]
+    sentence: str = ""
+    decided_by: tuple[Reason, ...] = ()
+    next_steps: tuple[str, ...] = field(key="next", default=())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,33 +49,50 @@ class Matrix:
 
     rows: tuple[str, ...]
     columns: tuple[str, ...]
-    robust_accuracy: tuple[tuple[float, ...], ...]
-    num_examples: int | None
+    robust_accuracy: tuple[tuple[Share, ...], ...]
+    num_examples: Count | None = None
+
+    def __post_init__(self):
+        shape = (len(self.rows), len(self.columns))
+        if [len(r) for r in self.robust_accuracy] != [shape[1]] * shape[0]:
+            raise UserError(
+                "A matrix of a finding is not of its shape",
+                received=f"rows of {[len(r) for r in self.robust_accuracy]}",
+                expected=f"{shape[0]} lists of {shape[1]} numbers",
+                fix="Restore the file, or run the audit again.",
+            )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Findings:
-    """All of `findings.json`, in the order of the file.
-
-    `matrices` has one entry for each of `findings`, None where a finding has
-    no matrix among its data.
-    """
+    """All of `findings.json`, in the order of the file."""
 
     verdict: Verdict
     findings: tuple[base.Finding, ...]
-    matrices: tuple[Matrix | None, ...]
-    set_name: str | None
-    num_examples: int | None
-    seed: Any
-    gradient_evaluations: int | None
-    seconds: float | None
+    set_name: str | None = field(key="set", default=None)
+    num_examples: Count | None = None
+    seed: Any = None
+    gradient_evaluations: Count | None = None
+    seconds: Number | None = None
+
+    @functools.cached_property
+    def matrices(self) -> tuple[Matrix | None, ...]:
+        """The matrix among the data of each finding; None where it has none."""
+        source = folders.source(folders.FINDINGS)
+        return tuple(
+            source.read(Matrix, finding.data, f"findings[{position}].data")
+            if {"rows", "columns"} <= finding.data.keys()
+            else None
+            for position, finding in enumerate(self.findings)
+        )
 
 
-def read(record: fields.Record, num_examples: int) -> Findings:
+def read(content: Any, path: str, num_examples: int) -> Findings:
     """Reads and checks what `findings.json` held.
 
     Args:
-        record: The file's object.
+        content: What the file held.
+        path: Of the file.
         num_examples: How many examples the audit has.
 
     Returns:
@@ -78,72 +102,28 @@ def read(record: fields.Record, num_examples: int) -> Findings:
         UserError: If a field is missing or of another kind, the file is of a
             later format, or a finding points at an example that is not there.
     """
-    version = record.count("format_version")
+    source = folders.source(path)
+    version = source.read(_Format, content).format_version
     if version > FORMAT_VERSION:
         raise UserError(
             "The findings are of a later format",
-            received=f"{record.where}: format_version = {version}",
+            received=f"{path}: format_version = {version}",
             expected=f"{FORMAT_VERSION} or less",
             fix="Write the report with the version that ran the audit.",
         )
-    entries = record.records("findings")
-    for entry in entries:
-        rows = entry.counts("examples", ())
-        if max(rows, default=-1) >= num_examples:
+    found = source.read(Findings, content)
+    for finding in found.findings:
+        if max(finding.examples, default=-1) >= num_examples:
             raise UserError(
                 "A finding points at an example that is not there",
-                received=f"{entry.where}: examples = {max(rows)}",
+                received=f"{path}: {finding.id}: {max(finding.examples)}",
                 expected=f"positions below {num_examples}",
                 fix="Restore the folder, or run the audit again.",
             )
-    return Findings(
-        verdict=_verdict(record.record("verdict")),
-        findings=tuple(map(_finding, entries)),
-        matrices=tuple(map(_matrix, entries)),
-        set_name=record.text("set", None),
-        num_examples=record.count("num_examples", None),
-        seed=record.value.get("seed"),
-        gradient_evaluations=record.count("gradient_evaluations", None),
-        seconds=record.number("seconds", None),
-    )
+    _ = found.matrices  # A damaged one is told of now.
+    return found
 
 
-def _verdict(record: fields.Record) -> Verdict:
-    return Verdict(
-        label=record.choice("label", verdicts.LABELS),
-        sentence=record.text("sentence", ""),
-        decided_by=tuple(
-            Reason(reason.text("id"), reason.text("why", ""))
-            for reason in record.records("decided_by", ())
-        ),
-        next_steps=tuple(record.texts("next", ())),
-    )
-
-
-def _finding(record: fields.Record) -> base.Finding:
-    return base.Finding(
-        id=record.text("id"),
-        question=record.text("question"),
-        status=record.choice("status", base.STATUSES),
-        evidence=record.text("evidence"),
-        source=record.text("source", ""),
-        value=record.figure("value", None),
-        threshold=record.figure("threshold", None),
-        advice=record.text("advice", ""),
-        examples=tuple(record.counts("examples", ())),
-        data=record.record("data", {}).value,
-    )
-
-
-def _matrix(record: fields.Record) -> Matrix | None:
-    data = record.record("data", {})
-    if "rows" not in data.value or "columns" not in data.value:
-        return None
-    rows, columns = data.texts("rows"), data.texts("columns")
-    shares = data.share_rows("robust_accuracy", len(rows), len(columns))
-    return Matrix(
-        tuple(rows),
-        tuple(columns),
-        tuple(map(tuple, shares)),
-        data.count("num_examples", None),
-    )
+@dataclasses.dataclass(frozen=True)
+class _Format:
+    format_version: Count

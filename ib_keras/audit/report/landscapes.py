@@ -66,7 +66,7 @@ def choose(audit: load.Audit, name: str) -> tuple[Drawing, ...]:
     found = landscape_examples.from_arrays(
         files.read_npz(path), path, audit.num_examples
     )
-    names = audit.metadata.get("class_names")
+    names = audit.model.metadata.get("class_names")
     return tuple(
         Drawing(
             index=int(audit.examples["index"][row]),

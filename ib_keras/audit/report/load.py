@@ -14,9 +14,8 @@ import numpy as np
 from ib_keras import files
 from ib_keras import types
 from ib_keras.audit import folder as folders
-from ib_keras.audit.report import fields
+from ib_keras.audit import summary
 from ib_keras.audit.report import findings
-from ib_keras.audit.report import subject
 from ib_keras.errors import UserError
 
 # Name -> the dtype kinds it may have; one value per example.
@@ -38,84 +37,17 @@ _OPTIONAL_ARRAYS = {
 IMAGES = "adversarial_images"
 
 
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """One attack of the protocol, with its budget and what it left robust.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Audit(summary.Summary):
+    """What an audit found: its summary and the other files of its folder.
 
-    `robust_accuracy` and `restart_curve` (one value per restart) are over all
-    audited examples, worst case over this stage and all before it;
-    `gradient_curve` is what the stage had spent after each restart.
-    """
-
-    name: str
-    robust_accuracy: float
-    attack: Mapping[str, Any]
-    num_restarts: int | None
-    num_attacked: int | None
-    num_broken: int | None
-    gradient_evaluations: int | None
-    seconds: float | None
-    restart_curve: tuple[float, ...]
-    gradient_curve: tuple[int, ...]
-    num_nonfinite: int
-
-
-@dataclasses.dataclass(frozen=True)
-class EpsilonPoint:
-    """An independent audit of the same examples at another radius."""
-
-    epsilon: float
-    robust_accuracy: float
-    interval: tuple[float, float] | None
-    restart_curve: tuple[float, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class Audit:
-    """What an audit found. Texts are as written: foreign, not yet escaped.
-
-    Accuracies are shares of `num_examples`; `examples` maps the names of
-    `examples.npz` to arrays whose first axis is the example.
+    `examples` maps the names of `examples.npz` to arrays whose first axis is
+    the example.
     """
 
     folder: str
-    protocol: str
-    protocol_version: Any
-    threat_model: types.ThreatModel
-    mode: str
-    num_samples: int | None
-    num_judge_samples: int | None
-    logit_scale: float
-    num_examples: int
-    clean_accuracy: float
-    robust_accuracy: float
-    robust_interval: tuple[float, float]
-    expected_accuracy: float | None
-    stages: tuple[Stage, ...]
-    epsilon_curve: tuple[EpsilonPoint, ...]
-    gradient_evaluations: int | None
-    num_nonfinite_examples: int
-    num_zero_gradient_examples: int
-    seconds: float | None
-    seed: Any
-    command: str | None
-    model_path: str | None
-    model_sha256: str | None
-    metadata: Mapping[str, Any]
-    recorded_accuracy: float | None
-    recorded_step: int | None
-    dataset: Mapping[str, Any]
-    versions: Mapping[str, Any]
-    model: subject.Model
-    safety: subject.Safety | None
     findings: findings.Findings | None
     examples: Mapping[str, np.ndarray]
-
-    @property
-    def is_random(self) -> bool:
-        """Whether verdicts rest on more than one draw of noise."""
-        draws = self.num_judge_samples
-        return draws != 1 if self.mode == "stochastic" else (draws or 1) > 1
 
 
 def load(folder: str, has_examples: bool = True) -> Audit:
@@ -133,13 +65,20 @@ def load(folder: str, has_examples: bool = True) -> Audit:
         UserError: If a file is missing or damaged, a required field or array
             is missing, or the two files do not belong together.
     """
+    summary_path, path, said_path, scan_path = (
+        files.join(folder, name)
+        for name in (
+            folders.SUMMARY,
+            folders.EXAMPLES,
+            folders.FINDINGS,
+            folders.SAFETY,
+        )
+    )
     try:
-        summary_path = files.join(folder, folders.SUMMARY)
-        summary = files.read_json(summary_path)
-        path = files.join(folder, folders.EXAMPLES)
+        content = files.read_json(summary_path)
         examples = files.read_npz(path) if has_examples else None
-        found = _optional(folder, folders.FINDINGS)
-        scan = _optional(folder, folders.SAFETY)
+        said = _if_there(said_path)
+        scan = _if_there(scan_path)
     except (OSError, *files.remote_errors("OpError")) as error:
         raise UserError(
             "Cannot read the audit",
@@ -147,20 +86,19 @@ def load(folder: str, has_examples: bool = True) -> Audit:
             expected=f"a folder with {folders.SUMMARY} and {folders.EXAMPLES}",
             fix="Check the path and its permissions.",
         ) from error
-    record = fields.Record(summary, summary_path)
-    num_examples = record.count("num_examples")
-    if scan is None and record.value.get("safety") is not None:
-        scan = record.record("safety")
+    found = vars(folders.source(summary_path).read(summary.Summary, content))
+    num_examples = found["num_examples"]
+    if scan is not None:
+        found["safety"] = folders.source(scan_path).read(summary.Safety, scan)
     return Audit(
+        **found,
         folder=folder,
         examples={}
         if examples is None
         else _examples(examples, path, num_examples),
-        model=subject.read_model(record.record("model", {})),
-        safety=scan and subject.read_safety(scan),
-        findings=found and findings.read(found, num_examples),
-        **_results(record),
-        **_origin(record),
+        findings=None
+        if said is None
+        else findings.read(said, said_path, num_examples),
     )
 
 
@@ -196,12 +134,9 @@ def _is_kept(audit: Audit, epsilon: float) -> bool:
     return files.exists(files.join(folder, folders.SUMMARY))
 
 
-def _optional(folder: str, name: str) -> fields.Record | None:
+def _if_there(path: str) -> Any:
     """A JSON file that audits of older versions do not have."""
-    path = files.join(folder, name)
-    if not files.exists(path):
-        return None
-    return fields.Record(files.read_json(path), path)
+    return files.read_json(path) if files.exists(path) else None
 
 
 def check_clean_images(audit: Audit, images: np.ndarray) -> np.ndarray:
@@ -240,89 +175,6 @@ def check_clean_images(audit: Audit, images: np.ndarray) -> np.ndarray:
             fix="Give the images of the audited examples, in their order.",
         )
     return images
-
-
-def _results(record: fields.Record) -> dict[str, Any]:
-    """What was measured: the threat model, the numbers and the stages."""
-    threat_model = record.record("threat_model")
-    return dict(
-        protocol=record.text("protocol"),
-        protocol_version=record.value.get("protocol_version"),
-        threat_model=types.ThreatModel(
-            threat_model.text("norm"), threat_model.number("epsilon")
-        ),
-        mode=record.text("mode"),
-        num_samples=record.count("num_samples", None),
-        num_judge_samples=record.count("num_judge_samples", None),
-        logit_scale=record.number("logit_scale", 1.0),
-        num_examples=int(record.count("num_examples")),
-        clean_accuracy=record.share("clean_accuracy"),
-        robust_accuracy=record.share("robust_accuracy"),
-        robust_interval=tuple(record.interval("robust_accuracy_ci95")),
-        expected_accuracy=record.share("expected_accuracy", None),
-        stages=tuple(map(_stage, record.records("stages"))),
-        epsilon_curve=_epsilon_curve(record),
-        gradient_evaluations=record.count("gradient_evaluations", None),
-        num_nonfinite_examples=record.count("num_nonfinite_examples", 0),
-        num_zero_gradient_examples=record.count(
-            "num_zero_gradient_examples", 0
-        ),
-        seconds=record.number("seconds", None),
-    )
-
-
-def _stage(record: fields.Record) -> Stage:
-    return Stage(
-        name=record.text("name"),
-        robust_accuracy=record.share("robust_accuracy"),
-        attack=record.record("attack", {}).value,
-        num_restarts=record.count("num_restarts", None),
-        num_attacked=record.count("num_attacked", None),
-        num_broken=record.count("num_broken", None),
-        gradient_evaluations=record.count("gradient_evaluations", None),
-        seconds=record.number("seconds", None),
-        restart_curve=tuple(record.shares("restart_curve", ())),
-        gradient_curve=tuple(record.counts("gradient_curve", ())),
-        num_nonfinite=record.count("num_nonfinite", 0),
-    )
-
-
-def _epsilon_curve(record: fields.Record) -> tuple[EpsilonPoint, ...]:
-    points = [
-        EpsilonPoint(
-            epsilon=point.number("epsilon"),
-            robust_accuracy=point.share("robust_accuracy"),
-            interval=tuple(point.interval("robust_accuracy_ci95", ())) or None,
-            restart_curve=tuple(point.shares("restart_curve", ())),
-        )
-        for point in record.records("epsilon_curve", ())
-    ]
-    return tuple(sorted(points, key=lambda point: point.epsilon))
-
-
-def _origin(record: fields.Record) -> dict[str, Any]:
-    """What it was measured on and with: all of it optional."""
-    model = record.record("model", {})
-    metadata = model.record("metadata", {})
-    return dict(
-        seed=record.value.get("seed"),
-        command=record.text("command", None),
-        model_path=model.text("path", None),
-        model_sha256=model.text("sha256", None),
-        metadata=metadata.value,
-        recorded_accuracy=_if_sound(metadata.share, "clean_accuracy"),
-        recorded_step=_if_sound(metadata.count, "step"),
-        dataset=record.record("dataset", {}).value,
-        versions=record.record("versions", {}).value,
-    )
-
-
-def _if_sound(read, name: str):
-    """A field of the model's own metadata: foreign, so never an error."""
-    try:
-        return read(name, None)
-    except UserError:
-        return None
 
 
 def _examples(

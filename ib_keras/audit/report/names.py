@@ -13,7 +13,7 @@ _USUAL = "saved_model"
 
 def model(audit: load.Audit) -> str:
     """The audited model, as a key: its sha256, or its path in old audits."""
-    return audit.model_sha256 or audit.model_path or ""
+    return audit.model.sha256 or audit.model.path or ""
 
 
 def of(audits: Sequence[load.Audit]) -> list[str]:
@@ -51,7 +51,7 @@ def labels(audits: Sequence[load.Audit]) -> list[str]:
 
 
 def _parts(audit: load.Audit) -> tuple[str, ...]:
-    parts = [part for part in (audit.model_path or "").split("/") if part]
+    parts = [part for part in (audit.model.path or "").split("/") if part]
     if len(parts) > 1 and parts[-1] == _USUAL:
         parts.pop()
     return tuple(parts)

@@ -29,6 +29,7 @@ from ib_keras.audit.verify import tallies
 from ib_keras.audit.verify.claims import Check
 from ib_keras.audit.verify.claims import check
 from ib_keras.errors import UserError
+from ib_keras.schemas import CONFIG
 
 TOLERANCE = 1e-4
 NUM_DRAWS = 100
@@ -203,14 +204,20 @@ def verify(
     return Verification(tuple(checks), fresh, tuple(unchecked))
 
 
+@dataclasses.dataclass
+class _Config:
+    """What `config.json` of an audit folder holds."""
+
+    audit: Mapping[str, Any]
+    model_sha256: str | None
+
+
 def _read(workdir) -> claims.Folder:
     summary = files.read_json(files.join(workdir, folders.SUMMARY))
     config = files.read_json(files.join(workdir, workdirs.CONFIG_FILE))
     arrays = files.read_npz(files.join(workdir, folders.EXAMPLES))
     try:
-        workdirs.check_fields(
-            config, {"audit": ..., "model_sha256": None}, "config."
-        )
+        CONFIG.read(_Config, config)
         if not isinstance(summary, Mapping):
             raise TypeError(f"a summary that is a {type(summary).__name__}")
     except (AttributeError, TypeError) as error:
