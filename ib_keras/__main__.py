@@ -28,6 +28,7 @@ COMMANDS = (
     "train",
     "sweep",
     "figures",
+    "controls",
     "doctor",
 )
 # Where the configs are that a command takes by name.

@@ -37,12 +37,12 @@ def _print_table(rows, table) -> None:
 
 
 def main() -> int:
-    """Runs `ib_keras.audit.controls` one by one."""
+    """Runs the control models one by one."""
     import os
     import tempfile
 
     from ib_keras import files
-    from ib_keras.audit import controls
+    from launch import control_models as controls
 
     chosen = controls.select(flags.FLAGS.only)
     rows = []

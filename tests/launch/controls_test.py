@@ -2,9 +2,9 @@
 
 import pytest
 
-from ib_keras.audit import controls
 from ib_keras.audit import verdict
 from ib_keras.errors import UserError
+from launch import control_models as controls
 
 # One of each verdict is run with every change; the others are slow.
 QUICK = (
