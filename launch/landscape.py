@@ -75,9 +75,9 @@ def main() -> int:
         options.check_path(path.rstrip("/"))
     lazy.tensorflow()
 
+    from ib_keras.audit.landscape import drawing
     from ib_keras.audit.landscape import examples as landscape_examples
     from ib_keras.audit.landscape import of_audit
-    from ib_keras.audit.report import landscapes
 
     output = values.output
     files.make_folder(output)
@@ -92,11 +92,11 @@ def main() -> int:
         seed=values.seed,
     ):
         start = files.join(output, f"example_{index}")
-        for ending, content in landscapes.pictures(found).items():
+        for ending, content in drawing.pictures(found).items():
             files.write_bytes(start + ending, content)
         files.write_text(f"{start}.csv", landscape_examples.to_csv(found))
         print(f"Example {index}: {start}.png")
-        for name, value in landscapes.facts(found):
+        for name, value in drawing.facts(found):
             print(f"  {name}: {value}")
     return 0
 

@@ -5,13 +5,21 @@ that of a PGD attack's direction and a random one, in units of epsilon; the
 l_inf ball, a diamond there, is outlined on the surface.
 """
 
+import dataclasses
+
+import numpy as np
+from matplotlib import ticker
+
+from ib_keras import schemas
+from ib_keras.audit.landscape import relief
 from ib_keras.errors import UserError
 from ib_keras.figures import captions
 from ib_keras.figures import drawing
 from ib_keras.figures import points as points_lib
 from ib_keras.figures import reading
-from ib_keras.figures import relief
 from ib_keras.figures import style
+from ib_keras.schemas import Count
+from ib_keras.schemas import Finite
 
 _COLUMNS = (
     "figure",
@@ -24,6 +32,37 @@ _COLUMNS = (
     "index",
     "run",
     "model_sha256",
+)
+
+
+@dataclasses.dataclass
+class _Surface:
+    """What is drawn of what `audit.landscape.records` writes."""
+
+    us: tuple[Finite, ...]
+    vs: tuple[Finite, ...]
+    cross_entropy: tuple[tuple[Finite | None, ...], ...]
+    ball: tuple[tuple[tuple[Finite, Finite], ...], ...]
+    attack_at: Finite
+    class_name: str
+    index: Count
+    epsilon: Finite
+
+    def __post_init__(self):
+        shape = (len(self.vs), len(self.us))
+        found = [len(row) for row in self.cross_entropy]
+        if found != [shape[1]] * shape[0] or min(shape) < 2:
+            raise UserError(
+                "A loss surface is not what a sweep writes",
+                received=f"rows of {found} values",
+                expected=f"{shape[0]} of {shape[1]}, 2 or more of each",
+                fix=_SOURCE.fix,
+            )
+
+
+_SOURCE = schemas.Source(
+    "A loss surface is not what a sweep writes: it",
+    "Remove the run's record and its landscapes.json, and run the sweep again.",
 )
 
 
@@ -48,8 +87,7 @@ def draw(
     scored = _scored(number, runs)
     best = max(scored, key=lambda point: point.y)
     landscapes = best.run.record["landscapes"]
-    for one in landscapes:
-        _check(one, best.run.name)
+    _SOURCE.read(tuple[_Surface, ...], landscapes, best.run.name)
     chosen = landscapes[:1] if num_images == 1 else landscapes[-num_images:]
     width = style.ONE_COLUMN if len(chosen) == 1 else style.TWO_COLUMNS
     figure = style.figure(
@@ -64,9 +102,10 @@ def draw(
     for position, (axes, one) in enumerate(zip(grid, chosen, strict=True)):
         letter = "abcdefgh"[position] if len(chosen) > 1 else ""
         relief.draw(axes, one)
+        _style(axes)
         text = f"({letter}) {one['class_name']}" if letter else ""
         axes.set_title(text, y=1.0, pad=3)
-        relief.draw_image(axes, one)
+        _draw_image(axes, one)
         rows += _rows(number, letter, one, best.run)
     return drawing.Drawing(figure, _COLUMNS, rows, captions.notes(runs, scored))
 
@@ -114,33 +153,6 @@ def _caption(runs, best, chosen) -> str:
     )
 
 
-def _check(one, name) -> None:
-    fields = (
-        "us",
-        "vs",
-        "cross_entropy",
-        "ball",
-        "attack_at",
-        "class_name",
-        "index",
-        "epsilon",
-    )
-    wrong = [f"no {field}" for field in fields if field not in one]
-    if not wrong:
-        shape = (len(one["vs"]), len(one["us"]))
-        found = [len(row) for row in one["cross_entropy"]]
-        if found != [shape[1]] * shape[0] or min(shape) < 2:
-            wrong = [f"a cross_entropy that is not of {shape} values"]
-    if wrong:
-        raise UserError(
-            "A loss surface is not what a sweep writes",
-            received=f"{name}: {', '.join(wrong)}",
-            expected="what ib_keras.sweeps.landscapes makes",
-            fix="Remove the run's record and its landscapes.json, and run the "
-            "sweep again.",
-        )
-
-
 def _rows(number, letter, one, run):
     who = (one["class_name"], one["index"], run.name, run.sha256[:12])
     us = [float(u) for u in one["us"]]
@@ -150,3 +162,48 @@ def _rows(number, letter, one, run):
     for line in one["ball"]:
         for u, v in line:
             yield (number, letter, float(u), float(v), None, 1, *who)
+
+
+def _draw_image(axes, one) -> None:
+    """Draws the test image itself, small, in the panel's upper corner."""
+    if not one.get("image"):
+        return
+    shape = one["image_shape"]
+    pixels = np.frombuffer(bytes.fromhex("".join(one["image"])), np.uint8)
+    pixels = pixels.reshape(shape)
+    inset = axes.figure.add_axes(axes.get_position(), label="image")
+    inset.set_in_layout(False)
+    inset.set_axes_locator(_Corner(axes))
+    inset.imshow(
+        np.repeat(pixels, 3, axis=2) if shape[2] == 1 else pixels,
+        interpolation="nearest",
+    )
+    inset.set_xticks([])
+    inset.set_yticks([])
+    for spine in inset.spines.values():
+        spine.set_visible(True)
+
+
+class _Corner:
+    """Places an inset in a panel, wherever the layout puts that."""
+
+    def __init__(self, axes, inches: float = 0.4):
+        self._axes, self._inches = axes, inches
+
+    def __call__(self, inset, renderer):
+        box = self._axes.get_position()
+        width, height = self._axes.figure.get_size_inches()
+        size = (self._inches / width, self._inches / height)
+        return type(box).from_bounds(box.x0, box.y1 - size[1], *size)
+
+
+def _style(axes) -> None:
+    axes.set_xlabel("to PGD's image", labelpad=-7)
+    axes.set_ylabel("random", labelpad=-7)
+    axes.zaxis.set_major_locator(ticker.MaxNLocator(4))
+    axes.tick_params(pad=-3, labelsize=7)
+    axes.view_init(elev=30, azim=-128)
+    axes.set_box_aspect((1, 1, 0.7), zoom=0.97)
+    for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
+        axis.pane.set_facecolor("white")
+        axis.pane.set_edgecolor(style.PALE)

@@ -26,9 +26,9 @@ from ib_keras import workdirs
 from ib_keras.audit import audited_model
 from ib_keras.audit import protocol
 from ib_keras.audit import runner
+from ib_keras.audit.landscape import records as landscape_records
 from ib_keras.errors import DivergedError
 from ib_keras.errors import Interrupted
-from ib_keras.sweeps import landscapes
 from ib_keras.sweeps import records
 from ib_keras.sweeps.folder import Folder
 from ib_keras.sweeps.plan import Run
@@ -233,7 +233,9 @@ def _do(run: Run, own, settings, should_stop, say) -> None:
             return
         _stop_if(should_stop, "before the landscapes")
         begin("landscapes")
-        found = landscapes.evaluate(saved_model, run.landscape, run.config)
+        found = landscape_records.evaluate(
+            saved_model, run.landscape, run.config
+        )
         files.write_json(path, {"spec": run.landscape, "surfaces": found})
 
 

@@ -10,8 +10,9 @@ import pytest
 from ib_keras import files
 from ib_keras.audit import landscape
 from ib_keras.audit import report
+from ib_keras.audit.landscape import drawing
 from ib_keras.audit.landscape import examples as landscape_examples
-from ib_keras.audit.report import landscapes
+from ib_keras.audit.landscape import relief
 from tests.support import audit_folder
 from tests.support import runs
 
@@ -64,14 +65,14 @@ def test_the_page_shows_the_landscapes_with_their_numbers(folder, tmp_path):
     assert "Loss landscapes" not in before
     write(folder, [hill()] * 6, rows=[7, 3, 5, 1, 2, 4])
     page = page_of(folder, tmp_path)
-    assert page.count('class="chart landscape"') == landscapes.MAX_SHOWN
+    assert page.count('class="chart landscape"') == drawing.MAX_SHOWN
     shown = re.findall(r"<strong>Example (\d+), label", page)
     assert shown == ["7", "3", "5", "1"]
     numbers = landscape.describe(hill())
     assert f"{100 * numbers.wrong_share:.1f}% of the ball" in page
     assert f"{100 * numbers.flat_share:.1f}% by cross-entropy" in page
     assert "attack 1.5" in page and "attack +1.25" in page
-    assert len(page) - len(before) < landscapes.MAX_SHOWN * MOST_BYTES
+    assert len(page) - len(before) < drawing.MAX_SHOWN * MOST_BYTES
     assert page == page_of(folder, tmp_path)
 
 
@@ -109,21 +110,21 @@ def test_nothing_is_loaded_and_ids_are_unique(folder, tmp_path):
 )
 def test_every_kind_of_landscape_is_drawn(changes):
     found = hill(**changes)
-    drawn = landscapes.inline(found, "one")
+    drawn = drawing.inline(found, "one")
     assert len(drawn) < MOST_BYTES
     assert drawn.startswith("<svg") and 'role="img"' in drawn
     assert "var(--muted)" in drawn and "#00aa0" not in drawn
     for axis in ("towards the attack&#39;s image, ε", "random direction, ε"):
         assert axis in drawn or axis.replace("&#39;", "'") in drawn
-    assert all(value for _, value in landscapes.facts(found))
-    landscapes.surface(found)
+    assert all(value for _, value in drawing.facts(found))
+    drawing.surface(found)
 
 
 def test_the_ball_and_the_boundary_are_where_they_are():
     found = hill(grid=81)
-    (ball,) = landscapes._lines(found, found.distance, 1.0)
+    (ball,) = relief.lines(found, found.distance, 1.0)
     np.testing.assert_allclose(np.abs(ball).sum(1), 1.0, atol=1e-5)
-    (boundary,) = landscapes._lines(found, found.margin, 0.0)
+    (boundary,) = relief.lines(found, found.margin, 0.0)
     radius = np.hypot(boundary[:, 0] - 1, boundary[:, 1])
     np.testing.assert_allclose(radius, np.sqrt(np.log(2)), atol=2e-3)
 
@@ -132,14 +133,16 @@ def test_heights_between_the_points_are_linear():
     found = hill(grid=11)
     a, b = np.meshgrid(found.first_axis, found.second_axis)
     points = np.array([[0.31, -0.77], [-1.25, 1.25], [1.25, 0.0]])
-    height = landscapes._interpolate(found, 2 * a - 3 * b + 1, points)
+    height = relief._heights(
+        found.first_axis, found.second_axis, 2 * a - 3 * b + 1, *points.T
+    )
     np.testing.assert_allclose(
         height, 2 * points[:, 0] - 3 * points[:, 1] + 1, atol=1e-5
     )
 
 
 def test_pictures_are_whole_files_of_both_kinds():
-    found = landscapes.pictures(hill(grid=11))
+    found = drawing.pictures(hill(grid=11))
     assert sorted(found) == [".png", ".svg", "_surface.png", "_surface.svg"]
     for ending, content in found.items():
         if ending.endswith("png"):

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from ib_keras import plugins
-from ib_keras.sweeps import landscapes
+from ib_keras.audit.landscape import records as landscapes
 from tests.support import runs
 
 EPSILON = 0.1

@@ -7,7 +7,7 @@ import pytest
 
 from configs import common
 from ib_keras.audit import protocol
-from ib_keras.sweeps import landscapes
+from ib_keras.audit.landscape import records as landscapes
 from ib_keras.sweeps import plan
 from ib_keras.training import settings
 from tests.support import runs

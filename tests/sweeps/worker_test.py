@@ -12,8 +12,8 @@ from configs.sweeps import mnist
 from ib_keras import export
 from ib_keras.audit import runner
 from ib_keras.audit.audited_model import loading
+from ib_keras.audit.landscape import records as landscapes
 from ib_keras.sweeps import folder as folders
-from ib_keras.sweeps import landscapes
 from ib_keras.sweeps import plan
 from ib_keras.sweeps import records
 from ib_keras.sweeps import worker

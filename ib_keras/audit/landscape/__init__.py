@@ -1,15 +1,11 @@
 """Loss landscapes: cross-entropy and margin on a plane through an image.
 
 `surface` computes one, `examples` chooses whose and keeps them in a file,
-`of_audit` makes them for a finished audit.
+`of_audit` makes them for a finished audit and `records` for a trained model;
+`drawing` and `relief` draw them.
 """
 
-from ib_keras.audit.landscape.surface import FLAT
-from ib_keras.audit.landscape.surface import Landscape
-from ib_keras.audit.landscape.surface import LandscapeEvaluator
-from ib_keras.audit.landscape.surface import compute
-from ib_keras.audit.landscape.surface import describe
-from ib_keras.audit.landscape.surface import plane
+from ib_keras import lazy
 
 __all__ = [
     "FLAT",
@@ -19,3 +15,5 @@ __all__ = [
     "describe",
     "plane",
 ]
+
+__getattr__ = lazy.names(__name__, dict.fromkeys(__all__, "surface"))

@@ -8,19 +8,18 @@ The surface in three dimensions is for those who ask for a picture by itself.
 import dataclasses
 import io
 
-import contourpy
 import markupsafe
 import matplotlib
 import matplotlib.backends.backend_svg
 import matplotlib.colors
 import matplotlib.figure
 import matplotlib.ticker
-import mpl_toolkits.mplot3d  # noqa: F401  Registers the projection.
 import numpy as np
 
 from ib_keras import files
 from ib_keras.audit import landscape
 from ib_keras.audit.landscape import examples as landscape_examples
+from ib_keras.audit.landscape import relief
 from ib_keras.audit.report import load
 from ib_keras.audit.report import svg
 from ib_keras.audit.report import text
@@ -222,22 +221,12 @@ def _extent(one: landscape.Landscape) -> tuple[float, float, float, float]:
     return tuple(float(end) for end in ends)
 
 
-def _lines(one: landscape.Landscape, values, level: float) -> list[np.ndarray]:
-    """Where a map crosses a level: lines `[points, 2]` of (a, b)."""
-    finite = values[np.isfinite(values)]
-    if not finite.size or not finite.min() < level < finite.max():
-        return []
-    return contourpy.contour_generator(
-        one.first_axis, one.second_axis, np.ma.masked_invalid(values)
-    ).lines(level)
-
-
 def _draw_lines(axes, one: landscape.Landscape) -> None:
     """The ball, where the prediction turns wrong, and the two images."""
-    ball = _together(_lines(one, one.distance, 1.0))
+    ball = _together(relief.lines(one, one.distance, 1.0))
     axes.plot(*ball, color="black", lw=2.6)
     axes.plot(*ball, color="white", lw=1.3)
-    turns = _together(_lines(one, one.margin, 0.0))
+    turns = _together(relief.lines(one, one.margin, 0.0))
     axes.plot(*turns, color="white", lw=2.4)
     axes.plot(*turns, color="black", lw=1.3, ls=(0, (3, 1.6)))
     style = {"ls": "none", "mec": "black", "mfc": "white", "mew": 0.8}
@@ -291,57 +280,13 @@ def _draw_scale(figure, left, map_name, low, high, colors) -> None:
 
 def surface(one: landscape.Landscape) -> matplotlib.figure.Figure:
     """The cross-entropy as a surface, pale outside of the ball."""
-    loss = np.where(np.isfinite(one.cross_entropy), one.cross_entropy, 0.0)
-    a, b = np.meshgrid(one.first_axis, one.second_axis)
-    norm = matplotlib.colors.Normalize(0.0, float(loss.max()) or 1.0)
-    shades = matplotlib.colormaps[_LOSS_COLORS](norm(loss))
-    # A face takes the colour of one corner, but belongs to all four.
-    far = np.ones(loss.shape, bool)
-    corners = [
-        one.distance[i:, j:][: len(a) - 1, : len(a) - 1]
-        for i in (0, 1)
-        for j in (0, 1)
-    ]
-    far[:-1, :-1] = np.mean(corners, axis=0) > 1
-    shades[far, :3] = 1 - 0.35 * (1 - shades[far, :3])
     figure = _figure((6.4, 4.8))
     axes = figure.add_axes((-0.02, 0.03, 1.02, 1.04), projection="3d")
-    axes.computed_zorder = False
-    axes.plot_surface(
-        a, b, loss, rstride=1, cstride=1, facecolors=shades, lw=0, shade=False
-    )
-    lift = 0.004 * float(loss.max())
-    for line in _lines(one, one.distance, 1.0):
-        height = _interpolate(one, loss, line) + lift
-        axes.plot(*line.T, height, color="black", lw=1.6)
-    for at, marker, size in ((0.0, "o", 5), (one.attack_at, "X", 8)):
-        height = _interpolate(one, loss, np.array([[at, 0.0]])) + lift
-        axes.plot(
-            [at], [0], height, marker=marker, ms=size, mfc="white", mec="black"
-        )
+    relief.draw(axes, relief.of(one), _LOSS_COLORS, scale=1.8)
     axes.set_xlabel("towards the attack's image, ε")
     axes.set_ylabel("random direction, ε")
     axes.set_zlabel("cross-entropy, nats")
     axes.view_init(elev=32, azim=-128)
-    for line in (axes.xaxis, axes.yaxis):
-        line.set_major_locator(matplotlib.ticker.MultipleLocator(1))
     axes.zaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5))
     axes.set_box_aspect((1, 1, 0.62), zoom=0.95)
     return figure
-
-
-def _interpolate(one: landscape.Landscape, values, points) -> np.ndarray:
-    """Linear in each axis: the height of a surface at `[n, 2]` (a, b)."""
-    step = one.first_axis[1] - one.first_axis[0]
-    size = len(one.first_axis)
-    places = (points - one.first_axis[0]) / step
-    low = np.clip(np.floor(places), 0, size - 2).astype(int)
-    share = places - low
-    first, second = low.T
-    x, y = share.T
-    return (
-        values[second, first] * (1 - x) * (1 - y)
-        + values[second, first + 1] * x * (1 - y)
-        + values[second + 1, first] * (1 - x) * y
-        + values[second + 1, first + 1] * x * y
-    )

@@ -10,7 +10,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import contourpy
 import numpy as np
 import tensorflow as tf
 
@@ -23,6 +22,7 @@ from ib_keras.audit.config import AuditConfig
 from ib_keras.audit.config import Dataset
 from ib_keras.audit.config import ThreatModel
 from ib_keras.audit.landscape import examples as landscape_examples
+from ib_keras.audit.landscape import relief
 from ib_keras.errors import unknown_name
 
 # What a spec may say beside `epsilon`.
@@ -37,7 +37,6 @@ DEFAULTS = {
     "batch_size": 128,
 }
 _MADRY_STEP = 0.007 * 255 / 8
-_DIGITS = 5
 
 
 def evaluate(
@@ -107,7 +106,15 @@ def evaluate(
             {
                 "index": int(index),
                 **_who(ledger, position, names),
-                **_surface(found, spec),
+                "epsilon": float(spec["epsilon"]),
+                "axis_unit": "epsilon",
+                **relief.of(found),
+                "attack_cross_entropy": relief.number(
+                    found.attack_cross_entropy
+                ),
+                "wrong_share": relief.number(
+                    landscape.describe(found).wrong_share
+                ),
                 "attack": audit_config["stages"]["pgd"],
                 **_picture(chosen.images[position]),
             }
@@ -169,33 +176,6 @@ def _who(ledger, position, names):
         "adversarial_prediction": int(adversarial),
         "is_robust": bool(ledger.is_robust[position]),
     }
-
-
-def _surface(found: landscape.Landscape, spec):
-    lines = contourpy.contour_generator(
-        found.first_axis, found.second_axis, found.distance
-    ).lines(1.0)
-    numbers = landscape.describe(found)
-    return {
-        "epsilon": float(spec["epsilon"]),
-        "axis_unit": "epsilon",
-        "us": _rounded(found.first_axis),
-        "vs": _rounded(found.second_axis),
-        "cross_entropy": [_rounded(row) for row in found.cross_entropy],
-        "ball": [[_rounded(point) for point in line] for line in lines],
-        "attack_at": _number(found.attack_at),
-        "attack_cross_entropy": _number(found.attack_cross_entropy),
-        "wrong_share": _number(numbers.wrong_share),
-    }
-
-
-def _rounded(values) -> list[float | None]:
-    return [_number(value) for value in values]
-
-
-def _number(value) -> float | None:
-    value = float(value)
-    return float(f"{value:.{_DIGITS}g}") if np.isfinite(value) else None
 
 
 def _picture(image):

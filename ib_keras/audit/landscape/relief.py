@@ -7,28 +7,74 @@ drawn on the surface.
 from collections.abc import Mapping
 from typing import Any
 
+import contourpy
 import mpl_toolkits.mplot3d  # noqa: F401  Registers the projection.
 import numpy as np
 from matplotlib import colormaps
-from matplotlib import colors
 from matplotlib import path as paths
 from matplotlib import ticker
 from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
 
-from ib_keras.figures import style
-
-_COLORS = "viridis"
+_INK = "#1a1a1a"
 _PALE = 0.3  # Of the colours outside of the ball.
+_DIGITS = 5
 _FLAT = 1e-3  # Nats: a surface below it is drawn flat.
 _SEAM = 0.25  # Points: faces overlap, else white shows between them.
 
 
-def draw(axes: Axes, one: Mapping[str, Any]) -> None:
+def of(one) -> dict[str, Any]:
+    """What `draw` takes of a `surface.Landscape`, as JSON values.
+
+    Returns:
+        `us` and `vs`, the coordinates in units of epsilon; `cross_entropy`,
+        nats, whose rows follow `vs`, None where not finite; `ball`, the
+        outline of the ball, lines of `[u, v]`; `attack_at`, u of the attack's
+        image.
+    """
+    ball = lines(one, one.distance, 1.0)
+    return {
+        "us": _rounded(one.first_axis),
+        "vs": _rounded(one.second_axis),
+        "cross_entropy": [_rounded(row) for row in one.cross_entropy],
+        "ball": [[_rounded(point) for point in line] for line in ball],
+        "attack_at": number(one.attack_at),
+    }
+
+
+def lines(one, values, level: float) -> list[np.ndarray]:
+    """Where a map crosses a level: lines `[points, 2]` of (a, b)."""
+    finite = values[np.isfinite(values)]
+    if not finite.size or not finite.min() < level < finite.max():
+        return []
+    return contourpy.contour_generator(
+        one.first_axis, one.second_axis, np.ma.masked_invalid(values)
+    ).lines(level)
+
+
+def _rounded(values) -> list[float | None]:
+    return [number(value) for value in values]
+
+
+def number(value) -> float | None:
+    """A number of a record; None where it is not finite."""
+    value = float(value)
+    return float(f"{value:.{_DIGITS}g}") if np.isfinite(value) else None
+
+
+def draw(
+    axes: Axes,
+    one: Mapping[str, Any],
+    colors: str = "viridis",
+    scale: float = 1.0,
+) -> None:
     """Draws a surface.
 
     Args:
         axes: In three dimensions.
-        one: As `ib_keras.sweeps.landscapes` makes it.
+        one: As `of` makes it.
+        colors: Name of a map of colours.
+        scale: Of lines and markers.
     """
     us, vs = (np.asarray(one[name], float) for name in ("us", "vs"))
     loss = np.array(one["cross_entropy"], float)  # None becomes NaN.
@@ -41,7 +87,7 @@ def draw(axes: Axes, one: Mapping[str, Any]) -> None:
         loss,
         rstride=1,
         cstride=1,
-        facecolors=_shades(us, vs, loss, top, lines),
+        facecolors=_shades(us, vs, loss, top, lines, colors),
         lw=_SEAM,
         shade=False,
         zorder=1,
@@ -49,7 +95,7 @@ def draw(axes: Axes, one: Mapping[str, Any]) -> None:
     lift = 0.01 * top
     for line in lines:
         heights = _heights(us, vs, loss, *line.T) + lift
-        axes.plot(*line.T, heights, color=style.INK, lw=0.8, zorder=2)
+        axes.plot(*line.T, heights, color=_INK, lw=0.8 * scale, zorder=2)
     for u, marker in ((0.0, "o"), (float(one["attack_at"]), "X")):
         height = _heights(us, vs, loss, np.array([u]), np.zeros(1)) + lift
         axes.plot(
@@ -57,53 +103,21 @@ def draw(axes: Axes, one: Mapping[str, Any]) -> None:
             [0],
             height,
             marker=marker,
-            ms=4,
+            ms=4 * scale,
             mfc="white",
             mec="black",
-            mew=0.6,
+            mew=0.6 * scale,
             zorder=3,
         )
     axes.set_zlim(0, top)
-    _style(axes)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(ticker.MultipleLocator(1))
 
 
-def draw_image(axes: Axes, one: Mapping[str, Any]) -> None:
-    """Draws the test image itself, small, in the panel's upper corner."""
-    if not one.get("image"):
-        return
-    shape = one["image_shape"]
-    pixels = np.frombuffer(bytes.fromhex("".join(one["image"])), np.uint8)
-    pixels = pixels.reshape(shape)
-    inset = axes.figure.add_axes(axes.get_position(), label="image")
-    inset.set_in_layout(False)
-    inset.set_axes_locator(_Corner(axes))
-    inset.imshow(
-        np.repeat(pixels, 3, axis=2) if shape[2] == 1 else pixels,
-        interpolation="nearest",
-    )
-    inset.set_xticks([])
-    inset.set_yticks([])
-    for spine in inset.spines.values():
-        spine.set_visible(True)
-
-
-class _Corner:
-    """Places an inset in a panel, wherever the layout puts that."""
-
-    def __init__(self, axes: Axes, inches: float = 0.4):
-        self._axes, self._inches = axes, inches
-
-    def __call__(self, inset, renderer):
-        box = self._axes.get_position()
-        width, height = self._axes.figure.get_size_inches()
-        size = (self._inches / width, self._inches / height)
-        return type(box).from_bounds(box.x0, box.y1 - size[1], *size)
-
-
-def _shades(us, vs, loss, top, lines) -> np.ndarray:
+def _shades(us, vs, loss, top, lines, name) -> np.ndarray:
     """Colours of the faces, each by its middle."""
     middle = (loss[:-1, :-1] + loss[1:, :-1] + loss[:-1, 1:] + loss[1:, 1:]) / 4
-    shades = colormaps[_COLORS](colors.Normalize(0, top)(np.nan_to_num(middle)))
+    shades = colormaps[name](Normalize(0, top)(np.nan_to_num(middle)))
     first, second = np.meshgrid((us[:-1] + us[1:]) / 2, (vs[:-1] + vs[1:]) / 2)
     places = np.stack([first.ravel(), second.ravel()], axis=1)
     is_inside = np.zeros(len(places), bool)
@@ -127,17 +141,3 @@ def _heights(us, vs, loss, u, v) -> np.ndarray:
         + loss[i + 1, j] * y * (1 - x)
         + loss[i + 1, j + 1] * y * x
     )
-
-
-def _style(axes) -> None:
-    axes.set_xlabel("to PGD's image", labelpad=-7)
-    axes.set_ylabel("random", labelpad=-7)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(ticker.MultipleLocator(1))
-    axes.zaxis.set_major_locator(ticker.MaxNLocator(4))
-    axes.tick_params(pad=-3, labelsize=7)
-    axes.view_init(elev=30, azim=-128)
-    axes.set_box_aspect((1, 1, 0.7), zoom=0.97)
-    for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
-        axis.pane.set_facecolor("white")
-        axis.pane.set_edgecolor(style.PALE)

@@ -21,12 +21,12 @@ import markupsafe
 import numpy as np
 
 from ib_keras.audit.formats import rows
+from ib_keras.audit.landscape import drawing
 from ib_keras.audit.report import baselines
 from ib_keras.audit.report import charts
 from ib_keras.audit.report import classes
 from ib_keras.audit.report import evidence
 from ib_keras.audit.report import examples
-from ib_keras.audit.report import landscapes
 from ib_keras.audit.report import load
 from ib_keras.audit.report import names
 from ib_keras.audit.report import pairs
@@ -70,7 +70,7 @@ class View:
     examples_accuracy: float
     charts: tuple[charts.Chart, ...]
     examples: examples.Examples
-    landscapes: tuple[landscapes.Drawing, ...]
+    landscapes: tuple[drawing.Drawing, ...]
     evidence: evidence.Evidence | None
     classes: classes.Classes
     workdir: str
@@ -139,7 +139,7 @@ def _view(audit: load.Audit, name: str, position: int, clean_images) -> View:
         examples_accuracy=float(audit.examples["is_robust"].mean()),
         charts=_charts([audit], anchor),
         examples=examples.choose(audit, clean_images),
-        landscapes=landscapes.choose(audit, f"{anchor}-landscape"),
+        landscapes=drawing.choose(audit, f"{anchor}-landscape"),
         evidence=evidence.describe(audit, anchor),
         classes=classes.describe(audit),
         workdir=_workdir(audit.command),
