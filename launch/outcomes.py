@@ -79,23 +79,18 @@ def write_page(
     from ib_keras import files
     from ib_keras import lazy
     from ib_keras.audit import examples
-    from ib_keras.audit import folder as names
     from ib_keras.audit import report
     from ib_keras.audit.report import baselines
     from ib_keras.audit.report import load
 
-    summaries = {
-        folder: files.read_json(files.join(folder, names.SUMMARY))
-        for folder in folders
-    }
+    audits = [load.load(folder, has_examples=False) for folder in folders]
     if baseline is not None:
-        audits = [load.load(folder, has_examples=False) for folder in folders]
         baselines.choose(audits, baseline)
     lazy.tensorflow()  # Clean images and landscapes need no Keras.
     clean = {}
-    for folder, summary in summaries.items():
-        images = examples.of_folder(folder, summary)
+    for audit in audits:
+        images = examples.of_folder(audit.folder, audit.model)
         if images is not None:
-            clean[folder] = images
+            clean[audit.folder] = images
     path = path or files.join(folders[0], "report.html")
     return report.write(list(folders), path, clean, baseline)

@@ -10,6 +10,7 @@ import numpy as np
 from ib_keras import files
 from ib_keras import plugins
 from ib_keras import workdirs
+from ib_keras.audit.summary import Model
 from ib_keras.errors import UserError
 from ib_keras.types import check_count
 from ib_keras.types import check_images
@@ -188,29 +189,24 @@ def misfit(
     )
 
 
-def of_folder(folder: str, summary: Mapping[str, Any]) -> np.ndarray | None:
+def of_folder(folder: str, model: Model) -> np.ndarray | None:
     """The clean images of a finished audit, where its data are at hand.
 
     Args:
         folder: The audit folder.
-        summary: Its summary.
+        model: Of its summary.
 
     Returns:
         float32 `[examples, ...]`; None where the data are not here.
     """
     try:
         config = files.read_json(files.join(folder, workdirs.CONFIG_FILE))
-        model = summary["model"]
-        about = {**model["metadata"], **_shapes(model)}
-        return load(config["audit"], about).images
+        # What the audit found goes before what the metadata say.
+        found = {
+            "input_shape": model.image_shape,
+            "num_classes": model.num_classes,
+        }
+        known = {key: v for key, v in found.items() if v is not None}
+        return load(config["audit"], {**model.metadata, **known}).images
     except UserError:
         return None
-
-
-def _shapes(model):
-    """What the audit found, which goes before what the metadata say."""
-    known = {
-        "input_shape": model.get("image_shape"),
-        "num_classes": model.get("num_classes"),
-    }
-    return {key: value for key, value in known.items() if value is not None}

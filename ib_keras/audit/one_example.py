@@ -7,7 +7,7 @@ import numpy as np
 from ib_keras import files
 from ib_keras.audit import examples
 from ib_keras.audit import folder as folders
-from ib_keras.audit import statistics
+from ib_keras.audit import summary as summaries
 from ib_keras.audit.report import outcomes
 from ib_keras.errors import UserError
 
@@ -40,7 +40,7 @@ class OneExample:
     """
 
     def __init__(self, folder: str, index: int):
-        self._summary = statistics.read_summary(folder)
+        self._summary = summaries.read(folder)
         found = files.read_npz(files.join(folder, folders.EXAMPLES))
         lacking = _NEEDED - set(found)
         if lacking:
@@ -62,7 +62,7 @@ class OneExample:
             )
         self.index = index
         self._row = {name: values[rows[0]] for name, values in found.items()}
-        clean = examples.of_folder(folder, self._summary)
+        clean = examples.of_folder(folder, self._summary.model)
         self.clean = None if clean is None else clean[rows[0]]
         self.adversarial = self._row["adversarial_images"]
         self.outcome = outcomes.of(self._row)
@@ -71,8 +71,8 @@ class OneExample:
         """What was found, a sentence a line."""
         row, summary = self._row, self._summary
         said = [
-            f"Example {self.index} of {summary['dataset']['name']}, "
-            f"{summary['dataset']['split']}: label {row['label']}, clean "
+            f"Example {self.index} of {summary.dataset['name']}, "
+            f"{summary.dataset['split']}: label {row['label']}, clean "
             f"prediction {row['clean_prediction']}."
         ]
         said.append(self._what_became())
@@ -99,7 +99,7 @@ class OneExample:
 
     @property
     def _is_random(self) -> bool:
-        return (self._summary.get("num_judge_samples") or 1) > 1
+        return (self._summary.num_judge_samples or 1) > 1
 
     def _what_became(self) -> str:
         row = self._row
@@ -107,10 +107,10 @@ class OneExample:
             return "Wrong before any attack, so not attacked."
         if self.outcome == outcomes.ROBUST:
             return "Robust: no stage broke it; the picture is the nearest miss."
-        stage = self._summary["stages"][int(row["broken_by_stage"])]
+        stage = self._summary.stages[int(row["broken_by_stage"])]
         target = int(row["broken_by_target"])
         return (
-            f"Broken by {stage['name']}, restart {row['broken_by_restart'] + 1}"
+            f"Broken by {stage.name}, restart {row['broken_by_restart'] + 1}"
             + (f", target {target}" if target >= 0 else "")
             + f", step {row['broken_at_step']}: predicted "
             f"{row['adversarial_prediction']}."

@@ -9,7 +9,6 @@ import numpy as np
 from ib_keras import files
 from ib_keras import notebook
 from ib_keras.audit import examples
-from ib_keras.audit import folder as folders
 from ib_keras.audit.formats import verdicts
 from ib_keras.audit.report import load as loading
 from ib_keras.audit.report import text
@@ -150,6 +149,5 @@ def load(folder: str, clean_images: np.ndarray | None = None) -> AuditResult:
     folder = os.fspath(folder)
     audit = loading.load(folder)
     if clean_images is None:
-        summary = files.read_json(files.join(folder, folders.SUMMARY))
-        clean_images = examples.of_folder(folder, summary)
+        clean_images = examples.of_folder(folder, audit.model)
     return AuditResult(audit, clean_images)

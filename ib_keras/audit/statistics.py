@@ -7,13 +7,13 @@ audited on the same examples. `training_seeds` summarises several trainings.
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ib_keras import files
 from ib_keras.audit import folder as names
+from ib_keras.audit import summary as summaries
 from ib_keras.errors import UserError
 
 
@@ -256,38 +256,34 @@ def compare(folder_a: str, folder_b: str) -> Comparison:
             other data, other examples or labels, or another threat model.
     """
     folders = (folder_a, folder_b)
-    summaries = [read_summary(folder) for folder in folders]
+    found = [summaries.read(folder) for folder in folders]
     for name in ("dataset", "threat_model"):
-        _same(name, [s.get(name) for s in summaries], folders)
-    found = [files.read_npz(files.join(f, names.EXAMPLES)) for f in folders]
-    try:
-        for name in ("index", "label"):
-            _same(name, [arrays[name] for arrays in found], folders)
-        clean = [f["clean_prediction"] == f["label"] for f in found]
-        robust = [arrays["is_robust"] for arrays in found]
-        costs = [[_cost(s) for s in summary["stages"]] for summary in summaries]
-    except KeyError as error:
-        raise UserError(
-            "An audit is incomplete",
-            received=f"{' or '.join(folders)} without {error}",
-            expected="the summary.json and examples.npz of launch.audit",
-            fix="Run launch.verify on both.",
-        ) from error
+        _same(name, [getattr(s, name) for s in found], folders)
+    costs = [[(s.attack, s.num_restarts) for s in f.stages] for f in found]
     notes = []
     for name in _NOTED:
-        a, b = (summary.get(name) for summary in summaries)
+        a, b = (getattr(summary, name) for summary in found)
         if a != b:
             notes.append(f"{name} is {a} and {b}")
-    a, b = ((s.get("versions") or {}).get("git_commit") for s in summaries)
+    a, b = (summary.versions.get("git_commit") for summary in found)
     if a != b:
         notes.append(f"the commit is {a} and {b}")
     if costs[0] != costs[1]:
         notes.append("the stages or their restarts differ")
+    both = [files.read_npz(files.join(f, names.EXAMPLES)) for f in folders]
+    try:
+        for name in ("index", "label"):
+            _same(name, [arrays[name] for arrays in both], folders)
+        clean = [f["clean_prediction"] == f["label"] for f in both]
+        robust = [arrays["is_robust"] for arrays in both]
+    except KeyError as error:
+        raise UserError(
+            "An audit is incomplete",
+            received=f"{' or '.join(folders)} without {error}",
+            expected="the examples.npz of launch.audit",
+            fix="Run launch.verify on both.",
+        ) from error
     return Comparison(mcnemar(*robust), mcnemar(*clean), tuple(notes))
-
-
-def _cost(stage):
-    return stage["attack"], stage["num_restarts"]
 
 
 def _same(name, values, folders):
@@ -305,12 +301,3 @@ def _same(name, values, folders):
         expected="the same data set, examples and threat model",
         fix="Audit both models on the same examples at the same epsilon.",
     )
-
-
-def read_summary(folder: str) -> Mapping[str, Any]:
-    """The summary of a finished audit.
-
-    Raises:
-        UserError: If there is none.
-    """
-    return files.read_json(files.join(folder, names.SUMMARY))

@@ -39,6 +39,8 @@ class Model:
     outputs: str | None = None
     input_range: tuple[Figure, Figure] | None = None
     layout: str | None = None
+    image_shape: tuple[Count, ...] | None = None
+    num_classes: Count | None = None
     notes: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
 

@@ -9,11 +9,10 @@ why, is part of the result.
 """
 
 import dataclasses
-from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
-from ib_keras.audit import statistics
+from ib_keras.audit import summary as summaries
 from ib_keras.errors import UserError
 
 
@@ -67,12 +66,12 @@ def aggregate(
             another data set, threat model, protocol, mode or number of
             examples.
     """
-    counted: dict[str, Mapping[str, Any]] = {}
+    counted: dict[str, summaries.Summary] = {}
     excluded: dict[str, str] = {}
     first = None
     for folder in folders:
         try:
-            summary = statistics.read_summary(folder)
+            summary = summaries.read(folder)
         except UserError as error:
             excluded[folder] = f"no finished audit ({error.received})"
             continue
@@ -94,7 +93,7 @@ def aggregate(
             expected="one finished audit of a model that learned, or more",
             fix="Finish the audits, or lower min_clean_accuracy.",
         )
-    values = {f: float(s[metric]) for f, s in counted.items()}
+    values = {f: float(getattr(s, metric)) for f, s in counted.items()}
     return Aggregate(
         mean=sum(values.values()) / len(values),
         minimum=min(values.values()),
@@ -120,20 +119,18 @@ def collapse(clean_accuracy: float, threshold: float) -> str | None:
 
 def _reason(summary, threshold, counted):
     """Why a run does not count; None if it does."""
-    collapsed = collapse(summary["clean_accuracy"], threshold)
+    collapsed = collapse(summary.clean_accuracy, threshold)
     if collapsed:
         return collapsed
     for folder, other in counted.items():
-        if other["model"]["sha256"] == summary["model"]["sha256"]:
+        if other.model.sha256 == summary.model.sha256:
             return f"the same model as {folder}"
     return None
 
 
 def _halfway(summary):
-    model = summary["model"]
-    num_classes = model.get("num_classes") or model["metadata"].get(
-        "num_classes"
-    )
+    model = summary.model
+    num_classes = model.num_classes or model.metadata.get("num_classes")
     if not num_classes:
         raise UserError(
             "The model does not say how many classes it has",
@@ -154,10 +151,10 @@ def _check_kind(folder, summary, first_folder, first):
         "num_examples",
     )
     for name in names:
-        if summary.get(name) != first.get(name):
+        if getattr(summary, name) != getattr(first, name):
             raise UserError(
                 f"Audits of several kinds have no mean: {name} differs",
-                received=f"{summary.get(name)} in {folder}",
-                expected=f"{first.get(name)}, as in {first_folder}",
+                received=f"{getattr(summary, name)} in {folder}",
+                expected=f"{getattr(first, name)}, as in {first_folder}",
                 fix="Summarise them apart.",
             )

@@ -9,6 +9,7 @@ import pytest
 from ib_keras import files
 from ib_keras.audit import examples
 from ib_keras.audit import subject
+from ib_keras.audit import summary
 from ib_keras.data import digits
 from tests.support import runs
 
@@ -273,12 +274,12 @@ def folder(path, metadata=DIGITS, **changes):
     files.make_folder(path)
     config = {"audit": runs.audit_config(**changes)}
     files.write_json(path / "config.json", config)
-    return {"model": {"metadata": metadata}}
+    return summary.Model(metadata=metadata)
 
 
 def test_the_clean_images_of_a_finished_audit_are_found_again(tmp_path):
-    summary = folder(tmp_path, num_examples=5)
-    found = examples.of_folder(str(tmp_path), summary)
+    model = folder(tmp_path, num_examples=5)
+    found = examples.of_folder(str(tmp_path), model)
     np.testing.assert_array_equal(found, load(num_examples=5).images)
 
 
@@ -288,8 +289,8 @@ def test_a_finished_audit_whose_data_are_not_here_has_none(tmp_path):
         "dataset.data_dir": str(tmp_path),
         "dataset.download": False,
     }
-    summary = folder(tmp_path / "absent", **absent)
-    assert examples.of_folder(str(tmp_path / "absent"), summary) is None
-    summary = folder(tmp_path / "damaged")
+    model = folder(tmp_path / "absent", **absent)
+    assert examples.of_folder(str(tmp_path / "absent"), model) is None
+    model = folder(tmp_path / "damaged")
     (tmp_path / "damaged" / "config.json").write_text("{")
-    assert examples.of_folder(str(tmp_path / "damaged"), summary) is None
+    assert examples.of_folder(str(tmp_path / "damaged"), model) is None

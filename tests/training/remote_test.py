@@ -10,6 +10,7 @@ from ib_keras import files
 from ib_keras.audit import examples
 from ib_keras.audit import report
 from ib_keras.audit import runner
+from ib_keras.audit import summary as summaries
 from ib_keras.errors import Interrupted
 from ib_keras.training import loop
 from tests.support import runs
@@ -76,7 +77,7 @@ def test_train_audit_and_report_on_a_remote_workdir(no_open, capsys):
     )
     assert summary["num_examples"] == 8
     page = files.join(audit, "report.html")
-    clean = examples.of_folder(audit, summary)
+    clean = examples.of_folder(audit, summaries.read(audit).model)
     report.write([audit], page, {} if clean is None else {audit: clean})
     assert "<html" in files.read_text(page)
 
