@@ -113,34 +113,26 @@ def _audit(name: str, run: str, mode: str, audits: str, stop) -> list[str]:
 def _table(folders: list[str]) -> str:
     import pandas as pd
 
-    from ib_keras import files
-    from ib_keras.audit import folder as names
+    from ib_keras.audit.report import load
 
     rows = []
     for folder in folders:
-        summary = files.read_json(os.path.join(folder, names.SUMMARY))
-        verdict = "not judged"
-        findings = os.path.join(folder, names.FINDINGS)
-        if files.exists(findings):
-            verdict = files.read_json(findings)["verdict"]["label"]
-        curve = summary["epsilon_curve"] or [
-            {
-                "epsilon": summary["threat_model"]["epsilon"],
-                "robust_accuracy": summary["robust_accuracy"],
-            }
-        ]
-        for point in curve:
+        audit = load.load(folder, has_examples=False)
+        found = audit.findings
+        curve = [(p.epsilon, p.robust_accuracy) for p in audit.epsilon_curve]
+        own = (audit.threat_model.epsilon, audit.robust_accuracy)
+        for epsilon, robust in curve or [own]:
             rows.append(
                 {
                     "model": os.path.basename(
-                        os.path.dirname(summary["model"]["path"])
+                        os.path.dirname(audit.model.path)
                     ),
-                    "mode": summary["mode"],
-                    "attack": summary["protocol"],
-                    "epsilon": point["epsilon"],
-                    "clean": summary["clean_accuracy"],
-                    "robust": point["robust_accuracy"],
-                    "verdict": verdict,
+                    "mode": audit.mode,
+                    "attack": audit.protocol,
+                    "epsilon": epsilon,
+                    "clean": audit.clean_accuracy,
+                    "robust": robust,
+                    "verdict": found.verdict.label if found else "not judged",
                 }
             )
     table = pd.DataFrame(rows)
