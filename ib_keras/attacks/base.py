@@ -108,6 +108,18 @@ class GradientAttack:
     varying: tuple[str, ...] = ()
 
 
+def num_targets(attack: Attack, num_classes: int) -> int:
+    """Runs that one restart of an attack takes: one, or one for each target.
+
+    There are no more targets than classes besides the label's, and 0 stands
+    for all of these.
+    """
+    if attack.num_targets is None:
+        return 1
+    others = num_classes - 1
+    return min(attack.num_targets or others, others)
+
+
 def kind(attack: Attack) -> Hashable:
     """What attacks have in common that share compiled functions."""
     varying = getattr(attack, "varying", None)
@@ -287,20 +299,39 @@ def evaluate_gradient(
 
     if num_eot == 1:
         logits, loss, gradient = once(seed)
-        return evaluated(images, logits, labels, loss, gradient), gradient
-    logits, loss, gradient = once(draw_seed(seed, 0))
-
-    def another(draw, logits, loss, gradient):
-        more_logits, more_loss, more_gradient = once(draw_seed(seed, draw))
-        logits = log_add_exp(logits, tf.nn.log_softmax(more_logits))
-        return logits, loss + more_loss, gradient + more_gradient
-
-    logits, loss, gradient = repeat(
-        1, num_eot, another, (tf.nn.log_softmax(logits), loss, gradient)
-    )
-    loss, gradient = loss / num_eot, gradient / num_eot
-    logits -= tf.math.log(float(num_eot))
+    else:
+        logits, loss, gradient = mean_over_draws(once, seed, num_eot)
     return evaluated(images, logits, labels, loss, gradient), gradient
+
+
+def mean_over_draws(
+    ask: Callable[[tf.Tensor], tuple[tf.Tensor, ...]],
+    seed: tf.Tensor,
+    num_draws: int | tf.Tensor,
+) -> tuple[tf.Tensor, ...]:
+    """Averages over draws of a model's noise, which a graph's loop makes.
+
+    Args:
+        ask: Seed of a draw -> logits `[batch, classes]`, and what else is
+            averaged.
+        seed: int32 `[2]`, which those of the draws follow from.
+        num_draws: How many, 2 or more: a number or an int32 scalar.
+
+    Returns:
+        The logarithm of the mean of the probabilities; the mean of the rest.
+    """
+    logits, *others = ask(draw_seed(seed, 0))
+
+    def another(draw, logits, *others):
+        more_logits, *more = ask(draw_seed(seed, draw))
+        logits = log_add_exp(logits, tf.nn.log_softmax(more_logits))
+        return logits, *(a + b for a, b in zip(others, more, strict=True))
+
+    logits, *others = repeat(
+        1, num_draws, another, (tf.nn.log_softmax(logits), *others)
+    )
+    count = tf.cast(num_draws, tf.float32)
+    return logits - tf.math.log(count), *(other / count for other in others)
 
 
 def log_add_exp(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:

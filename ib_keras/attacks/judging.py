@@ -74,21 +74,15 @@ class Judge:
         candidates = tf.where(tf.math.is_finite(candidates), candidates, clean)
         ball = geometry.ball(clean, ThreatModel(self._norm, epsilon))
         images = ball.project(candidates)
-        total = self._logits(images, seeds.fold(seed, 0))
-        wrong, votes = _vote(total, labels)
+
+        def ask(seed):
+            logits = self._logits(images, seed)
+            return logits, *_vote(logits, labels)
+
         if self.is_random:
-
-            def another(draw, total, wrong, votes):
-                logits = self._logits(images, seeds.fold(seed, draw))
-                more_wrong, more_votes = _vote(logits, labels)
-                total = base.log_add_exp(total, tf.nn.log_softmax(logits))
-                return total, wrong + more_wrong, votes + more_votes
-
-            total, wrong, votes = base.repeat(
-                1, num_draws, another, (tf.nn.log_softmax(total), wrong, votes)
-            )
-            total -= tf.math.log(tf.cast(num_draws, tf.float32))
-            wrong /= tf.cast(num_draws, tf.float32)
+            total, wrong, votes = base.mean_over_draws(ask, seed, num_draws)
+        else:
+            total, wrong, votes = ask(base.draw_seed(seed, 0))
         said = base.evaluated(images, total, labels, loss=wrong)
         prediction = tf.where(
             wrong > 0.5,

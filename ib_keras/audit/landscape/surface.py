@@ -320,16 +320,13 @@ class LandscapeEvaluator:
         )
 
     def _without_gradients(self, images, labels, seed):
-        logits = self._logits(images, base.draw_seed(seed, 0))
+        def ask(seed):
+            return (self._logits(images, seed),)
+
         if self._num_draws > 1:
-
-            def another(draw, logits):
-                more = self._logits(images, base.draw_seed(seed, draw))
-                return (base.log_add_exp(logits, tf.nn.log_softmax(more)),)
-
-            (logits,) = base.repeat(
-                1, self._num_draws, another, (tf.nn.log_softmax(logits),)
-            )
+            (logits,) = base.mean_over_draws(ask, seed, self._num_draws)
+        else:
+            (logits,) = ask(base.draw_seed(seed, 0))
         said = base.evaluated(
             images, logits, labels, losses.cross_entropy(logits, labels)
         )
