@@ -50,7 +50,7 @@ def loop_of(attack, logits_fn, images, labels, epsilon, num_steps):
 
     def steps():
         _, found = run.advance(state, record, 0, num_steps)
-        return found.margin.numpy()
+        return found.best.margin.numpy()
 
     return steps
 

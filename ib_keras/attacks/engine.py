@@ -16,6 +16,7 @@ from ib_keras.attacks import base
 from ib_keras.attacks import compiled
 from ib_keras.attacks import geometry
 from ib_keras.attacks import judging
+from ib_keras.attacks.ledger import Result
 from ib_keras.types import LogitsFn
 from ib_keras.types import ThreatModel
 
@@ -27,47 +28,35 @@ class Record(NamedTuple):
     """What the runner remembers of each example during a run.
 
     Attributes:
-        images: float32 `[batch, ...]`, the iterate of smallest margin for the
-            classifier (the most wrong one).
-        margin: float32 `[batch]`, the largest attack margin so far.
-        is_wrong: bool `[batch]`, whether an iterate was misclassified.
-        step: int32 `[batch]`, index of the iterate in `images`.
+        best: The iterate of smallest margin for the classifier (the most
+            wrong one) and its margin; whether any iterate was misclassified;
+            the largest loss; of the last gradient taken the norm.
+        step: int32 `[batch]`, index of the iterate in `best`.
         first_wrong: int32 `[batch]`, index of the first misclassified
             iterate; -1 before there is one.
-        loss: float32 `[batch]`, the largest loss so far.
-        gradient_norm: float32 `[batch]`, of the last gradient taken.
-        num_zero: int32 `[batch]`, gradients that were exactly zero.
+        num_zero_gradients: int32 `[batch]`, gradients that were exactly zero.
         num_nonfinite: int32 `[batch]`, evaluations with a number that was not
             finite.
         latest: What was wrong last, where the model has noise, else `()`:
-            images as above and their steps. A draw in luck has the largest
-            margin of a chunk sooner than what is wrong on every draw.
+            images as above and their steps. A lucky noise sample has the
+            largest margin of a chunk sooner than what is wrong on every draw.
     """
 
-    images: tf.Tensor
-    margin: tf.Tensor
-    is_wrong: tf.Tensor
+    best: base.Evaluation
     step: tf.Tensor
     first_wrong: tf.Tensor
-    loss: tf.Tensor
-    gradient_norm: tf.Tensor
-    num_zero: tf.Tensor
+    num_zero_gradients: tf.Tensor
     num_nonfinite: tf.Tensor
     latest: tuple[()] | tuple[tf.Tensor, tf.Tensor]
 
 
 def _new_record(images: tf.Tensor, is_random: bool) -> Record:
-    lowest = tf.fill([tf.shape(images)[0]], -float("inf"))
-    zero = tf.zeros_like(lowest, tf.int32)
+    zero = tf.zeros([tf.shape(images)[0]], tf.int32)
     return Record(
-        images=images,
-        margin=lowest,
-        is_wrong=tf.zeros_like(lowest, tf.bool),
+        best=base.not_evaluated(images),
         step=zero - 1,
         first_wrong=zero - 1,
-        loss=lowest,
-        gradient_norm=-tf.ones_like(lowest),
-        num_zero=zero,
+        num_zero_gradients=zero,
         num_nonfinite=zero,
         latest=(images, zero - 1) if is_random else (),
     )
@@ -78,9 +67,10 @@ def _update(
 ) -> Record:
     # A tie of the two largest logits can be a wrong prediction with margin 0:
     # being wrong counts before the margin does. NaN compares as false.
-    first_wrong = evaluation.is_wrong & ~record.is_wrong
-    better = (evaluation.margin > record.margin) & (
-        evaluation.is_wrong == record.is_wrong
+    best = record.best
+    first_wrong = evaluation.is_wrong & ~best.is_wrong
+    better = (evaluation.margin > best.margin) & (
+        evaluation.is_wrong == best.is_wrong
     )
     better = better | first_wrong
     norm = evaluation.gradient_norm
@@ -94,51 +84,22 @@ def _update(
             tf.where(wrong, step, latest[1]),
         )
     return Record(
-        images=base.where(better, evaluation.images, record.images),
-        margin=tf.where(better, evaluation.margin, record.margin),
-        is_wrong=record.is_wrong | evaluation.is_wrong,
+        best=base.Evaluation(
+            images=base.where(better, evaluation.images, best.images),
+            margin=tf.where(better, evaluation.margin, best.margin),
+            is_wrong=best.is_wrong | evaluation.is_wrong,
+            loss=tf.where(
+                evaluation.loss > best.loss, evaluation.loss, best.loss
+            ),
+            gradient_norm=norm,
+        ),
         step=tf.where(better, step, record.step),
         first_wrong=tf.where(first_wrong, step, record.first_wrong),
-        loss=tf.where(
-            evaluation.loss > record.loss, evaluation.loss, record.loss
-        ),
-        gradient_norm=norm,
-        num_zero=record.num_zero + tf.cast(norm == 0.0, tf.int32),
+        num_zero_gradients=record.num_zero_gradients
+        + tf.cast(norm == 0.0, tf.int32),
         num_nonfinite=record.num_nonfinite + tf.cast(~finite, tf.int32),
         latest=latest,
     )
-
-
-class Result(NamedTuple):
-    """What one run did to one batch; NumPy arrays in the batch's order.
-
-    Attributes:
-        is_broken: bool `[n]`, by the judge.
-        images: float32 `[n, ...]`: of a broken example the judged image, else
-            the iterate nearest to being wrong.
-        margin: float32 `[n]`, the judge's where broken, else the attack's.
-        prediction: int32 `[n]`; -1 where not broken.
-        wrong_share: float32 `[n]`; 0 where nothing was judged.
-        step: int32 `[n]`, the first iterate at which the attack saw the
-            example wrong, where broken; else that of `images`.
-        loss: float32 `[n]`.
-        gradient_norm: float32 `[n]`.
-        num_zero: int32 `[n]`.
-        num_nonfinite: int32 `[n]`.
-        gradient_evaluations: int64 `[n]`.
-    """
-
-    is_broken: np.ndarray
-    images: np.ndarray
-    margin: np.ndarray
-    prediction: np.ndarray
-    wrong_share: np.ndarray
-    step: np.ndarray
-    loss: np.ndarray
-    gradient_norm: np.ndarray
-    num_zero: np.ndarray
-    num_nonfinite: np.ndarray
-    gradient_evaluations: np.ndarray
 
 
 class Engine:
@@ -173,12 +134,12 @@ class Engine:
     ):
         self._unscaled = compiled.of(logits_fn)
         self.set_scale(scale)
-        self._attack = attack
-        self._judge = judge
+        self.attack = attack
+        self.judge = judge
         self._norm = norm
         self._batch_size = batch_size
         self._chunk_steps = chunk_steps
-        self._compact = compact
+        self.compact = compact
         self._numbers = base.numbers(attack)
 
     def set_scale(self, scale: float) -> None:
@@ -188,16 +149,16 @@ class Engine:
 
     def num_traces(self) -> dict[int | None, int]:
         """Batch size (None: every one) -> traces of the loop; each is 1."""
-        if self._attack.runs_eagerly:
+        if self.attack.runs_eagerly:
             return {}
         return self._compiled("advance").num_traces()
 
     def _compiled(self, name):
         """The compiled `start` or `advance` of this kind of attack."""
-        kind = base.kind(self._attack)
-        key = (name, kind, self._norm, self._judge.is_random)
+        kind = base.kind(self.attack)
+        key = (name, kind, self._norm, self.judge.is_random)
         function = getattr(self, f"_{name}_traced")
-        return self._logits.compiled(key, lambda: function, self._attack)
+        return self._logits.compiled(key, lambda: function, self.attack)
 
     def resolve(self, images) -> None:
         """See `compiled.CompiledLogits.resolve`; before the first start."""
@@ -206,7 +167,7 @@ class Engine:
     def start(self, images, labels, example_seeds, targets, epsilon):
         """The state and the record of a batch before the first step."""
         batched = (images, labels, example_seeds, targets)
-        if self._attack.runs_eagerly:
+        if self.attack.runs_eagerly:
             return self._start_traced(*batched, epsilon, self._numbers)
         return self._compiled("start")(
             int(labels.shape[0]), batched, (epsilon, self._numbers)
@@ -215,28 +176,28 @@ class Engine:
     def advance(self, state, record, first, last):
         """The state and the record after the steps from `first` to `last`."""
         span = tf.constant(first), tf.constant(last)
-        if self._attack.runs_eagerly:
+        if self.attack.runs_eagerly:
             return self._advance_traced(state, record, *span, self._numbers)
         return self._compiled("advance")(
-            int(record.margin.shape[0]), (state, record), (*span, self._numbers)
+            int(record.step.shape[0]), (state, record), (*span, self._numbers)
         )
 
     def finish(self, state, record, clean, labels, example_seeds, epsilon):
         """The record with the last iterate, which nobody has looked at."""
         images, loss = state.images, state.evaluated.loss
         batched = (images, loss, record, clean, labels, example_seeds)
-        shared = (epsilon, tf.constant(self._attack.num_steps))
-        if self._attack.runs_eagerly:
+        shared = (epsilon, tf.constant(self.attack.num_steps))
+        if self.attack.runs_eagerly:
             return self._finish_traced(*batched, *shared)
         return self._logits.compiled(
-            ("finish", self._norm, self._judge.is_random),
+            ("finish", self._norm, self.judge.is_random),
             lambda: self._finish_traced,
         )(int(labels.shape[0]), batched, shared)
 
     def _start_traced(
         self, images, labels, example_seeds, targets, epsilon, numbers
     ):
-        attack = base.with_numbers(self._attack, numbers)
+        attack = base.with_numbers(self.attack, numbers)
         threat_model = ThreatModel(self._norm, epsilon)
         more = {}
         if attack.num_targets is not None:
@@ -244,13 +205,13 @@ class Engine:
         state = attack.init(
             self._logits, images, labels, threat_model, example_seeds, **more
         )
-        record = _new_record(images, self._judge.is_random)
+        record = _new_record(images, self.judge.is_random)
         if attack.evaluates_proposal:
             record = _update(record, state.evaluated, tf.constant(0))
         return state, record
 
     def _advance_traced(self, state, record, first, last, numbers):
-        attack = base.with_numbers(self._attack, numbers)
+        attack = base.with_numbers(self.attack, numbers)
         # Iterate 0 is the start: attacks that move first evaluate the next.
         ahead = int(attack.evaluates_proposal)
 
@@ -278,24 +239,25 @@ class Engine:
         logits = self._logits(images, seed)
         evaluation = base.evaluated(images, logits, labels, loss)
         # No gradient was taken here: what was said of the last one stays.
-        return _update(record, evaluation, num_steps)._replace(
-            gradient_norm=record.gradient_norm
-        )
+        updated = _update(record, evaluation, num_steps)
+        norm = record.best.gradient_norm
+        return updated._replace(best=updated.best._replace(gradient_norm=norm))
 
     def pad(self, rows: np.ndarray) -> np.ndarray:
         """Fills a batch up to a size that needs no new trace."""
         return self._logits.pad(rows, self._batch_size)
 
-    def _chunks(self):
-        if not (self._compact or self._judge.is_random):
-            yield 0, self._attack.num_steps
+    def chunks(self):
+        """First and last step of each chunk."""
+        if not (self.compact or self.judge.is_random):
+            yield 0, self.attack.num_steps
             return
         done = 0
         lengths = list(_FIRST_CHUNKS)
-        while done < self._attack.num_steps:
+        while done < self.attack.num_steps:
             length = lengths.pop(0) if lengths else self._chunk_steps
             length = min(
-                length, self._chunk_steps, self._attack.num_steps - done
+                length, self._chunk_steps, self.attack.num_steps - done
             )
             yield done, done + length
             done += length
@@ -307,7 +269,7 @@ class Engine:
         Rows that are not needed any more must be able to leave, and foreign
         code draws once for a whole batch.
         """
-        return self._compact and not self._attack.runs_eagerly
+        return self.compact and not self.attack.runs_eagerly
 
     def run(
         self,
@@ -347,12 +309,21 @@ class Engine:
         ).run()
 
 
+class _Batch(NamedTuple):
+    """What is on the device; all of it begins with the batch axis."""
+
+    state: NamedTuple
+    record: Record
+    labels: tf.Tensor
+    seeds: tf.Tensor
+
+
 class _Run:
     """The host side of one run: who stands, who is judged, who is dropped."""
 
     def __init__(
         self,
-        engine,
+        engine: Engine,
         images,
         labels,
         epsilon,
@@ -368,63 +339,57 @@ class _Run:
         self.judge_seed = judge_seed
         self.num_passes = num_passes
         self.num_judgements = 0
-        size = len(labels)
-        zeros = np.zeros(size, np.float32)
-        self.result = Result(
-            is_broken=np.zeros(size, bool),
-            images=images.copy(),
-            margin=zeros - np.inf,
-            prediction=np.full(size, -1, np.int32),
-            wrong_share=zeros.copy(),
-            step=np.full(size, -1, np.int32),
-            loss=zeros - np.inf,
-            gradient_norm=zeros - 1,
-            num_zero=np.zeros(size, np.int32),
-            num_nonfinite=np.zeros(size, np.int32),
-            gradient_evaluations=np.zeros(size, np.int64),
-        )
-        self.is_doubted = np.zeros(size, bool)
+        self.result = Result.blank(images)
+        self.is_doubted = np.zeros(len(labels), bool)
         # Position in the device's batch -> row of this batch.
-        self.rows = np.arange(size)
+        self.rows = np.arange(len(labels))
         engine.resolve(images)
         padded = engine.pad(self.rows)
         if targets is None:
-            targets = np.zeros(size, np.int32)
-        self.device_labels = tf.constant(labels[padded])
-        self.device_seeds = tf.constant(example_seeds[padded])
-        self.state, self.record = engine.start(
+            targets = np.zeros(len(labels), np.int32)
+        on_device = (
+            tf.constant(labels[padded]),
+            tf.constant(example_seeds[padded]),
+        )
+        state, record = engine.start(
             tf.constant(images[padded]),
-            self.device_labels,
-            self.device_seeds,
+            *on_device,
             tf.constant(targets[padded]),
             tf.constant(epsilon, tf.float32),
         )
-        self._count(engine._attack.gradients_at_init)
+        self.batch = _Batch(state, record, *on_device)
+        self._count(engine.attack.gradients_at_init)
+
+    @property
+    def record(self) -> Record:
+        return self.batch.record
 
     def _count(self, per_example):
         self.result.gradient_evaluations[self.rows] += per_example
 
     def run(self) -> Result:
-        attack = self.engine._attack
-        for first, last in self.engine._chunks():
-            self.state, self.record = self.engine.advance(
-                self.state, self.record, first, last
+        engine, attack = self.engine, self.engine.attack
+        for first, last in engine.chunks():
+            state, record = engine.advance(
+                self.batch.state, self.record, first, last
             )
+            self.batch = self.batch._replace(state=state, record=record)
             self._count((last - first) * attack.gradients_per_step)
             self._judge_claims()
-            if self.engine._compact:
+            if engine.compact:
                 if self._is_done().all():
                     break
                 self._drop_done()
         if not (attack.evaluates_proposal or self._is_done().all()):
-            self.record = self.engine.finish(
-                self.state,
+            record = engine.finish(
+                self.batch.state,
                 self.record,
-                tf.constant(self.images[self.engine.pad(self.rows)]),
-                self.device_labels,
-                self.device_seeds,
+                tf.constant(self.images[engine.pad(self.rows)]),
+                self.batch.labels,
+                self.batch.seeds,
                 tf.constant(self.epsilon, tf.float32),
             )
+            self.batch = self.batch._replace(record=record)
             self._judge_claims()
         self._store(np.ones(len(self.rows), bool))
         return self.result
@@ -436,7 +401,7 @@ class _Run:
 
     def _judge_claims(self):
         record = self.record
-        self._judge_claim(record.images, record.step)
+        self._judge_claim(record.best.images, record.step)
         if record.latest:
             images, step = record.latest
             other = step.numpy() != record.step.numpy()
@@ -452,7 +417,7 @@ class _Run:
             is_asked: bool `[device's batch]`, whose claims are judged.
         """
         size = len(self.rows)
-        wrong = (self.record.is_wrong.numpy() & is_asked)[:size]
+        wrong = (self.record.best.is_wrong.numpy() & is_asked)[:size]
         claims = wrong & ~self.result.is_broken[self.rows]
         if not claims.any():
             return
@@ -465,9 +430,11 @@ class _Run:
         broken = judgement.is_wrong
         newly_broken = rows[broken]
         self.result.is_broken[newly_broken] = True
-        self.result.images[newly_broken] = judgement.images[broken]
-        self.result.margin[newly_broken] = judgement.margin[broken]
-        self.result.prediction[newly_broken] = judgement.prediction[broken]
+        found = judgement.images, judgement.margin, judgement.prediction
+        images, margin, prediction = (array[broken] for array in found)
+        self.result.adversarial_images[newly_broken] = images
+        self.result.margin[newly_broken] = margin
+        self.result.adversarial_prediction[newly_broken] = prediction
         # A claim that the judge turned down dates nothing: then the judged
         # iterate's own step is the first that is known to be wrong.
         first = self.record.first_wrong.numpy()[places]
@@ -484,7 +451,7 @@ class _Run:
         """
         judgement = self._judge(rows, candidates)
         upheld = np.flatnonzero(judgement.is_wrong)
-        if self.engine._judge.is_random and len(upheld):
+        if self.engine.judge.is_random and len(upheld):
             again = self._judge(
                 rows[upheld], candidates[upheld], is_thorough=True
             )
@@ -494,7 +461,7 @@ class _Run:
 
     def _judge(self, rows, candidates, is_thorough=False):
         self.num_judgements += 1
-        return self.engine._judge(
+        return self.engine.judge(
             self.images[rows],
             candidates,
             self.labels[rows],
@@ -509,23 +476,25 @@ class _Run:
         A draw in luck can be the most wrong of a run: kept, it would hide the
         later iterates that are wrong on every draw.
         """
-        wrong = self.record.is_wrong.numpy()[: len(self.rows)]
+        best = self.record.best
+        wrong = best.is_wrong.numpy()[: len(self.rows)]
         places = np.flatnonzero(wrong & ~self.result.is_broken[self.rows])
         if not len(places):
             return
         self._keep_nearest(places)
-        forgotten = np.zeros(self.device_labels.shape[0], bool)
+        forgotten = np.zeros(self.batch.labels.shape[0], bool)
         forgotten[places] = True
-        self.record = self.record._replace(
-            is_wrong=self.record.is_wrong & ~forgotten
-        )
+        best = best._replace(is_wrong=best.is_wrong & ~forgotten)
+        self.batch = self.batch._replace(record=self.record._replace(best=best))
 
     def _keep_nearest(self, places):
         """Copies what is nearer to being wrong than what the books have."""
-        margin = self.record.margin.numpy()[places] / self.engine.scale
+        best = self.record.best
+        margin = best.margin.numpy()[places] / self.engine.scale
         nearer = margin > self.result.margin[self.rows[places]]
         places, rows = places[nearer], self.rows[places[nearer]]
-        self.result.images[rows] = tf.gather(self.record.images, places).numpy()
+        images = tf.gather(best.images, places).numpy()
+        self.result.adversarial_images[rows] = images
         self.result.margin[rows] = margin[nearer]
         self.result.step[rows] = self.record.step.numpy()[places]
 
@@ -533,10 +502,14 @@ class _Run:
         """Copies the device's record of the places that leave to the books."""
         places = np.flatnonzero(leaving)
         rows = self.rows[places]
-        record = self.record
-        for name in ("loss", "gradient_norm", "num_zero", "num_nonfinite"):
-            values = getattr(record, name).numpy()
-            getattr(self.result, name)[rows] = values[places]
+        record, best, result = self.record, self.record.best, self.result
+        for known, values in (
+            (result.loss, best.loss),
+            (result.gradient_norm, best.gradient_norm),
+            (result.num_zero_gradients, record.num_zero_gradients),
+            (result.num_nonfinite, record.num_nonfinite),
+        ):
+            known[rows] = values.numpy()[places]
         self._keep_nearest(places[~self.result.is_broken[rows]])
 
     def _drop_done(self):
@@ -544,16 +517,10 @@ class _Run:
         still_robust = ~self._is_done()[self.rows]
         keep = np.flatnonzero(still_robust)
         places = self.engine.pad(keep)
-        if len(places) >= self.device_labels.shape[0]:
+        if len(places) >= self.batch.labels.shape[0]:
             return
         self._store(~still_robust)
         self.rows = self.rows[keep]
-        taken = (
-            self.state,
-            self.record,
-            self.device_labels,
-            self.device_seeds,
-        )
-        self.state, self.record, self.device_labels, self.device_seeds = (
-            tf.nest.map_structure(lambda t: tf.gather(t, places), taken)
+        self.batch = tf.nest.map_structure(
+            lambda t: tf.gather(t, places), self.batch
         )

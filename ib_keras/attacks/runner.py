@@ -16,14 +16,11 @@ import dataclasses
 import time
 import warnings
 from collections.abc import Callable
-from collections.abc import Mapping
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from ib_keras import notebook
 from ib_keras import plugins
 from ib_keras import seeds
 from ib_keras.attacks import base
@@ -32,6 +29,10 @@ from ib_keras.attacks import engine
 from ib_keras.attacks import judging
 from ib_keras.attacks import outputs as outputs_lib
 from ib_keras.attacks import scale
+from ib_keras.attacks.ledger import Ledger
+from ib_keras.attacks.ledger import Position
+from ib_keras.attacks.ledger import Progress
+from ib_keras.attacks.ledger import StageStatistics
 from ib_keras.errors import UserError
 from ib_keras.types import LogitsFn
 from ib_keras.types import ThreatModel
@@ -78,213 +79,6 @@ class Stage:
             num_restarts=num_restarts,
             config=dict(config["attack"]),
         )
-
-
-@dataclasses.dataclass
-class Ledger:
-    """What is known of every audited example; each array is `[examples]`.
-
-    Attributes:
-        label: int32.
-        clean_prediction: int32; -1 where the clean logits are not finite.
-        is_robust: bool: right on the clean image and not broken.
-        adversarial_prediction: int32; the clean one where not broken.
-        margin: float32, largest other logit - logit of the label at
-            `adversarial_images`: the judge's where broken, else the largest
-            that an attack saw.
-        wrong_share: float32, share of fresh draws of the model's noise on
-            which `adversarial_images` is wrong, taken when all stages are
-            done; 0 or 1 where the model has no noise. Before that, the share
-            of the judgement that broke it, or the largest of all judgements.
-        broken_by_stage: int32, -1 where not broken by an attack.
-        broken_by_restart: int32, -1 likewise.
-        broken_by_target: int32, -1 likewise, and for untargeted attacks.
-        broken_at_step: int32, -1 likewise.
-        gradient_evaluations: int64, spent on the example by the passes up to
-            the one that broke it. Where passes run side by side, what later
-            ones took meanwhile is no part of the search and is not counted.
-        loss: float32, largest loss of the last run.
-        gradient_norm: float32, largest |gradient| at the last step of the
-            last run; -1 where none was taken.
-        num_zero_gradients: int64, gradients that were exactly zero.
-        num_nonfinite: int64, evaluations with a number that was not finite.
-        adversarial_images: float32 `[examples, ...]`, the judged image where
-            broken, the clean one for clean errors, else the nearest miss.
-    """
-
-    label: np.ndarray
-    clean_prediction: np.ndarray
-    is_robust: np.ndarray
-    adversarial_prediction: np.ndarray
-    margin: np.ndarray
-    wrong_share: np.ndarray
-    broken_by_stage: np.ndarray
-    broken_by_restart: np.ndarray
-    broken_by_target: np.ndarray
-    broken_at_step: np.ndarray
-    gradient_evaluations: np.ndarray
-    loss: np.ndarray
-    gradient_norm: np.ndarray
-    num_zero_gradients: np.ndarray
-    num_nonfinite: np.ndarray
-    adversarial_images: np.ndarray
-
-    @classmethod
-    def new(cls, images: np.ndarray, labels: np.ndarray) -> "Ledger":
-        """A ledger before any attack: nothing asked, nothing broken."""
-        size = len(labels)
-        none = np.full(size, -1, np.int32)
-        zeros = np.zeros(size, np.float32)
-        count = np.zeros(size, np.int64)
-        return cls(
-            label=labels.copy(),
-            clean_prediction=none.copy(),
-            is_robust=np.zeros(size, bool),
-            adversarial_prediction=none.copy(),
-            margin=zeros - np.inf,
-            wrong_share=zeros.copy(),
-            broken_by_stage=none.copy(),
-            broken_by_restart=none.copy(),
-            broken_by_target=none.copy(),
-            broken_at_step=none.copy(),
-            gradient_evaluations=count.copy(),
-            loss=zeros - np.inf,
-            gradient_norm=zeros - 1,
-            num_zero_gradients=count.copy(),
-            num_nonfinite=count.copy(),
-            adversarial_images=images.copy(),
-        )
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays by name, as `examples.npz` holds them."""
-        return {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-        }
-
-    @classmethod
-    def of_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Ledger":
-        """The ledger that gave these `arrays`; others among them are left.
-
-        Raises:
-            KeyError: If one is missing.
-        """
-        names = [field.name for field in dataclasses.fields(cls)]
-        return cls(**{name: arrays[name] for name in names})
-
-    @property
-    def clean_accuracy(self) -> float:
-        """Share of examples that the model gets right unattacked."""
-        return float(np.mean(self.clean_prediction == self.label))
-
-    @property
-    def robust_accuracy(self) -> float:
-        """Share of all examples that are right and not broken."""
-        return float(np.mean(self.is_robust))
-
-    @property
-    def expected_accuracy(self) -> float:
-        """Mean share of fresh draws on which the final images are right."""
-        return float(np.mean(1.0 - self.wrong_share))
-
-    def _rows(self) -> list[tuple[str, str]]:
-        spent = int(self.gradient_evaluations.sum())
-        return [
-            ("examples", f"{len(self.label)}"),
-            ("clean accuracy", f"{self.clean_accuracy:.1%}"),
-            ("robust accuracy", f"{self.robust_accuracy:.1%}"),
-            ("broken", f"{int((self.broken_by_stage >= 0).sum())}"),
-            ("gradient evaluations", f"{spent}"),
-        ]
-
-    def __repr__(self) -> str:
-        said = ", ".join(f"{name} {value}" for name, value in self._rows())
-        return f"<Ledger {said}>"
-
-    def _repr_html_(self) -> str:
-        return notebook.table(
-            "Attack",
-            self._rows(),
-            "An upper bound of the robust accuracy: a stronger attack may "
-            "break more.",
-        )
-
-
-@dataclasses.dataclass
-class StageStatistics:
-    """What one stage did so far.
-
-    Attributes:
-        num_attacked: Examples that stood when the stage began.
-        gradient_evaluations: Spent by the stage.
-        seconds: Spent by the stage, over interruptions.
-        curve: One row after each pass (restart and target): restart, target,
-            examples standing, gradient evaluations of the stage so far.
-    """
-
-    num_attacked: int = 0
-    gradient_evaluations: int = 0
-    seconds: float = 0.0
-    curve: list[list[int]] = dataclasses.field(default_factory=list)
-
-
-@dataclasses.dataclass
-class Position:
-    """Where in the protocol a run is: the next batch to attack.
-
-    A batch is named by the pass (stage, restart, target) and its number in
-    it. With the ledger this is all that resuming needs: who stood when the
-    pass began follows from what was broken in it.
-    """
-
-    stage: int = 0
-    restart: int = 0
-    target: int = 0
-    batch: int = 0
-    clean_done: bool = False
-
-
-@dataclasses.dataclass
-class Progress:
-    """The whole state of a run: ledger, position and statistics."""
-
-    ledger: Ledger
-    position: Position
-    stages: list[StageStatistics]
-
-
-def merge(parts: Sequence[Progress]) -> Progress:
-    """Puts shares of the examples together, all run to their ends.
-
-    Args:
-        parts: Of runners with the same stages, in the order of their examples.
-
-    Returns:
-        What one runner over all of them would have. Seconds are those of the
-        slowest share, for shares run side by side.
-    """
-    columns = [part.ledger.arrays() for part in parts]
-    ledger = Ledger(
-        **{n: np.concatenate([c[n] for c in columns]) for n in columns[0]}
-    )
-    stages = []
-    for statistics in zip(*(part.stages for part in parts), strict=True):
-        passes = zip(*(b.curve for b in statistics), strict=True)
-        rows = [np.array(same_pass) for same_pass in passes]
-        stages.append(
-            StageStatistics(
-                num_attacked=sum(b.num_attacked for b in statistics),
-                gradient_evaluations=sum(
-                    b.gradient_evaluations for b in statistics
-                ),
-                seconds=max(b.seconds for b in statistics),
-                curve=[
-                    [*row[0, :2].tolist(), *row[:, 2:].sum(axis=0).tolist()]
-                    for row in rows
-                ],
-            )
-        )
-    return Progress(ledger, parts[0].position, stages)
 
 
 class Runner:
@@ -376,7 +170,7 @@ class Runner:
     def most_gradients(stage: Stage, num_classes: int) -> int:
         """Most gradient evaluations that a stage can spend on one example."""
         once = _gradients_once(stage.attack)
-        return stage.num_restarts * num_targets(stage, num_classes) * once
+        return _passes(stage, num_classes) * once
 
     @staticmethod
     def most_queries(stage: Stage, num_classes: int) -> int:
@@ -384,7 +178,7 @@ class Runner:
         if _gradients_once(stage.attack):
             return 0
         once = stage.attack.num_steps
-        return stage.num_restarts * num_targets(stage, num_classes) * once
+        return _passes(stage, num_classes) * once
 
     def work(self, progress: Progress, num_classes: int) -> tuple[int, int]:
         """How far a run is, in gradients, or queries where there are none.
@@ -406,7 +200,7 @@ class Runner:
         ):
             once = _gradients_once(stage.attack)
             each = once or stage.attack.num_steps
-            per_restart = num_targets(stage, num_classes)
+            per_restart = base.num_targets(stage.attack, num_classes)
             passes = stage.num_restarts * per_restart
             if not once:
                 attacked = [
@@ -595,7 +389,7 @@ class Runner:
             return False
         for one, result in zip(passes, results, strict=True):
             asked = ledger.is_robust[pool]
-            result = engine.Result(*(array[asked] for array in result))
+            result = result[asked]
             self._update_ledger(ledger, pool[asked], result, one)
             statistics.gradient_evaluations += int(
                 result.gradient_evaluations.sum()
@@ -631,7 +425,7 @@ class Runner:
         others = 0 if targets is None else targets.shape[1]
         position.batch = 0
         position.target += 1
-        if position.target >= num_targets(stage, others + 1):
+        if position.target >= base.num_targets(stage.attack, others + 1):
             position.target = 0
             position.restart += 1
         if position.restart >= stage.num_restarts:
@@ -711,26 +505,19 @@ class Runner:
             targets[every, aimed] if is_targeted else None,
             num_passes=len(passes),
         )
-        parts = [np.split(array, len(passes)) for array in result]
-        return [engine.Result(*part) for part in zip(*parts, strict=True)]
+        parts = np.split(np.arange(len(every)), len(passes))
+        return [result[part] for part in parts]
 
     def _is_targeted(self, stage: int) -> bool:
         return self.stages[stage].attack.num_targets is not None
 
     def _update_ledger(self, ledger, rows, result, position):
         target = position.target if self._is_targeted(position.stage) else -1
-        _update_ledger(ledger, rows, result, position, target)
+        ledger.update(rows, result, position, target)
 
 
-def num_targets(stage: Stage, num_classes: int) -> int:
-    """Runs that one restart of a stage takes: one, or one for each target.
-
-    There are no more targets than classes besides the label's.
-    """
-    if stage.attack.num_targets is None:
-        return 1
-    others = num_classes - 1
-    return min(stage.attack.num_targets or others, others)
+def _passes(stage, num_classes):
+    return stage.num_restarts * base.num_targets(stage.attack, num_classes)
 
 
 def _gradients_once(attack):
@@ -749,33 +536,6 @@ def _end_pass(position, ledger, statistics):
             statistics.gradient_evaluations,
         ]
     )
-
-
-def _update_ledger(ledger, rows, result, position, target):
-    """Enters the result of one run on the examples `rows`."""
-    ledger.gradient_evaluations[rows] += result.gradient_evaluations
-    ledger.num_zero_gradients[rows] += result.num_zero
-    ledger.num_nonfinite[rows] += result.num_nonfinite
-    ledger.loss[rows] = result.loss
-    ledger.gradient_norm[rows] = result.gradient_norm
-    # Of an example that stands the nearest miss of all runs is kept.
-    kept = result.is_broken | (result.margin > ledger.margin[rows])
-    nearer = rows[kept]
-    ledger.margin[nearer] = result.margin[kept]
-    ledger.adversarial_images[nearer] = result.images[kept]
-    shares = np.maximum(ledger.wrong_share[rows], result.wrong_share)
-    ledger.wrong_share[rows] = np.where(
-        result.is_broken, result.wrong_share, shares
-    )
-    newly_broken = rows[result.is_broken]
-    ledger.is_robust[newly_broken] = False
-    ledger.adversarial_prediction[newly_broken] = result.prediction[
-        result.is_broken
-    ]
-    ledger.broken_by_stage[newly_broken] = position.stage
-    ledger.broken_by_restart[newly_broken] = position.restart
-    ledger.broken_by_target[newly_broken] = target
-    ledger.broken_at_step[newly_broken] = result.step[result.is_broken]
 
 
 def run(

@@ -14,6 +14,7 @@ import numpy as np
 from ib_keras import export
 from ib_keras import files
 from ib_keras.attacks import runner
+from ib_keras.attacks.base import num_targets
 from ib_keras.audit import folder as folders
 from ib_keras.audit import sharing
 from ib_keras.audit.statistics import wilson_interval
@@ -326,7 +327,7 @@ class Audit:
         targets = None
         if stage.attack.num_targets is not None:
             classes = self.subject.model.num_classes
-            targets = runner.num_targets(stage, classes)
+            targets = num_targets(stage.attack, classes)
         return {
             "name": stage.name,
             "attack": stage.config,

@@ -18,7 +18,6 @@ from ib_keras.attacks import base
 from ib_keras.attacks import compiled
 from ib_keras.attacks import devices
 from ib_keras.attacks import losses
-from ib_keras.attacks.runner import num_targets as targets_of
 from ib_keras.audit import audited_model
 from ib_keras.audit import examination
 from ib_keras.audit import folder as folders
@@ -79,7 +78,7 @@ def plan(
                 {
                     "epsilon": epsilon,
                     "stage": stage.name,
-                    "targets": targets_of(stage, num_classes),
+                    "targets": base.num_targets(stage.attack, num_classes),
                     **counts,
                     "seconds": seconds,
                 }

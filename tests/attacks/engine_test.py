@@ -183,8 +183,10 @@ def test_the_first_wrong_iterate_dates_the_break(
     result = run(engine, images, np.zeros(4, np.int32), epsilon=1.0)
     assert result.is_broken.tolist() == [True, True, True, False]
     assert result.step[:3].tolist() == [5, 3, 1]
-    assert result.prediction.tolist() == [1, 1, 1, -1]
-    np.testing.assert_allclose(result.images[3], images[3] + 0.25, atol=1e-6)
+    assert result.adversarial_prediction.tolist() == [1, 1, 1, -1]
+    np.testing.assert_allclose(
+        result.adversarial_images[3], images[3] + 0.25, atol=1e-6
+    )
     assert result.step[3] == 5
 
 
@@ -198,7 +200,7 @@ def test_an_iterate_that_was_wrong_for_a_moment_is_booked(evaluates_proposal):
     result = run(engine, images, np.zeros(3, np.int32), epsilon=1.0)
     assert result.is_broken.all()
     assert result.step.tolist() == [22, 22, 21]
-    means = result.images.mean(axis=(1, 2, 3))
+    means = result.adversarial_images.mean(axis=(1, 2, 3))
     assert ((0.427 < means) & (means < 0.466)).all()
     # Kept is the iterate of the largest margin, in the middle of the band.
     np.testing.assert_allclose(means[0], 0.445, atol=1e-5)
@@ -223,11 +225,14 @@ def test_the_books_agree_with_a_plain_loop():
         result.margin[rows], margins[nearest, rows], rtol=0, atol=1e-5
     )
     np.testing.assert_allclose(
-        result.images[rows], iterates[nearest, rows], rtol=0, atol=1e-5
+        result.adversarial_images[rows],
+        iterates[nearest, rows],
+        rtol=0,
+        atol=1e-5,
     )
-    predictions = np.argmax(smooth(result.images, None), axis=1)
+    predictions = np.argmax(smooth(result.adversarial_images, None), axis=1)
     np.testing.assert_array_equal(
-        result.prediction, np.where(broken, predictions, -1)
+        result.adversarial_prediction, np.where(broken, predictions, -1)
     )
     assert (predictions != labels)[broken].all()
     assert (result.gradient_evaluations[rows] == 25).all()
@@ -244,7 +249,7 @@ def test_chunks_and_compaction_change_no_verdict(compiled):
         # Without compaction a few lengths are enough.
         for compact in (False, True) if chunk_steps in (1, 7, 40) else (True,):
             other = copy.copy(engine)
-            other._chunk_steps, other._compact = chunk_steps, compact
+            other._chunk_steps, other.compact = chunk_steps, compact
             result = run(other, images, labels, 0.12)
             broken, robust = first.is_broken, ~first.is_broken
             np.testing.assert_array_equal(result.is_broken, broken)
@@ -252,7 +257,10 @@ def test_chunks_and_compaction_change_no_verdict(compiled):
                 result.step[broken], first.step[broken]
             )
             np.testing.assert_allclose(
-                result.images[robust], first.images[robust], rtol=0, atol=1e-5
+                result.adversarial_images[robust],
+                first.adversarial_images[robust],
+                rtol=0,
+                atol=1e-5,
             )
             np.testing.assert_allclose(
                 result.margin[robust], first.margin[robust], rtol=0, atol=1e-5
@@ -345,7 +353,7 @@ def test_a_claim_that_the_judge_turns_down_is_not_booked():
     result = run(engine, images, labels)
     assert calls  # It was asked.
     assert not result.is_broken.any()
-    assert (result.prediction == -1).all()
+    assert (result.adversarial_prediction == -1).all()
     assert (result.wrong_share == 0).all()
     # What the attack believed stays visible, as the nearest miss.
     assert (result.margin > 0).all()
@@ -390,7 +398,7 @@ def test_after_a_claim_turned_down_the_judged_iterate_dates_the_break(say):
     result = run(engine, images, np.zeros(2, np.int32), 1.0)
     assert result.is_broken.all()
     assert result.step.tolist() == [7, 0]
-    np.testing.assert_allclose(result.images[0], 0.17, atol=1e-6)
+    np.testing.assert_allclose(result.adversarial_images[0], 0.17, atol=1e-6)
 
 
 def lottery(share):
@@ -445,7 +453,7 @@ def test_a_lucky_draw_does_not_hide_what_is_always_wrong():
     assert not result.is_broken.any()
     lucky = result.margin > 1
     assert lucky.sum() > 2
-    assert (result.images.mean(axis=(1, 2, 3))[lucky] < 0.2).all()
+    assert (result.adversarial_images.mean(axis=(1, 2, 3))[lucky] < 0.2).all()
     # Beyond, the first iterate above 0.3 is booked, not what was claimed.
     result = run(
         make(model, Walk(16, 0.015), 8, draws=15), images, labels, epsilon=1.0
@@ -525,7 +533,9 @@ def test_the_judge_projects_what_an_attack_proposes():
     # With a larger ball the judged image is the projected one.
     result = run(engine, images, labels, epsilon=0.55)
     assert result.is_broken.all()
-    np.testing.assert_allclose(result.images, images + 0.55, atol=1e-6)
+    np.testing.assert_allclose(
+        result.adversarial_images, images + 0.55, atol=1e-6
+    )
 
 
 class Leap(Walk):
@@ -543,8 +553,10 @@ def test_a_proposal_is_in_the_ball_before_it_is_asked_about():
         make(logits_fn, Leap(1, 0.9)), images, np.zeros(2, np.int32), 0.3
     )
     assert result.is_broken.tolist() == [False, True]
-    np.testing.assert_allclose(result.images, images + 0.3, atol=1e-6)
-    logits = logits_fn(tf.constant(result.images), SEED).numpy()
+    np.testing.assert_allclose(
+        result.adversarial_images, images + 0.3, atol=1e-6
+    )
+    logits = logits_fn(tf.constant(result.adversarial_images), SEED).numpy()
     margin = logits[:, 1] - logits[:, 0]
     np.testing.assert_allclose(result.margin, margin, atol=1e-6)
 
@@ -641,8 +653,10 @@ def test_nan_on_the_way_is_counted_and_breaks_nothing():
     result = run(make(model, Walk(5, 0.03)), images, labels, 1.0)
     assert not result.is_broken.any()
     assert result.num_nonfinite.tolist() == [2, 0, 0]
-    assert np.isfinite(result.images).all()
-    np.testing.assert_allclose(result.images[0], images[0] + 0.15, atol=1e-6)
+    assert np.isfinite(result.adversarial_images).all()
+    np.testing.assert_allclose(
+        result.adversarial_images[0], images[0] + 0.15, atol=1e-6
+    )
 
 
 def test_the_judge_takes_nan_for_right():
@@ -679,7 +693,7 @@ def test_a_provably_robust_model_stays_at_one_hundred_percent():
     assert not result.is_broken.any()
     np.testing.assert_allclose(result.margin, -0.1, atol=1e-5)
     assert not result.num_nonfinite.any()
-    assert (result.num_zero < 20).all()
+    assert (result.num_zero_gradients < 20).all()
 
 
 @pytest.mark.parametrize("num_steps", [1, 7])
@@ -691,7 +705,7 @@ def test_zero_gradients_are_counted_once_each(num_steps):
     images, _ = data(5)
     attack = pgd.build(num_steps=num_steps)
     result = run(make(plateau, attack), images, np.zeros(5, np.int32))
-    assert (result.num_zero == num_steps).all()
+    assert (result.num_zero_gradients == num_steps).all()
     assert (result.gradient_norm == 0).all()
     assert not result.is_broken.any() and not result.num_nonfinite.any()
 
@@ -701,7 +715,9 @@ def test_what_was_never_asked_is_not_counted_as_not_finite():
     images = flat_images(0.1, 0.2)
     labels = np.zeros(2, np.int32)
     result = run(make(band(2.0, 3.0), Leap(3, 0.1)), images, labels)
-    assert not result.num_nonfinite.any() and not result.num_zero.any()
+    assert (
+        not result.num_nonfinite.any() and not result.num_zero_gradients.any()
+    )
     assert (result.gradient_norm == -1).all()
 
 
@@ -743,11 +759,11 @@ def test_targets_reach_the_examples_that_they_belong_to(compiled):
     labels = np.zeros(20, np.int32)
     result = run(engine, images, labels, 1.0, targets)
     assert result.is_broken.all()
-    np.testing.assert_array_equal(result.prediction, targets)
+    np.testing.assert_array_equal(result.adversarial_prediction, targets)
     np.testing.assert_array_equal(result.step, [2] * 12 + [8] * 8)
     assert engine.num_traces() == {None: 1}
     other = run(engine, images, labels, 1.0, 3 - targets)
-    np.testing.assert_array_equal(other.prediction, 3 - targets)
+    np.testing.assert_array_equal(other.adversarial_prediction, 3 - targets)
 
 
 def test_two_radii_share_one_trace(compiled):
@@ -756,7 +772,9 @@ def test_two_radii_share_one_trace(compiled):
     small, large = (run(engine, images, labels, e) for e in (0.05, 0.4))
     assert small.is_broken.sum() < large.is_broken.sum()
     assert set(engine.num_traces().values()) == {1}
-    np.testing.assert_array_less(np.abs(small.images - images), 0.05 + 1e-6)
+    np.testing.assert_array_less(
+        np.abs(small.adversarial_images - images), 0.05 + 1e-6
+    )
 
 
 def test_results_come_in_the_order_of_the_batch():

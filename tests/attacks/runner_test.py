@@ -761,10 +761,10 @@ def test_there_are_no_more_targets_than_other_classes(aim):
     ledger = run(runner, PIXELS, np.zeros(3, np.int32))
     assert len(aim.SEEN) <= 3
     assert ledger.broken_by_target.max() < 3
-    assert runner_lib.num_targets(targeted_stage(9), 4) == 3
-    assert runner_lib.num_targets(targeted_stage(0), 4) == 3
-    assert runner_lib.num_targets(targeted_stage(2), 4) == 2
-    assert runner_lib.num_targets(targeted_stage(9), 2) == 1
+    assert base.num_targets(targeted_stage(9).attack, 4) == 3
+    assert base.num_targets(targeted_stage(0).attack, 4) == 3
+    assert base.num_targets(targeted_stage(2).attack, 4) == 2
+    assert base.num_targets(targeted_stage(9).attack, 2) == 1
 
 
 def resumable_runner(module):
@@ -995,7 +995,7 @@ def test_the_largest_share_of_all_runs_is_kept(monkeypatch):
 
     def judge(self, *arguments):
         judgement = judged(self, *arguments)
-        share = shares[self.engine._attack.name]
+        share = shares[self.engine.attack.name]
         return judgement._replace(
             wrong_share=np.full_like(judgement.wrong_share, share)
         )

@@ -19,6 +19,7 @@ from ib_keras import seeds
 from ib_keras import strategy as strategies
 from ib_keras.attacks import compiled
 from ib_keras.attacks import runner
+from ib_keras.attacks.base import num_targets
 from ib_keras.types import LogitsFn
 from ib_keras.types import ThreatModel
 
@@ -206,7 +207,7 @@ class Case:
         attack = stage.attack
         # Foreign code makes all its steps in one of ours.
         calls = attack.num_steps * max(attack.gradients_per_step, 1)
-        return calls * runner.num_targets(stage, self.num_classes)
+        return calls * num_targets(stage.attack, self.num_classes)
 
     def with_subject(self, subject) -> "Case":
         """The same case about another model; its ledger is not that one's."""

@@ -119,15 +119,16 @@ def run(
     if not attack.evaluates_proposal:  # Nobody has looked at the last one.
         more = (images, labels, example_seeds, radius)
         # What the record says of all iterates is taken back for this one.
-        none = tf.zeros_like(record.is_wrong)
-        alone = loop.finish(state, record._replace(is_wrong=none), *more)
+        none = tf.zeros_like(record.best.is_wrong)
+        none = record._replace(best=record.best._replace(is_wrong=none))
+        alone = loop.finish(state, none, *more)
         record = loop.finish(state, record, *more)
-        said.append((state.evaluated.loss, alone.is_wrong))
+        said.append((state.evaluated.loss, alone.best.is_wrong))
     case.gradient_evaluations += count * (
         attack.gradients_at_init + attack.num_steps * attack.gradients_per_step
     )
     loss, is_wrong = (np.stack(part) for part in zip(*said, strict=True))
-    return Trace(loss, is_wrong, record.images.numpy())
+    return Trace(loss, is_wrong, record.best.images.numpy())
 
 
 def wrong_share(
