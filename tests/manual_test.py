@@ -12,6 +12,7 @@ import pytest
 from configs.objectives import OBJECTIVES
 from ib_keras import plugins
 from ib_keras import shipped
+from ib_keras.attacks import ledger as ledgers
 from ib_keras.attacks import runner
 from ib_keras.audit import verdict
 from tests.support import manual
@@ -257,7 +258,7 @@ def test_the_ledger_is_documented():
     rows = manual.table("docs/reference/files.md", "examples.npz")
     named = [name for row in rows for name in manual.names(row[0])]
     images, labels = np.zeros((1, 2, 2, 1), np.float32), np.zeros(1, np.int32)
-    arrays = runner.Ledger.new(images, labels).arrays()
+    arrays = ledgers.Ledger.new(images, labels).arrays()
     assert sorted(named) == sorted(["index", *arrays])
 
 

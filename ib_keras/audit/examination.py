@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from ib_keras import files
+from ib_keras.attacks import ledger as ledgers
 from ib_keras.attacks import runner
 from ib_keras.attacks.base import check_count
 from ib_keras.audit import diagnostics
@@ -110,7 +111,7 @@ def build_case(
 
 def _read_ledger(folder, labels):
     arrays = files.read_npz(files.join(folder, folders.EXAMPLES))
-    ledger = runner.Ledger.of_arrays(arrays)
+    ledger = ledgers.Ledger.of_arrays(arrays)
     if not np.array_equal(ledger.label, labels):
         raise UserError(
             "The audit's examples are not those of its data set",

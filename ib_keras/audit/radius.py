@@ -13,7 +13,7 @@ import numpy as np
 
 from ib_keras import export
 from ib_keras import files
-from ib_keras.attacks import runner
+from ib_keras.attacks import ledger as ledgers
 from ib_keras.attacks.base import num_targets
 from ib_keras.audit import folder as folders
 from ib_keras.audit import sharing
@@ -121,7 +121,7 @@ class Audit:
         """Attacks to the end and saves the progress, for another process."""
         self._save(self.attack(should_stop))
 
-    def attack(self, should_stop=lambda: False) -> runner.Progress:
+    def attack(self, should_stop=lambda: False) -> ledgers.Progress:
         """Runs or resumes the attacks; the arguments and errors of `run`.
 
         Returns:
@@ -193,7 +193,7 @@ class Audit:
             **({"share": list(self.share)} if self.share else {}),
         }
 
-    def restore(self) -> runner.Progress:
+    def restore(self) -> ledgers.Progress:
         """The progress as it was saved; at the start where there is none.
 
         Raises:
@@ -207,11 +207,11 @@ class Audit:
             arrays = files.read_npz(path)
             state = json.loads(arrays.pop(_STATE).tobytes())
             identity = state["identity"]
-            progress = runner.Progress(
-                runner.Ledger(**arrays),
-                runner.Position(**state["position"]),
+            progress = ledgers.Progress(
+                ledgers.Ledger(**arrays),
+                ledgers.Position(**state["position"]),
                 [
-                    runner.StageStatistics(**statistics)
+                    ledgers.StageStatistics(**statistics)
                     for statistics in state["stages"]
                 ],
             )
@@ -238,7 +238,7 @@ class Audit:
         if not self.quiet:
             print(line, flush=True)
 
-    def finish(self, progress: runner.Progress) -> dict[str, Any]:
+    def finish(self, progress: ledgers.Progress) -> dict[str, Any]:
         """Writes what attacks have found; returns the summary."""
         ledger = progress.ledger
         arrays = {"index": np.arange(len(ledger.label), dtype=np.int64)}

@@ -13,6 +13,7 @@ from absl import logging
 
 from ib_keras import files
 from ib_keras import strategy as strategies
+from ib_keras import watchdog
 from ib_keras import workdirs
 from ib_keras.attacks import base
 from ib_keras.attacks import compiled
@@ -213,8 +214,6 @@ def audit_subject(
     stages = protocol.build_stages(config)
     team = sharing.Team.of(strategy)
     quiet = quiet or not team.is_chief
-    owner = {"audit": dict(config), "model_sha256": subject.model.sha256}
-    may_differ = tuple(f"audit.{name}" for name in settings.MAY_DIFFER)
     # Checked before anything is written.
     *curve, whole = _build_radii(config, subject, stages, workdir, team, quiet)
     for part in (*curve, whole):
@@ -227,70 +226,125 @@ def audit_subject(
         if not quiet:
             print(line, flush=True)
 
-    def asked():
-        held.check()
-        watchdog.beat()
-        return should_stop()
-
     def conclude(part):
         """The summary of one radius."""
         if team.is_alone or part.is_done:
-            return part.run(asked)
+            return part.run(guard.asks_to_stop)
         return part.finish(team.gather(part))
 
-    with strategies.watched(strategy), contextlib.ExitStack() as stack:
-        workdirs.check(workdir, owner, may_differ)
-        team.check(owner, len(subject.labels))
-        if team.is_chief:
-            workdirs.claim(workdir, owner, may_differ)
-        team.wait()
-        team.check_same_folder(workdir, workdirs.CONFIG_FILE)
-        held = stack.enter_context(team.lock(workdir, say))
-        if team.is_chief:
-            _restate_diagnostics(workdir, config)
-        if not is_done:
-            _say_other_mode(config, subject, say)
-            if subject.model.safety is not None and team.is_chief:
-                report = subject.model.safety.to_json()
-                files.write_json(files.join(workdir, folders.SAFETY), report)
-        if not team.is_alone:
-            with _watchdog(watchdog_minutes) as watchdog:
-                team.attack([*curve, whole], asked)
-            if not team.is_chief:
-                stack.close()  # The chief will take the folder away.
-            team.wait()
-        if team.is_chief:
-            with _watchdog(watchdog_minutes) as watchdog:
-                whole.curve = [
-                    _curve_point(conclude(part))
-                    for part in ([] if is_done else curve)
-                ]
-                summary = conclude(whole)
-                _, is_new = examination.examine(
-                    config,
-                    workdir,
-                    lambda: examination.build_case(
+    with strategies.watched(strategy):
+        _claim(config, subject, workdir, team)
+        lock = team.lock(workdir, say)
+        with _Guard(lock, should_stop, watchdog_minutes) as guard:
+            if team.is_chief:
+                _restate_diagnostics(workdir, config)
+            if not is_done:
+                _say_other_mode(config, subject, say)
+                _write_safety(subject, workdir, team)
+            if not team.is_alone:
+                with guard.watchdog():
+                    team.attack([*curve, whole], guard.asks_to_stop)
+                if not team.is_chief:
+                    guard.release()  # The chief will take the folder away.
+                team.wait()
+            if team.is_chief:
+                with guard.watchdog():
+                    whole.curve = [
+                        _curve_point(conclude(part))
+                        for part in ([] if is_done else curve)
+                    ]
+                    summary = conclude(whole)
+                    _, is_new = examination.examine(
                         config,
-                        subject,
-                        stages,
-                        summary,
                         workdir,
-                        twin=load_twin(),
-                        strategy=team.devices,
-                    ),
-                    should_stop=asked,
-                    quiet=quiet,
+                        lambda: examination.build_case(
+                            config,
+                            subject,
+                            stages,
+                            summary,
+                            workdir,
+                            twin=load_twin(),
+                            strategy=team.devices,
+                        ),
+                        should_stop=guard.asks_to_stop,
+                        quiet=quiet,
+                    )
+                logging.debug(
+                    "%d functions traced: %s",
+                    len(devices.TRACES) - num_traced,
+                    ", ".join(devices.TRACES[num_traced:]),
                 )
-            logging.debug(
-                "%d functions traced: %s",
-                len(devices.TRACES) - num_traced,
-                ", ".join(devices.TRACES[num_traced:]),
-            )
-            if is_done and not is_new:
-                say(f"Nothing left to do: {workdir} is whole.")
-        # A worker that left would be one lost to the chief.
-        team.wait()
-        return files.read_json(files.join(workdir, folders.SUMMARY))
+                if is_done and not is_new:
+                    say(f"Nothing left to do: {workdir} is whole.")
+            # A worker that left would be one lost to the chief.
+            team.wait()
+            return files.read_json(files.join(workdir, folders.SUMMARY))
+
+
+class _Guard:
+    """Keeps an audit alone in its folder, alive, and ready to stop.
+
+    A context, which holds the folder.
+
+    Args:
+        lock: A context that gives a `workdirs.Lock`.
+        should_stop: Asked after every batch.
+        watchdog_minutes: As `audit`.
+    """
+
+    def __init__(self, lock, should_stop, watchdog_minutes):
+        self._lock = lock
+        self._should_stop = should_stop
+        self._minutes = watchdog_minutes
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self):
+        self._held = self._stack.enter_context(self._lock)
+        return self
+
+    def __exit__(self, *error):
+        return self._stack.__exit__(*error)
+
+    def release(self):
+        """Gives the folder back before the end."""
+        self._stack.close()
+
+    def watchdog(self) -> Watchdog:
+        """A context in which calls of the model must end."""
+        return Watchdog(
+            self._minutes * 60,
+            what="call of the model",
+            resume="The same command resumes.",
+            smaller="batch_size or chunk_steps",
+        )
+
+    def asks_to_stop(self) -> bool:
+        """Whether to stop; to ask is a sign of life.
+
+        Raises:
+            UserError: If another process has taken the folder over.
+        """
+        self._held.check()
+        watchdog.beat()
+        return self._should_stop()
+
+
+def _claim(config, subject, workdir, team):
+    """Makes the folder this audit's, if it is that of no other."""
+    owner = {"audit": dict(config), "model_sha256": subject.model.sha256}
+    may_differ = tuple(f"audit.{name}" for name in settings.MAY_DIFFER)
+    workdirs.check(workdir, owner, may_differ)
+    team.check(owner, len(subject.labels))
+    if team.is_chief:
+        workdirs.claim(workdir, owner, may_differ)
+    team.wait()
+    team.check_same_folder(workdir, workdirs.CONFIG_FILE)
+
+
+def _write_safety(subject, workdir, team):
+    if subject.model.safety is not None and team.is_chief:
+        report = subject.model.safety.to_json()
+        files.write_json(files.join(workdir, folders.SAFETY), report)
 
 
 def _build_radii(config, subject, stages, workdir, team, quiet) -> list[Audit]:
@@ -329,15 +383,6 @@ def _say_other_mode(config, subject, say):
             "In mean mode. The model has a stochastic mode, too: "
             "--config.mode=stochastic audits that."
         )
-
-
-def _watchdog(minutes: float) -> Watchdog:
-    return Watchdog(
-        minutes * 60,
-        what="call of the model",
-        resume="The same command resumes.",
-        smaller="batch_size or chunk_steps",
-    )
 
 
 def _load_twin(config, strategy, allow_ops, probe) -> Subject | None:

@@ -22,7 +22,7 @@ import tensorflow as tf
 from ib_keras import files
 from ib_keras import strategy as strategies
 from ib_keras import workdirs
-from ib_keras.attacks import runner
+from ib_keras.attacks import ledger as ledgers
 from ib_keras.errors import UserError
 
 _FOLDER = "worker_"
@@ -149,7 +149,7 @@ class Team:
             if not audit.is_done:
                 self._part(audit, self.index).attack_and_save(should_stop)
 
-    def gather(self, audit: Any) -> runner.Progress:
+    def gather(self, audit: Any) -> ledgers.Progress:
         """Puts the books of all processes together.
 
         Args:
@@ -173,7 +173,7 @@ class Team:
                     "and start all workers again.",
                 )
             parts.append(progress)
-        return runner.merge(parts)
+        return ledgers.merge(parts)
 
     def _part(self, audit, index):
         """The audit of one process' share."""

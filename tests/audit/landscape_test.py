@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from ib_keras import files
 from ib_keras import seeds
-from ib_keras.attacks import runner
+from ib_keras.attacks import ledger as ledgers
 from ib_keras.audit import landscape
 from ib_keras.audit import runner as audits
 from ib_keras.audit.diagnostics import case as cases
@@ -300,7 +300,7 @@ def test_what_cannot_be_used_is_refused():
 
 def ledger_of(images, labels, adversarial, is_broken=None, margin=-1.0):
     """The books of an audit whose attack ended at given images."""
-    ledger = runner.Ledger.new(images, labels)
+    ledger = ledgers.Ledger.new(images, labels)
     is_broken = np.zeros(len(labels), bool) if is_broken is None else is_broken
     ledger.is_robust[:] = ~is_broken
     ledger.clean_prediction[:] = labels
@@ -450,7 +450,7 @@ def test_a_model_without_gradients_is_evaluated_all_the_same():
 
 def test_without_an_attacked_example_it_does_not_apply():
     images = some_images()
-    ledger = runner.Ledger.new(images, np.zeros(3, np.int32))
+    ledger = ledgers.Ledger.new(images, np.zeros(3, np.int32))
     finding, written, _ = ask(scored(), ledger, images)
     assert finding.status == "not applicable"
     assert not written

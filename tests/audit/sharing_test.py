@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ib_keras import strategy as strategies
-from ib_keras.attacks import runner as attack_runner
+from ib_keras.attacks import ledger as ledgers
 from ib_keras.audit import protocol
 from ib_keras.audit import radius
 from ib_keras.audit import runner
@@ -151,20 +151,16 @@ def test_sums_over_shares():
     """The statistics of a stage, by hand."""
 
     def progress(num_robust, seconds):
-        ledger = attack_runner.Ledger.new(np.zeros([1, 2]), np.zeros(1, int))
+        ledger = ledgers.Ledger.new(np.zeros([1, 2]), np.zeros(1, int))
         curve = [[0, 0, num_robust, 10], [1, 0, num_robust - 1, 15]]
-        statistics = attack_runner.StageStatistics(
-            num_robust + 1, 15, seconds, curve
-        )
-        place = attack_runner.Position(1, clean_done=True)
-        return attack_runner.Progress(ledger, place, [statistics])
+        statistics = ledgers.StageStatistics(num_robust + 1, 15, seconds, curve)
+        place = ledgers.Position(1, clean_done=True)
+        return ledgers.Progress(ledger, place, [statistics])
 
-    merged = attack_runner.merge([progress(5, 2.0), progress(3, 4.0)])
+    merged = ledgers.merge([progress(5, 2.0), progress(3, 4.0)])
     assert len(merged.ledger.label) == 2
     assert merged.stages == [
-        attack_runner.StageStatistics(
-            10, 30, 4.0, [[0, 0, 8, 20], [1, 0, 6, 30]]
-        )
+        ledgers.StageStatistics(10, 30, 4.0, [[0, 0, 8, 20], [1, 0, 6, 30]])
     ]
     assert merged.position.stage == 1
 

@@ -18,6 +18,7 @@ import tensorflow as tf
 from ib_keras import seeds
 from ib_keras import strategy as strategies
 from ib_keras.attacks import compiled
+from ib_keras.attacks import ledger as ledgers
 from ib_keras.attacks import runner
 from ib_keras.attacks.base import num_targets
 from ib_keras.types import LogitsFn
@@ -57,14 +58,14 @@ class Case:
     """
 
     subject: Any
-    ledger: runner.Ledger
+    ledger: ledgers.Ledger
     summary: Mapping[str, Any]
     threat_model: ThreatModel
     stages: Sequence[runner.Stage]
     rows: np.ndarray
     robust_rows: np.ndarray
     seed: int = 0
-    radii: Mapping[float, tuple[runner.Ledger, Mapping[str, Any]]] = (
+    radii: Mapping[float, tuple[ledgers.Ledger, Mapping[str, Any]]] = (
         dataclasses.field(default_factory=dict)
     )
     twin: Any = None
@@ -131,7 +132,7 @@ class Case:
         logits_fn: LogitsFn | None = None,
         is_random: bool | None = None,
         logit_scale: float | None = None,
-    ) -> runner.Ledger:
+    ) -> ledgers.Ledger:
         """Attacks some of the examples.
 
         Args:

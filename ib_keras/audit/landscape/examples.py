@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from ib_keras import seeds
-from ib_keras.attacks import runner
+from ib_keras.attacks import ledger as ledgers
 from ib_keras.audit.landscape import surface as landscape
 from ib_keras.errors import UserError
 from ib_keras.types import ThreatModel
@@ -27,7 +27,7 @@ _NUMBERS = ("attack_at", "attack_cross_entropy", "attack_margin")
 
 
 def choose(
-    ledger: runner.Ledger, rows: Iterable[int], num_examples: int
+    ledger: ledgers.Ledger, rows: Iterable[int], num_examples: int
 ) -> list[int]:
     """Chooses whose landscapes to evaluate: the hardest, then typical ones.
 
@@ -66,7 +66,7 @@ def _middle_second(rows: list[int]) -> list[int]:
 
 def plane(
     images: np.ndarray,
-    ledger: runner.Ledger,
+    ledger: ledgers.Ledger,
     row: int,
     threat_model: ThreatModel,
     seed: tf.Tensor,

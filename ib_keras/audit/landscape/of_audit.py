@@ -8,14 +8,14 @@ import numpy as np
 from ib_keras import files
 from ib_keras import seeds
 from ib_keras import workdirs
-from ib_keras.attacks.runner import Ledger
+from ib_keras.attacks.ledger import Ledger
 from ib_keras.audit import folder as folders
 from ib_keras.audit import subject as subjects
+from ib_keras.audit import summary as summaries
 from ib_keras.audit.audited_model import loading
 from ib_keras.audit.landscape import examples as landscape_examples
 from ib_keras.audit.landscape import surface as landscape
 from ib_keras.errors import UserError
-from ib_keras.types import ThreatModel
 
 _NUM_EXAMPLES = 4
 
@@ -48,17 +48,15 @@ def evaluate(
             one, an example is not in the audit, or an argument is wrong.
         UnsafeError: If the model holds what could do harm.
     """
-    summary = files.read_json(files.join(workdir, folders.SUMMARY))
+    summary = summaries.read(workdir)
     config = files.read_json(files.join(workdir, workdirs.CONFIG_FILE))
     arrays = files.read_npz(files.join(workdir, folders.EXAMPLES))
     try:
-        threat_model = ThreatModel(**config["audit"]["threat_model"])
-        recorded = summary["model"]["sha256"]
         index = arrays["index"]
         ledger = Ledger.of_arrays(arrays)
-        path = saved_model or summary["model"]["path"]
+        path = saved_model or summary.model.path
         # Before it is loaded: the audit has proven this one, and no other.
-        _check_same_model(path, recorded)
+        _check_same_model(path, summary.model.sha256)
         subject = subjects.load(
             config["audit"], path, allow_ops=tuple(allow_ops)
         )
@@ -76,12 +74,12 @@ def evaluate(
     else:
         rows = [_row(example, index) for example in examples]
     evaluator = landscape.LandscapeEvaluator(
-        subject.logits_fn, threat_model, **arguments
+        subject.logits_fn, summary.threat_model, **arguments
     )
     start = seeds.from_int(seed)
     for row in rows:
         plane = landscape_examples.plane(
-            subject.images, ledger, row, threat_model, start
+            subject.images, ledger, row, summary.threat_model, start
         )
         yield int(index[row]), evaluator(plane, seeds.fold(start, row))
 

@@ -6,7 +6,7 @@ import types
 import numpy as np
 import pytest
 
-from ib_keras.attacks import runner
+from ib_keras.attacks import ledger as ledgers
 from ib_keras.audit.audited_model import behaviour
 from ib_keras.audit.diagnostics import batch_invariance
 from ib_keras.audit.diagnostics import few_classes
@@ -62,7 +62,7 @@ RANDOM = {
 
 def make_case(now=None, stages=(), num_classes=10, **changes):
     """Four examples: two stand, one is broken, one is wrong when clean."""
-    ledger = runner.Ledger.new(np.zeros([4, 2, 2, 1]), np.zeros(4, int))
+    ledger = ledgers.Ledger.new(np.zeros([4, 2, 2, 1]), np.zeros(4, int))
     ledger.clean_prediction = np.array([0, 0, 0, 1])
     ledger.is_robust = np.array([True, True, False, False])
     now = HONEST.state if now is None else now
