@@ -93,10 +93,10 @@ def audit(
 def _overridable(section) -> ml_collections.ConfigDict:
     """A schema's instance as a config whose fields know their types."""
     config = ml_collections.ConfigDict()
-    for name, annotation in schemas.keys(type(section)).items():
+    for name, kind in schemas.plain_types(type(section)).items():
         value = getattr(section, name)
         if value is None:
-            value = placeholder(schemas.plain_type(annotation))
+            value = placeholder(kind)
         elif dataclasses.is_dataclass(value):
             value = _overridable(value)
         config[name] = value

@@ -1,15 +1,15 @@
-"""Schemas: what a JSON object holds, written once, as a dataclass.
+"""Schemas: what a JSON object holds, declared once and checked by one reader.
 
-The annotation of a field says what it may be:
+A schema is a dataclass, whose instance is made; or a dict, of what is only
+checked. The annotation of a field says what it may be:
 
-    str, bool                   as they are
-    Count, Share, ...           numbers of a kind, below
-    Annotated[str, one_of(...)] one of some words
-    tuple[X, ...]               a list; tuple[X, Y]: a list of so many
-    Mapping[str, X]             an object, whatever its names
-    a dataclass                 an object with the fields of that class
-    X | None                    X or null
-    Any                         anything: others check it
+    str, bool, Any                 as they are
+    Count, Share, ...              numbers of a kind, below
+    Annotated[str, one_of(...)]    one of some words
+    X | None                       X or null
+    tuple[X, ...], tuple[X, Y]     a list, of any length or of so many
+    Mapping[str, X]                an object, whatever its names
+    a dataclass or a dict          an object with these fields
 
 A field with a default may be missing; null counts as missing.
 
@@ -22,10 +22,11 @@ Example:
     >>> source = Source("An example's file", "Mend it.", "stage.json")
     >>> source.read(Stage, {"name": "pgd", "robust_accuracy": 0.5})
     Stage(name='pgd', robust_accuracy=0.5, restart_curve=())
-    >>> source.read(Stage, {"name": "pgd"})
+    >>> source.read({"robust_accuracy": Share}, {"robust_accuracy": 2})
     Traceback (most recent call last):
-    ib_keras.errors.UserError: An example's file lacks a field. Received: \
-stage.json without "robust_accuracy". Expected: "robust_accuracy". Fix: Mend it.
+    ib_keras.errors.UserError: An example's file holds a value of another \
+kind. Received: stage.json: robust_accuracy = 2. Expected: a number from 0 to \
+1. Fix: Mend it.
 """
 
 import dataclasses
@@ -50,66 +51,61 @@ class Kind:
     accepts: Callable[[Any], bool]
 
 
-def _is_number(value, most: float = 1e18) -> bool:
+def one_of(*words: str) -> Kind:
+    """The kind of a text that is one of some words."""
+    return Kind(f"one of {', '.join(words)}", lambda v: v in list(words))
+
+
+def _is_number(value, lowest=-1e18, most=1e18) -> bool:
     """Whether it is a number that arithmetic can bear; NaN is not."""
     is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return is_real and abs(value) < most
+    return is_real and lowest <= value <= most
 
 
-def _is_whole(value) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+def _is_whole(value, lowest=0) -> bool:
+    return _is_number(value, lowest) and int(value) == value
 
 
-def _is_count(value, smallest: int = 0) -> bool:
-    return _is_number(value) and value >= smallest and int(value) == value
+def _is_seed(value) -> bool:
+    return _is_whole(value) and isinstance(value, numbers.Integral)
+
+
+def _is_figure(value) -> bool:
+    return isinstance(value, bool) or _is_number(value, -1e300, 1e300)
+
+
+def _is_mapping(value) -> bool:
+    return isinstance(value, Mapping)
 
 
 # A flag counts as 0 or 1.
-Figure = Annotated[
-    float,
-    Kind(
-        "a finite number",
-        lambda v: isinstance(v, bool) or _is_number(v, 1e300),
-    ),
-]
+Figure = Annotated[float, Kind("a finite number", _is_figure)]
 Finite = Annotated[float, Kind("a finite number", _is_number)]
 Number = Annotated[
-    float,
-    Kind("a finite number, 0 or more", lambda v: _is_number(v) and v >= 0),
+    float, Kind("a finite number, 0 or more", lambda v: _is_number(v, 0))
 ]
 Length = Annotated[
-    float, Kind("a number above 0", lambda v: _is_number(v) and v > 0)
+    float, Kind("a number above 0", lambda v: _is_number(v, 0) and v > 0)
 ]
 Share = Annotated[
-    float, Kind("a number from 0 to 1", lambda v: _is_number(v) and 0 <= v <= 1)
-]
-Count = Annotated[int, Kind("a whole number, 0 or more", _is_count)]
-Positive = Annotated[
-    int, Kind("a whole number, 1 or more", lambda v: _is_count(v, 1))
-]
-# 1.0 is no seed.
-Seed = Annotated[
-    int, Kind("a whole number, 0 or more", lambda v: _is_whole(v) and v >= 0)
+    float, Kind("a number from 0 to 1", lambda v: _is_number(v, 0, 1))
 ]
 Interval = Annotated[
     tuple[Share, Share],
     Kind("[low, high], numbers from 0 to 1", lambda v: v[0] <= v[1]),
 ]
-# `Annotated[a dataclass, SECTION]`: the dataclass says what is usual, and
-# others check it.
-SECTION = Kind("fields and their values", lambda v: isinstance(v, Mapping))
+Count = Annotated[int, Kind("a whole number, 0 or more", _is_whole)]
+Positive = Annotated[
+    int, Kind("a whole number, 1 or more", lambda v: _is_whole(v, 1))
+]
+# 1.0 is none.
+Seed = Annotated[int, Kind("a whole number, 0 or more", _is_seed)]
+# Of a dataclass that says what is usual, where others check.
+SECTION = Kind("fields and their values", _is_mapping)
 _PLAIN = {
     str: Kind("a text", lambda v: isinstance(v, str)),
     bool: Kind("true or false", lambda v: isinstance(v, bool)),
 }
-
-
-def one_of(*words: str) -> Kind:
-    """The kind of a text that is one of some words."""
-    return Kind(
-        f"one of {', '.join(words)}",
-        lambda v: isinstance(v, str) and v in words,
-    )
 
 
 def field(*, key: str | None = None, is_new: bool = False, **arguments):
@@ -124,32 +120,51 @@ def field(*, key: str | None = None, is_new: bool = False, **arguments):
     return dataclasses.field(metadata=metadata, **arguments)
 
 
-def keys(schema: type) -> dict[str, Any]:
-    """Name in JSON -> annotation, of the fields of a dataclass."""
-    return {key: annotation for _, key, annotation in _fields(schema)}
-
-
-def plain_type(annotation) -> type:
-    """The type of the values that are not None: str of `str | None`."""
-    inner, _ = _without_none(annotation)
-    if typing.get_origin(inner) is Annotated:
-        inner = typing.get_args(inner)[0]
-    return typing.get_origin(inner) or inner
+class _Field(typing.NamedTuple):
+    name: str
+    key: str
+    annotation: Any
+    has_default: bool = False
+    is_new: bool = False
 
 
 @functools.cache
-def _fields(schema):
+def _fields_of_class(schema):
     hints = typing.get_type_hints(schema, include_extras=True)
     return [
-        (each, each.metadata.get("key") or each.name, hints[each.name])
+        _Field(
+            each.name,
+            each.metadata.get("key") or each.name,
+            hints[each.name],
+            (each.default, each.default_factory)
+            != (dataclasses.MISSING, dataclasses.MISSING),
+            each.metadata.get("is_new", False),
+        )
         for each in dataclasses.fields(schema)
     ]
 
 
+def _fields(schema) -> list[_Field]:
+    if isinstance(schema, dict):
+        return [_Field(name, name, kind) for name, kind in schema.items()]
+    return _fields_of_class(schema)
+
+
+def plain_types(schema: type) -> dict[str, type]:
+    """Field -> type of its values that are not None: str of `str | None`."""
+    found = {}
+    for each in _fields(schema):
+        kind, _ = _without_none(each.annotation)
+        if typing.get_origin(kind) is Annotated:
+            kind = typing.get_args(kind)[0]
+        found[each.name] = typing.get_origin(kind) or kind
+    return found
+
+
 def _without_none(annotation) -> tuple[Any, bool]:
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        inner = [a for a in typing.get_args(annotation) if a is not type(None)]
-        return inner[0], True
+        kinds = [a for a in typing.get_args(annotation) if a is not type(None)]
+        return kinds[0], True
     return annotation, False
 
 
@@ -172,116 +187,100 @@ class Source:
     is_exact: bool = False
 
     def read(self, schema, value, name: str = "") -> Any:
-        """Checks a value and makes an instance of its schema.
+        """Checks a value, and makes it what its schema says.
 
         Args:
-            schema: A dataclass, or another annotation.
+            schema: A dataclass, a dict or another annotation.
             value: JSON values, nested.
             name: Dotted, of the value in its file.
 
         Returns:
-            The instance; lists are tuples.
+            The value; an object is the instance of its dataclass, a list a
+            tuple.
 
         Raises:
             UserError: If a field is missing or of another kind.
         """
-        annotation, is_optional = _without_none(schema)
-        origin = typing.get_origin(annotation)
-        arguments = typing.get_args(annotation)
-        if annotation is Any or (value is None and is_optional):
+        kind, is_optional = _without_none(schema)
+        if kind is Any or (value is None and is_optional):
             return value
-        if dataclasses.is_dataclass(annotation):
-            return self._object(annotation, value, name)
+        if isinstance(kind, dict) or dataclasses.is_dataclass(kind):
+            return self._object(kind, value, name)
+        origin, inner = typing.get_origin(kind), typing.get_args(kind)
         if origin is Mapping:
-            self._check(isinstance(value, Mapping), "an object", value, name)
-            return {
-                key: self.read(arguments[1], inner, _join(name, key))
-                for key, inner in value.items()
-            }
+            self._check(_is_mapping(value), "an object", value, name)
+            items = value.items()
+            return {k: self.read(inner[1], v, _join(name, k)) for k, v in items}
         if origin is tuple:
-            return self._list(arguments, value, name)
-        kind = _PLAIN.get(annotation)
-        if origin is Annotated:
-            inner, kind = arguments
-            if typing.get_origin(inner) is tuple:
-                value = self.read(inner, value, name)
-        self._check(kind.accepts(value), kind.expected, value, name)
-        return int(value) if plain_type(annotation) is int else value
+            return self._list(inner, value, name)
+        base, rule = inner if origin is Annotated else (kind, _PLAIN[kind])
+        if typing.get_origin(base) is tuple:
+            value = self.read(base, value, name)
+        self._check(rule.accepts(value), rule.expected, value, name)
+        return int(value) if base is int else value
 
     def _object(self, schema, value, name):
-        self._check(isinstance(value, Mapping), "an object", value, name)
+        self._check(_is_mapping(value), "an object", value, name)
+        fields, found = _fields(schema), {}
         if self.is_exact:
-            self._check_known(schema, value, name)
-        found = {}
-        for field, key, annotation in _fields(schema):
+            self._check_known([each.key for each in fields], value, name)
+        for each in fields:
             if self.is_exact:
-                is_there, may_lack = key in value, field.metadata.get("is_new")
+                is_there, may_lack = each.key in value, each.is_new
             else:
-                is_there = value.get(key) is not None
-                may_lack = _has_default(field)
+                is_there = value.get(each.key) is not None
+                may_lack = each.has_default
+            full = _join(name, each.key)
             if is_there:
-                inner = self.read(annotation, value[key], _join(name, key))
-                found[field.name] = inner
+                inner = value[each.key]
+                found[each.name] = self.read(each.annotation, inner, full)
             elif not may_lack:
                 raise UserError(
                     f"{self.what} lacks a field",
-                    received=f'{self._where(name)} without "{key}"'.strip(),
-                    expected=f'"{_join(name, key)}"',
+                    received=f'{self._where(name)} without "{each.key}"',
+                    expected=f'"{full}"',
                     fix=self.fix,
                 )
-        return schema(**found)
+        return value if isinstance(schema, dict) else schema(**found)
 
-    def _check_known(self, schema, value, name):
-        known = [_join(name, key) for _, key, _ in _fields(schema)]
+    def _check_known(self, known, value, name):
         for key in value:
-            if _join(name, key) not in known:
+            if key not in known:
                 raise unknown_name(
                     "config field",
                     _join(name, key),
-                    known,
+                    [_join(name, each) for each in known],
                     "Correct or remove the field.",
                 )
 
-    def _list(self, arguments, value, name):
+    def _list(self, kinds, value, name):
         self._check(isinstance(value, list | tuple), "a list", value, name)
-        inner = arguments
-        if arguments[-1] is ...:
-            inner = arguments[:1] * len(value)
-        is_right = len(value) == len(inner)
-        self._check(is_right, f"a list of {len(inner)}", value, name)
-        return tuple(
-            self.read(each, item, f"{name}[{position}]")
-            for position, (each, item) in enumerate(
-                zip(inner, value, strict=True)
-            )
-        )
+        if kinds[-1] is ...:
+            kinds = kinds[:1] * len(value)
+        is_right = len(value) == len(kinds)
+        self._check(is_right, f"a list of {len(kinds)}", value, name)
+        pairs = enumerate(zip(kinds, value, strict=True))
+        return tuple(self.read(k, v, f"{name}[{i}]") for i, (k, v) in pairs)
 
     def _check(self, is_right, expected, value, name):
-        if is_right:
-            return
-        shown = repr(value)
-        raise UserError(
-            f"{self.what} holds a value of another kind",
-            received=f"{self._where(name)} = {shown[:80]}"
-            + "…" * (len(shown) > 80),
-            expected=expected,
-            fix=self.fix,
-        )
+        if not is_right:
+            shown = repr(value)
+            shown = shown[:80] + "…" * (len(shown) > 80)
+            raise UserError(
+                f"{self.what} holds a value of another kind",
+                received=f"{self._where(name)} = {shown}",
+                expected=expected,
+                fix=self.fix,
+            )
 
     def _where(self, name):
-        return ": ".join(part for part in (self.path, name) if part)
+        return ": ".join(filter(None, (self.path, name))) or "it"
 
 
 def _join(section: str, name: str) -> str:
     return f"{section}.{name}" if section else name
 
 
-def _has_default(field: dataclasses.Field) -> bool:
-    given = (field.default, field.default_factory)
-    return any(value is not dataclasses.MISSING for value in given)
-
-
-# A config has all fields of its schema and no others.
 CONFIG = Source(
     "The config",
     "Correct the field; the files in configs/ show all of them.",

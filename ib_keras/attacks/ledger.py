@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Mapping
 from collections.abc import Sequence
-from typing import Any
 from typing import Self
 
 import numpy as np
@@ -12,8 +11,8 @@ from ib_keras import notebook
 
 
 def _array(dtype, blank):
-    """A field that is an array; `blank` is said of an example unasked."""
-    return dataclasses.field(metadata={"dtype": dtype, "blank": blank})
+    """A field of arrays; `blank` is what an example has before it is asked."""
+    return dataclasses.field(metadata={"dtype": dtype, "fill_value": blank})
 
 
 @dataclasses.dataclass(repr=False)
@@ -56,12 +55,11 @@ class Attacked:
             images: The clean ones.
             **given: Arrays that are known.
         """
-        arrays = {
-            field.name: np.full(len(images), **_filling(field))
-            for field in dataclasses.fields(cls)
-            if field.metadata and field.name not in given
-        }
-        return cls(adversarial_images=images.copy(), **arrays, **given)
+        arrays = {"adversarial_images": images.copy()} | given
+        for field in dataclasses.fields(cls):
+            if field.name not in arrays:
+                arrays[field.name] = np.full(len(images), **field.metadata)
+        return cls(**arrays)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays by name, as `examples.npz` holds those of a ledger."""
@@ -91,11 +89,6 @@ class Attacked:
         return cls(
             **{n: np.concatenate([c[n] for c in columns]) for n in columns[0]}
         )
-
-
-def _filling(field) -> dict[str, Any]:
-    kind = field.metadata
-    return {"fill_value": kind["blank"], "dtype": kind["dtype"]}
 
 
 @dataclasses.dataclass(repr=False)

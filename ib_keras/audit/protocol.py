@@ -7,17 +7,7 @@ from ib_keras import strategy as strategies
 from ib_keras.attacks import base
 from ib_keras.attacks import runner
 from ib_keras.audit import settings
-from ib_keras.audit.settings import MAY_DIFFER
-from ib_keras.audit.settings import check
 from ib_keras.types import ThreatModel
-
-__all__ = [
-    "MAY_DIFFER",
-    "build_runner",
-    "build_stages",
-    "check",
-    "take_gradients",
-]
 
 
 def build_stages(config: Mapping[str, Any]) -> list[runner.Stage]:

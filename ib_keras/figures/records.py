@@ -1,6 +1,5 @@
 """Files of a sweep, checked for what figures need of them."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Annotated
 from typing import Any
@@ -15,62 +14,24 @@ RECORDS = "records"
 FORMAT_VERSION = 1
 
 
-@dataclasses.dataclass
-class _Version:
-    format_version: Count
-
-
-@dataclasses.dataclass
-class _Labels:
-    model: str
-
-
-@dataclasses.dataclass
-class _Planned:
-    name: str
-    labels: _Labels
-
-
-@dataclasses.dataclass
-class _Plan:
-    """What figures need of `sweep.json`."""
-
-    config: str
-    preset: str
-    budget: str
-    runs: tuple[_Planned, ...]
-
-
-@dataclasses.dataclass
-class _Record:
-    """What every record has."""
-
-    name: str
-    status: Annotated[str, schemas.one_of("done", "diverged", "failed")]
-    preset: str
-
-
-@dataclasses.dataclass
-class _Dataset:
-    name: str
-    description: str
-
-
-@dataclasses.dataclass
-class _Model:
-    sha256: str
-    num_classes: Count
-
-
-@dataclasses.dataclass
-class _Done:
-    """What the record of a finished run must have, of what figures use."""
-
-    config: Mapping[str, Any]
-    dataset: _Dataset
-    result: Mapping[str, Any]
-    model: _Model
-    audits: Mapping[str, Summary]
+# What figures need of `sweep.json`, of every record, and of one of a finished
+# run.
+_PLAN = {
+    "config": str,
+    "preset": str,
+    "budget": str,
+    "runs": tuple[Mapping[str, Any], ...],
+}
+_RUN = {"name": str, "labels": {"model": str}}
+_STATUSES = schemas.one_of("done", "diverged", "failed")
+_RECORD = {"name": str, "status": Annotated[str, _STATUSES], "preset": str}
+_DONE = {
+    "config": Mapping[str, Any],
+    "dataset": {"name": str, "description": str},
+    "result": Mapping[str, Any],
+    "model": {"sha256": str, "num_classes": Count},
+    "audits": Mapping[str, Summary],
+}
 
 
 def read_record(
@@ -94,7 +55,7 @@ def read_record(
         return None
     record = files.read_json(path)
     source = _source(path, record)
-    source.read(_Record, record)
+    source.read(_RECORD, record)
     wrong = None
     if record["name"] != name:
         wrong = f'{path}: the name is "{record["name"]}"'
@@ -108,7 +69,7 @@ def read_record(
             fix=_FIX,
         )
     if record["status"] == "done":
-        source.read(_Done, record)
+        source.read(_DONE, record)
     return {"collapsed": None, "error": None, "landscapes": None, **record}
 
 
@@ -119,7 +80,10 @@ def read_plan(path: str) -> Mapping[str, Any]:
         UserError: If it is damaged or of another version.
     """
     plan = files.read_json(path)
-    _source(path, plan).read(_Plan, plan)
+    source = _source(path, plan)
+    source.read(_PLAN, plan)
+    for position, run in enumerate(plan["runs"]):
+        source.read(_RUN, run, f"runs[{position}]")
     return plan
 
 
@@ -129,7 +93,7 @@ _FIX = "Remove the file and run the sweep again: it makes what is missing."
 def _source(path: str, content) -> schemas.Source:
     """How to speak of a file, which is refused if of another version."""
     source = schemas.Source("A file is not what a sweep writes: it", _FIX, path)
-    version = source.read(_Version, content).format_version
+    version = source.read({"format_version": Count}, content)["format_version"]
     if version != FORMAT_VERSION:
         raise UserError(
             "The file is of another version",

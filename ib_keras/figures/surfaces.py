@@ -5,8 +5,6 @@ that of a PGD attack's direction and a random one, in units of epsilon; the
 l_inf ball, a diamond there, is outlined on the surface.
 """
 
-import dataclasses
-
 import numpy as np
 from matplotlib import ticker
 
@@ -35,35 +33,21 @@ _COLUMNS = (
 )
 
 
-@dataclasses.dataclass
-class _Surface:
-    """What is drawn of what `audit.landscape.records` writes."""
-
-    us: tuple[Finite, ...]
-    vs: tuple[Finite, ...]
-    cross_entropy: tuple[tuple[Finite | None, ...], ...]
-    ball: tuple[tuple[tuple[Finite, Finite], ...], ...]
-    attack_at: Finite
-    class_name: str
-    index: Count
-    epsilon: Finite
-
-    def __post_init__(self):
-        shape = (len(self.vs), len(self.us))
-        found = [len(row) for row in self.cross_entropy]
-        if found != [shape[1]] * shape[0] or min(shape) < 2:
-            raise UserError(
-                "A loss surface is not what a sweep writes",
-                received=f"rows of {found} values",
-                expected=f"{shape[0]} of {shape[1]}, 2 or more of each",
-                fix=_SOURCE.fix,
-            )
-
-
 _SOURCE = schemas.Source(
     "A loss surface is not what a sweep writes: it",
     "Remove the run's record and its landscapes.json, and run the sweep again.",
 )
+# What is drawn of what `audit.landscape.records` makes.
+_SURFACE = {
+    "us": tuple[Finite, ...],
+    "vs": tuple[Finite, ...],
+    "cross_entropy": tuple[tuple[Finite | None, ...], ...],
+    "ball": tuple[tuple[tuple[Finite, Finite], ...], ...],
+    "attack_at": Finite,
+    "class_name": str,
+    "index": Count,
+    "epsilon": Finite,
+}
 
 
 def draw(
@@ -87,7 +71,8 @@ def draw(
     scored = _scored(number, runs)
     best = max(scored, key=lambda point: point.y)
     landscapes = best.run.record["landscapes"]
-    _SOURCE.read(tuple[_Surface, ...], landscapes, best.run.name)
+    for one in landscapes:
+        _check(one, best.run.name)
     chosen = landscapes[:1] if num_images == 1 else landscapes[-num_images:]
     width = style.ONE_COLUMN if len(chosen) == 1 else style.TWO_COLUMNS
     figure = style.figure(
@@ -151,6 +136,19 @@ def _caption(runs, best, chosen) -> str:
         rf"$\epsilon=${captions.radius(one['epsilon'])}; outlined is the "
         rf"$\ell_\infty$ ball; × is the image found by PGD{steps}."
     )
+
+
+def _check(one, name) -> None:
+    _SOURCE.read(_SURFACE, one, name)
+    shape = (len(one["vs"]), len(one["us"]))
+    found = [len(row) for row in one["cross_entropy"]]
+    if found != [shape[1]] * shape[0] or min(shape) < 2:
+        raise UserError(
+            f"{_SOURCE.what} has rows of several lengths",
+            received=f"{name}: {found}",
+            expected=f"{shape[0]} rows of {shape[1]} values, 2 or more",
+            fix=_SOURCE.fix,
+        )
 
 
 def _rows(number, letter, one, run):

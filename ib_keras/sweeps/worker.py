@@ -24,8 +24,8 @@ from absl import logging
 from ib_keras import files
 from ib_keras import workdirs
 from ib_keras.audit import audited_model
-from ib_keras.audit import protocol
 from ib_keras.audit import runner
+from ib_keras.audit import settings as audit_settings
 from ib_keras.audit.landscape import records as landscape_records
 from ib_keras.errors import DivergedError
 from ib_keras.errors import Interrupted
@@ -249,7 +249,7 @@ def _set_aside_another(place: str, config) -> None:
     if not files.exists(path):
         return
     there = files.read_json(path).get("audit") or {}
-    if workdirs.differences(there, config, protocol.MAY_DIFFER):
+    if workdirs.differences(there, config, audit_settings.MAY_DIFFER):
         aside = (f"{place}.before_{k}" for k in itertools.count(1))
         free = next(name for name in aside if not os.path.exists(name))
         os.rename(place, free)

@@ -4,7 +4,6 @@
 before anything is built, in milliseconds.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +15,6 @@ from ib_keras.errors import unknown_name
 from ib_keras.schemas import CONFIG
 from ib_keras.schemas import Length
 from ib_keras.schemas import Positive
-from ib_keras.schemas import field
 
 RESULT_FILE = "result.json"
 SAVED_MODEL = "saved_model"
@@ -34,80 +32,49 @@ MAY_DIFFER = (
     "steps_per_call",
 )
 
+# The fields of a config. Parts check their sections, and `arguments` what is
+# anything here.
+_PART = Mapping[str, Any]
+FIELDS = {
+    "seed": Any,
+    "num_epochs": Length,
+    "num_samples": Positive,
+    "steps_per_call": Positive,
+    "precision": Any,
+    "data": _PART,
+    "input": {"normalisation": Any},
+    "encoder": _PART,
+    "bottleneck": _PART,
+    "decoder": {"initializer": Any},
+    "optim": _PART,
+    "averaging": {"decay": Any},
+    "train": {
+        "split": Any,
+        "batch_size": Positive,
+        "augment": Any,
+        "log_every_steps": Positive,
+    },
+    "eval": {
+        "split": Any,
+        "other_splits": tuple[str, ...],
+        "batch_size": Positive,
+        "every_epochs": Length,
+    },
+    "checkpoint": {"every_steps": Positive, "keep": Positive},
+}
+# Sections that may be missing; without `objective` it is the paper's.
+OPTIONAL = {
+    "objective": _PART,
+    "monitor": {
+        "split": Any,
+        "epsilon": Any,
+        "step_size": Any,
+        "num_steps": Any,
+        "gap": Any,
+        "action": Any,
+    },
+}
 OPTIMIZERS = ("adam", "sgd")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Input:
-    normalisation: Any
-
-
-@dataclasses.dataclass(frozen=True)
-class _Decoder:
-    initializer: Any
-
-
-@dataclasses.dataclass(frozen=True)
-class _Averaging:
-    decay: Any
-
-
-@dataclasses.dataclass(frozen=True)
-class _Train:
-    split: Any
-    batch_size: Positive
-    augment: Any
-    log_every_steps: Positive
-
-
-@dataclasses.dataclass(frozen=True)
-class _Eval:
-    split: Any
-    other_splits: tuple[str, ...]
-    batch_size: Positive
-    every_epochs: Length
-
-
-@dataclasses.dataclass(frozen=True)
-class _Checkpoint:
-    every_steps: Positive
-    keep: Positive
-
-
-@dataclasses.dataclass(frozen=True)
-class _Monitor:
-    split: Any
-    epsilon: Any
-    step_size: Any
-    num_steps: Any
-    gap: Any
-    action: Any
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """The fields of a config; the sections of parts are checked by them.
-
-    `arguments` has what the other fields may be.
-    """
-
-    seed: Any
-    num_epochs: Length
-    num_samples: Positive
-    steps_per_call: Positive
-    precision: Any
-    data: Mapping[str, Any]
-    input: _Input
-    encoder: Mapping[str, Any]
-    bottleneck: Mapping[str, Any]
-    decoder: _Decoder
-    optim: Mapping[str, Any]
-    averaging: _Averaging
-    train: _Train
-    eval: _Eval
-    checkpoint: _Checkpoint
-    objective: Mapping[str, Any] = field(is_new=True, default_factory=dict)
-    monitor: _Monitor | None = field(is_new=True, default=None)
 
 
 def check(config: Mapping[str, Any]) -> None:
@@ -116,7 +83,8 @@ def check(config: Mapping[str, Any]) -> None:
     Raises:
         UserError: If there is one.
     """
-    CONFIG.read(TrainConfig, config)
+    optional = {k: v for k, v in OPTIONAL.items() if k in config}
+    CONFIG.read(FIELDS | optional, config)
 
 
 def check_optimizer(section: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from ib_keras import plugins
 from ib_keras.audit import protocol
+from ib_keras.audit import settings as audit_settings
 from ib_keras.training import loop
 from ib_keras.training import settings
 from ib_keras.types import ThreatModel
@@ -132,7 +133,7 @@ def test_a_config_has_the_parts_of_its_name(name):
 @pytest.mark.parametrize("name", AUDITS)
 def test_a_protocol_is_one_that_an_audit_reads(name):
     config = values(get(f"configs.audits.{name}"))
-    protocol.check(config)
+    audit_settings.check(config)
     assert config["protocol"] == name
     stages = protocol.build_stages(config)
     assert [stage.name for stage in stages] == list(config["stages"])

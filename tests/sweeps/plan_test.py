@@ -7,6 +7,7 @@ import pytest
 
 from configs import common
 from ib_keras.audit import protocol
+from ib_keras.audit import settings as audit_settings
 from ib_keras.audit.landscape import records as landscapes
 from ib_keras.sweeps import plan
 from ib_keras.training import settings
@@ -58,7 +59,7 @@ def test_a_grid_is_of_configs_that_training_and_audits_read(config, preset):
         for name in ("beta", "rho"):
             assert run.config["bottleneck"].get(name) == run.labels.get(name)
         for audit in run.audits.values():
-            protocol.check(audit)
+            audit_settings.check(audit)
             protocol.build_stages(audit)
         if run.landscape:
             known = {"epsilon", *landscapes.DEFAULTS}

@@ -103,7 +103,7 @@ def read(content: Any, path: str, num_examples: int) -> Findings:
             later format, or a finding points at an example that is not there.
     """
     source = folders.source(path)
-    version = source.read(_Format, content).format_version
+    version = source.read({"format_version": Count}, content)["format_version"]
     if version > FORMAT_VERSION:
         raise UserError(
             "The findings are of a later format",
@@ -122,8 +122,3 @@ def read(content: Any, path: str, num_examples: int) -> Findings:
             )
     _ = found.matrices  # A damaged one is told of now.
     return found
-
-
-@dataclasses.dataclass(frozen=True)
-class _Format:
-    format_version: Count

@@ -34,6 +34,9 @@ from ib_keras.schemas import CONFIG
 TOLERANCE = 1e-4
 NUM_DRAWS = 100
 
+# What `config.json` of an audit folder holds.
+_CONFIG = {"audit": Mapping[str, Any], "model_sha256": str | None}
+
 # The fields of a summary that some check recomputes or compares.
 _CHECKED = {
     "protocol",
@@ -204,20 +207,12 @@ def verify(
     return Verification(tuple(checks), fresh, tuple(unchecked))
 
 
-@dataclasses.dataclass
-class _Config:
-    """What `config.json` of an audit folder holds."""
-
-    audit: Mapping[str, Any]
-    model_sha256: str | None
-
-
 def _read(workdir) -> claims.Folder:
     summary = files.read_json(files.join(workdir, folders.SUMMARY))
     config = files.read_json(files.join(workdir, workdirs.CONFIG_FILE))
     arrays = files.read_npz(files.join(workdir, folders.EXAMPLES))
     try:
-        CONFIG.read(_Config, config)
+        CONFIG.read(_CONFIG, config)
         if not isinstance(summary, Mapping):
             raise TypeError(f"a summary that is a {type(summary).__name__}")
     except (AttributeError, TypeError) as error:
