@@ -241,6 +241,20 @@ def test_log_add_exp_survives_where_exp_does_not():
     )
 
 
+@pytest.mark.parametrize("count", [2, tf.constant(7)], ids=["two", "tensor"])
+def test_draws_are_averaged_as_probabilities_and_numbers(count):
+    def ask(seed):
+        logits = 20 * tf.random.stateless_normal([3, 4], seed)
+        return logits, logits[:, 0]
+
+    logits, first = tf.function(base.mean_over_draws)(ask, SEED, count)
+    draws = np.float64([ask(base.draw_seed(SEED, i))[0] for i in range(count)])
+    np.testing.assert_allclose(first, draws[..., 0].mean(0), rtol=1e-5)
+    odds = np.exp(draws - draws.max(axis=2, keepdims=True))
+    mean = (odds / odds.sum(axis=2, keepdims=True)).mean(axis=0)
+    np.testing.assert_allclose(logits, np.log(mean), rtol=1e-5, atol=1e-5)
+
+
 def test_model_noise_follows_from_the_first_example_and_the_purpose():
     example_seeds = seeds.fold(SEED, tf.range(4))
 
