@@ -11,7 +11,8 @@ in `engine.py` decides, and the pool in `runner.py` keeps the books.
     base.py      the contract; one gradient evaluation
     outputs.py   what a model answers with, made into logits
     engine.py    one run on one batch: chunks of compiled steps, compaction
-    runner.py    stages, restarts, targets, the pool and the ledger
+    ledger.py    what a run knows of every example, and where it is
+    runner.py    stages, restarts, targets and the pool
     others       one attack a file
 """
 

@@ -19,12 +19,12 @@ with a paired test of each model against a baseline.
 
 The files of this package, in the order of the work:
 
-* `load`: an audit folder into a frozen, checked `Audit` (with
-  `findings`, and `audit.summary`).
+* `load`: an audit folder into a frozen, checked `Audit` (with `findings` and
+  `audit.summary`).
 * `names`, `baselines`, `pairs`: which models these are, and how they compare.
 * `evidence` (with `links`), `classes`: what is told of each.
 * `charts` (with `svg`, `labels`), `pictures`, `examples` (with `outcomes`),
-  `landscapes`: what is drawn.
+  `audit.landscape.drawing`: what is drawn.
 * `text`: numbers and foreign words as a reader sees them.
 * `page`: the parts into the templates; a section is a file of `templates/`.
 
