@@ -238,7 +238,7 @@ class Source:
                 raise UserError(
                     f"{self.what} lacks a field",
                     received=f'{self._where(name)} without "{each.key}"',
-                    expected=f'"{full}"',
+                    expected=f"also {full}",
                     fix=self.fix,
                 )
         return value if isinstance(schema, dict) else schema(**found)
@@ -266,9 +266,11 @@ class Source:
         if not is_right:
             shown = repr(value)
             shown = shown[:80] + "…" * (len(shown) > 80)
+            # A config's field as the command line has it.
+            equals = " = " if self.path else "="
             raise UserError(
                 f"{self.what} holds a value of another kind",
-                received=f"{self._where(name)} = {shown}",
+                received=f"{self._where(name)}{equals}{shown}",
                 expected=expected,
                 fix=self.fix,
             )
@@ -283,6 +285,6 @@ def _join(section: str, name: str) -> str:
 
 CONFIG = Source(
     "The config",
-    "Correct the field; the files in configs/ show all of them.",
+    "Set it, as --config.NAME=VALUE does; the files in configs/ show all.",
     is_exact=True,
 )

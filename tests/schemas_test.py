@@ -96,7 +96,7 @@ def test_a_config_has_all_fields_and_no_others():
     assert error.received == 'it without "end"'
     # Null is a value here, and none that stands for the default.
     error = runs.refused(CONFIG.read, Outer, whole | {"later": None})
-    assert error.received == "later = None"
+    assert error.received == "later=None"
 
 
 def test_a_dict_is_a_schema_of_what_is_only_checked():

@@ -37,7 +37,7 @@ def with_value(name, value):
 def test_a_value_of_another_kind_is_named(name, value):
     error = runs.refused(settings.check, with_value(name, value))
     assert error.received.startswith(name)
-    assert " = " in error.received
+    assert "=" in error.received
 
 
 @pytest.mark.parametrize(

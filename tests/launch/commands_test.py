@@ -190,7 +190,7 @@ def cases(folder):
             "audit",
             [*AUDIT, "--config.stages.pgd.num_restarts=0", model, new],
             2,
-            "stages.pgd.num_restarts = 0",
+            "stages.pgd.num_restarts=0. Expected",
         ),
     }
 

@@ -49,15 +49,15 @@ def audit(tmp_path, model, *arguments, workdir="audit", **more):
     "argument, said",
     [
         ("--config.sed=1", "config field"),
-        ("--config.seed=-1", "seed = -1"),
-        ("--config.num_examples=0", "num_examples = 0"),
-        ("--config.batch_size=0", "batch_size = 0"),
+        ("--config.seed=-1", "seed=-1. Expected"),
+        ("--config.num_examples=0", "num_examples=0. Expected"),
+        ("--config.batch_size=0", "batch_size=0. Expected"),
         ("--config.mode=noisy", "No mode has this name"),
         ("--config.threat_model.norm=l3", "No norm has this name"),
         ("--config.threat_model.epsilon=8", "Did you mean 8/255"),
         ("--config.stages.pgd.attack.name=pdg", 'Did you mean "pgd"?'),
         ("--config.stages.pgd.attack.name=fgs", "argument of attacks part fgs"),
-        ("--config.stages.pgd.num_restarts=0", "num_restarts = 0"),
+        ("--config.stages.pgd.num_restarts=0", "num_restarts=0. Expected"),
         ("--config.dataset.name=mnits", 'Did you mean "mnist"?'),
         ("--config.diagnostics.set=some", "set of diagnostics"),
         ("--config.diagnostics.num_examples=0", "diagnostics.num_examples"),
@@ -75,7 +75,7 @@ def audit(tmp_path, model, *arguments, workdir="audit", **more):
             "--config.stages.pgd.attack.step_size=-1",
             "step_size is not a number",
         ),
-        ("--config.num_samples=0", "num_samples = 0"),
+        ("--config.num_samples=0", "num_samples=0. Expected"),
         ("--strategy=miror", 'Did you mean "mirrored"?'),
         ("--strategy=mirrored --tpu=local", "but another strategy"),
         ("--worker_timeout=-1", "--worker_timeout=-1"),
@@ -196,8 +196,8 @@ def test_a_module_in_the_current_folder(tmp_path):
     "argument, said",
     [
         ("--config.sed=1", "config field"),
-        ("--config.train.batch_size=0", "train.batch_size = 0"),
-        ("--config.num_epochs=-1", "num_epochs = -1"),
+        ("--config.train.batch_size=0", "train.batch_size=0. Expected"),
+        ("--config.num_epochs=-1", "num_epochs=-1. Expected"),
         ("--config.data.name=mnits", 'Did you mean "mnist"?'),
         ("--config.encoder.name=mlpp", 'Did you mean "mlp"?'),
         ("--config.encoder.name=linear", "argument of encoders part linear"),
@@ -240,7 +240,7 @@ def test_a_sweep_of_nothing(tmp_path):
     assert "No run matches" in said
     config = "--config=configs/mnist_vib.py:smoke"
     said = refused("sweep", config, given, "--config.num_epochs=-1")
-    assert "num_epochs = -1" in said
+    assert "num_epochs=-1. Expected" in said
     said = refused("sweep", config, given, "--workers=0")
     assert "--workers=0" in said
 

@@ -180,7 +180,7 @@ def test_a_part_of_the_train_split_is_trained_on_as_it_is(tmp_path):
     [
         ("adversarial", "eval.other_splits='adversarial'"),
         (3, "eval.other_splits=3"),
-        (["adversarial", 3], "eval.other_splits=['adversarial', 3]"),
+        (["adversarial", 3], "eval.other_splits[1]=3"),
         (["advers"], '"advers"'),
     ],
 )
