@@ -1079,7 +1079,7 @@ def two_outputs():
     ("make", "message"),
     [
         (lambda: keras.layers.Conv2D(4, 2), r"\(None, 3, 3, 4\).*Flatten"),
-        (two_outputs, "one row an image"),
+        (two_outputs, "one row per image"),
         (two_inputs, "one input, the images.*2 inputs"),
         (Broken, "cannot be told.*the GPU caught fire"),
         (lambda: lambda images: images, "no Keras layer.*function"),

@@ -564,10 +564,10 @@ def test_what_people_added_is_not_replaced(folder, content, tmp_path, name):
     formats.write([folder], name, str(path))  # The same again loses nothing.
     path.write_text(path.read_text() + "Licence: MIT.")
     error = runs.refused(formats.write, [folder], name, str(path))
-    assert "would replace" in str(error)
+    assert "would overwrite" in str(error)
     assert path.read_text().endswith("Licence: MIT.")
     error = runs.refused(formats.write, [folder], name, str(tmp_path))
-    assert "would replace" in str(error)
+    assert "would overwrite" in str(error)
 
 
 def test_a_row_has_the_commit_that_made_it(folder, content):

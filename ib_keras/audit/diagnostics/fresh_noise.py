@@ -21,7 +21,7 @@ class FreshNoise:
     ids = ("D23",)
 
     def ask(self, case: Case) -> list[base.Finding]:
-        """Answers D23: reproduction, and the lottery component."""
+        """Answers D23: whether it reproduces, and what depends on the draw."""
         if not case.is_random:
             return []
         shares = self._shares(case)
@@ -38,8 +38,9 @@ class FreshNoise:
         drift = (up - down) / count
         # The same examples twice: only those that changed count.
         slack = max(_REPRODUCED, 2 * math.sqrt(up + down) / count)
-        # A number that is too low is luck of the attack, which stops at the
-        # first image that most draws get wrong; one that is too high is void.
+        # A number that is too low comes from lucky noise samples of the attack,
+        # which stops at the first image that most draws get wrong; one that is
+        # too high is invalid.
         status = base.WARN if drift < -slack else base.PASS
         if drift > slack:
             status = base.FAIL
@@ -80,10 +81,10 @@ class FreshNoise:
                 value=lottery,
                 threshold=_LOTTERY,
                 evidence=f"One draw is right on {100 * mean:.3g}% on average, "
-                f"all {_DRAWS} of them on {100 * every:.3g}%: who may ask "
-                "again wins the difference.",
+                f"all {_DRAWS} of them on {100 * every:.3g}%: an attacker who "
+                "may repeat a query gains the difference.",
                 advice="Report the accuracy of one draw and of many: the "
-                "difference is a lottery, not robustness."
+                "difference depends on the draw and is not robustness."
                 if lottery > _LOTTERY
                 else "",
                 examples=tuple(np.flatnonzero((shares > 0) & (shares < 0.5))),
