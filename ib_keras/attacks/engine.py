@@ -1,9 +1,9 @@
-"""One run of one attack on one batch, compiled, with the books of the runner.
+"""One run of one attack on one batch, compiled.
 
 The engine drives an attack's state machine in chunks of steps. Within a chunk
 everything stays on the device; between chunks the examples that the attack
-claims to have broken are judged, and the batch shrinks to those still
-standing. Attacks that differ in numbers alone share their compiled functions.
+claims to have broken are judged, and the batch shrinks to those that are still
+robust. Attacks that differ in numbers alone share their compiled functions.
 """
 
 from typing import NamedTuple
@@ -19,12 +19,12 @@ from ib_keras.attacks import judging
 from ib_keras.types import LogitsFn
 from ib_keras.types import ThreatModel
 
-# Lengths of the first chunks: many examples fall in the first steps.
+# Lengths of the first chunks: many examples are broken in the first steps.
 _FIRST_CHUNKS = (1, 1, 2, 4, 8)
 
 
 class Record(NamedTuple):
-    """What the runner remembers of each example during a run.
+    """The record of each example during a run, on the device.
 
     Attributes:
         images: float32 `[batch, ...]`, the iterate of smallest margin for the
@@ -39,9 +39,9 @@ class Record(NamedTuple):
         num_zero: int32 `[batch]`, gradients that were exactly zero.
         num_nonfinite: int32 `[batch]`, evaluations with a number that was not
             finite.
-        latest: What was wrong last, where the model has noise, else `()`:
-            images as above and their steps. A draw in luck has the largest
-            margin of a chunk sooner than what is wrong on every draw.
+        latest: The last misclassified iterate, if the model has noise, else
+            `()`: images as above and their steps. A lucky noise sample has a
+            larger margin than an image that is wrong on every sample.
     """
 
     images: tf.Tensor
@@ -77,14 +77,14 @@ def _update(
     record: Record, evaluation: base.Evaluation, step: tf.Tensor
 ) -> Record:
     # A tie of the two largest logits can be a wrong prediction with margin 0:
-    # being wrong counts before the margin does. NaN compares as false.
+    # so misclassification is compared first. NaN compares as false.
     first_wrong = evaluation.is_wrong & ~record.is_wrong
     better = (evaluation.margin > record.margin) & (
         evaluation.is_wrong == record.is_wrong
     )
     better = better | first_wrong
     norm = evaluation.gradient_norm
-    # An iterate that the attack did not ask about has no NaN.
+    # An iterate that was not evaluated has no NaN.
     finite = tf.math.is_finite(norm) & ~tf.math.is_nan(evaluation.margin)
     latest = record.latest
     if latest:
@@ -110,17 +110,17 @@ def _update(
 
 
 class Result(NamedTuple):
-    """What one run did to one batch; NumPy arrays in the batch's order.
+    """The result of one run on one batch; NumPy arrays in its order.
 
     Attributes:
         is_broken: bool `[n]`, by the judge.
         images: float32 `[n, ...]`: of a broken example the judged image, else
-            the iterate nearest to being wrong.
+            the nearest miss.
         margin: float32 `[n]`, the judge's where broken, else the attack's.
         prediction: int32 `[n]`; -1 where not broken.
         wrong_share: float32 `[n]`; 0 where nothing was judged.
-        step: int32 `[n]`, the first iterate at which the attack saw the
-            example wrong, where broken; else that of `images`.
+        step: int32 `[n]`, the first iterate that the attack found wrong, where
+            broken; else that of `images`.
         loss: float32 `[n]`.
         gradient_norm: float32 `[n]`.
         num_zero: int32 `[n]`.
@@ -150,14 +150,14 @@ class Engine:
         judge: Decides what is broken.
         norm: "linf" or "l2".
         batch_size: The largest batch.
-        chunk_steps: The longest chunk of steps without a look at the books.
-            Where the model has noise two claims of each are judged, so that
+        chunk_steps: The longest chunk of steps between two checks of claims.
+            For a model with noise two claims of each are judged, so that
             shorter ones find more.
         compact: Whether the batch shrinks between chunks. False runs every
             example to the end, as the reference implementations do.
-        scale: What the attack sees the logits multiplied by; see `scale`.
-            Margins in the books are of the logits as they are, losses and
-            gradients of what the attack sees.
+        scale: The factor of the logits that the attack sees; see `scale`.
+            Recorded margins are of the logits without it, losses and
+            gradients with it.
     """
 
     def __init__(
@@ -182,7 +182,7 @@ class Engine:
         self._numbers = base.numbers(attack)
 
     def set_scale(self, scale: float) -> None:
-        """Sets what the attack sees the logits multiplied by."""
+        """Sets the factor of the logits that the attack sees."""
         self.scale = scale
         self._logits = self._unscaled.times(scale)
 
@@ -222,7 +222,7 @@ class Engine:
         )
 
     def finish(self, state, record, clean, labels, example_seeds, epsilon):
-        """The record with the last iterate, which nobody has looked at."""
+        """The record with the last iterate, which has not been evaluated."""
         images, loss = state.images, state.evaluated.loss
         batched = (images, loss, record, clean, labels, example_seeds)
         shared = (epsilon, tf.constant(self._attack.num_steps))
@@ -271,19 +271,19 @@ class Engine:
         epsilon,
         num_steps,
     ):
-        # Nor has anybody looked at its place in the ball.
+        # Nor has it been projected.
         ball = geometry.ball(clean, ThreatModel(self._norm, epsilon))
         images = ball.project(images)
         seed = base.model_seed(example_seeds, num_steps)
         logits = self._logits(images, seed)
         evaluation = base.evaluated(images, logits, labels, loss)
-        # No gradient was taken here: what was said of the last one stays.
+        # No gradient was taken here: the record of the last one is kept.
         return _update(record, evaluation, num_steps)._replace(
             gradient_norm=record.gradient_norm
         )
 
     def pad(self, rows: np.ndarray) -> np.ndarray:
-        """Fills a batch up to a size that needs no new trace."""
+        """Pads a batch to a size that needs no new trace."""
         return self._logits.pad(rows, self._batch_size)
 
     def _chunks(self):
@@ -304,8 +304,8 @@ class Engine:
     def takes_passes(self) -> bool:
         """Whether rows of a batch can be several passes over its examples.
 
-        Rows that are not needed any more must be able to leave, and foreign
-        code draws once for a whole batch.
+        Rows that are no longer needed must be removable, and code of other
+        libraries draws once for a whole batch.
         """
         return self._compact and not self._attack.runs_eagerly
 
@@ -326,11 +326,11 @@ class Engine:
             labels: int32 array `[n]`.
             epsilon: Radius of the ball.
             example_seeds: int32 array `[n, 2]`.
-            judge_seed: int32 `[2]`, which the attack never sees.
+            judge_seed: int32 `[2]`, which the attack never uses.
             targets: int32 array `[n]` for targeted attacks.
             num_passes: The rows are that many passes over the same examples,
                 one after another. Once a pass has broken an example, its rows
-                of later passes are left where they are.
+                of later passes are not continued.
 
         Returns:
             A `Result`.
@@ -348,7 +348,7 @@ class Engine:
 
 
 class _Run:
-    """The host side of one run: who stands, who is judged, who is dropped."""
+    """The host side of one run: judges claims and drops broken examples."""
 
     def __init__(
         self,
@@ -468,19 +468,19 @@ class _Run:
         self.result.images[newly_broken] = judgement.images[broken]
         self.result.margin[newly_broken] = judgement.margin[broken]
         self.result.prediction[newly_broken] = judgement.prediction[broken]
-        # A claim that the judge turned down dates nothing: then the judged
-        # iterate's own step is the first that is known to be wrong.
+        # After a rejected claim the first wrong step is not known: then the
+        # judged iterate's own step is the first that is known to be wrong.
         first = self.record.first_wrong.numpy()[places]
         first = np.where(self.is_doubted[rows], step.numpy()[places], first)
         self.result.step[newly_broken] = first[broken]
         self.is_doubted[rows] = True
 
     def _confirmed(self, rows, candidates) -> judging.Judgement:
-        """Judges claims; where draws can have luck, those upheld once more.
+        """Judges claims; for a model with noise confirmed ones a second time.
 
-        An attack makes many claims about an example, and luck in one of a few
-        draws would break it. The second judgement has draws of its own, and
-        more.
+        An attack makes many claims about an example, and one of them could be
+        confirmed by lucky noise samples. The second judgement takes more, and
+        fresh ones.
         """
         judgement = self._judge(rows, candidates)
         upheld = np.flatnonzero(judgement.is_wrong)
@@ -504,10 +504,10 @@ class _Run:
         )
 
     def _forget(self):
-        """Takes back the claims that were turned down.
+        """Removes rejected claims from the record.
 
-        A draw in luck can be the most wrong of a run: kept, it would hide the
-        later iterates that are wrong on every draw.
+        A lucky noise sample can have the largest margin of a run: kept, it
+        would hide later iterates that are wrong on every sample.
         """
         wrong = self.record.is_wrong.numpy()[: len(self.rows)]
         places = np.flatnonzero(wrong & ~self.result.is_broken[self.rows])
@@ -521,7 +521,7 @@ class _Run:
         )
 
     def _keep_nearest(self, places):
-        """Copies what is nearer to being wrong than what the books have."""
+        """Copies iterates of larger margin than the result has."""
         margin = self.record.margin.numpy()[places] / self.engine.scale
         nearer = margin > self.result.margin[self.rows[places]]
         places, rows = places[nearer], self.rows[places[nearer]]
@@ -530,7 +530,7 @@ class _Run:
         self.result.step[rows] = self.record.step.numpy()[places]
 
     def _store(self, leaving):
-        """Copies the device's record of the places that leave to the books."""
+        """Copies the device's record of the leaving places to the result."""
         places = np.flatnonzero(leaving)
         rows = self.rows[places]
         record = self.record
@@ -540,7 +540,7 @@ class _Run:
         self._keep_nearest(places[~self.result.is_broken[rows]])
 
     def _drop_done(self):
-        """Shrinks the batch to the rows that can still tell, if it pays."""
+        """Shrinks the batch to the rows that are still needed, if it pays."""
         still_robust = ~self._is_done()[self.rows]
         keep = np.flatnonzero(still_robust)
         places = self.engine.pad(keep)

@@ -1,14 +1,14 @@
 """The pool: stages, restarts and targets over all examples, and the ledger.
 
-Every example that the model gets right enters the pool. Stages run in order,
-each by restarts, each restart by targets; an example leaves the pool when the
-judge finds it broken. So robust accuracy is the per-example worst case over
-everything that was run, over all examples.
+Every correctly classified example enters the pool. Stages run in order, each by
+restarts, each restart by targets; an example leaves the pool when the judge
+finds it broken. So robust accuracy is the per-example worst case over all
+attacks that were run, over all examples.
 
 A pass is one restart and target. Where few examples are left, several passes
-share a batch, for a step on 20 examples takes half the time of one on 80; what
-is booked is what one pass after another would have found, on other draws where
-the model has noise.
+share a batch, since a step on 20 examples takes half the time of one on 80; the
+ledger is that of one pass after another, up to other draws of the model's
+noise.
 """
 
 import copy
@@ -38,7 +38,7 @@ from ib_keras.types import ThreatModel
 from ib_keras.types import check_images
 from ib_keras.types import check_labels
 
-# Purposes that seeds are folded with, so that no two uses share randomness.
+# Constants that seeds are folded with, one per purpose.
 _ATTACK, _JUDGE, _CLEAN, _FINAL, _SHARE = 1, 2, 3, 4, 5
 
 
@@ -47,9 +47,9 @@ class Stage:
     """One attack of a protocol and how often it is run.
 
     Args:
-        name: What reports call it.
+        name: In reports.
         attack: A `base.Attack`.
-        num_restarts: Independent runs on what still stands.
+        num_restarts: Independent runs on examples that are still robust.
         config: The section it was built from, for the records.
     """
 
@@ -82,16 +82,16 @@ class Stage:
 
 @dataclasses.dataclass
 class Ledger:
-    """What is known of every audited example; each array is `[examples]`.
+    """The record of every audited example; each array is `[examples]`.
 
     Attributes:
         label: int32.
         clean_prediction: int32; -1 where the clean logits are not finite.
-        is_robust: bool: right on the clean image and not broken.
+        is_robust: bool: correct on the clean image and not broken.
         adversarial_prediction: int32; the clean one where not broken.
         margin: float32, largest other logit - logit of the label at
             `adversarial_images`: the judge's where broken, else the largest
-            that an attack saw.
+            that an attack found.
         wrong_share: float32, share of fresh draws of the model's noise on
             which `adversarial_images` is wrong, taken when all stages are
             done; 0 or 1 where the model has no noise. Before that, the share
@@ -101,8 +101,8 @@ class Ledger:
         broken_by_target: int32, -1 likewise, and for untargeted attacks.
         broken_at_step: int32, -1 likewise.
         gradient_evaluations: int64, spent on the example by the passes up to
-            the one that broke it. Where passes run side by side, what later
-            ones took meanwhile is no part of the search and is not counted.
+            the one that broke it. If passes run side by side, those of later
+            ones are not counted.
         loss: float32, largest loss of the last run.
         gradient_norm: float32, largest |gradient| at the last step of the
             last run; -1 where none was taken.
@@ -131,7 +131,7 @@ class Ledger:
 
     @classmethod
     def new(cls, images: np.ndarray, labels: np.ndarray) -> "Ledger":
-        """A ledger before any attack: nothing asked, nothing broken."""
+        """A ledger before any attack."""
         size = len(labels)
         none = np.full(size, -1, np.int32)
         zeros = np.zeros(size, np.float32)
@@ -164,7 +164,7 @@ class Ledger:
 
     @classmethod
     def of_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Ledger":
-        """The ledger that gave these `arrays`; others among them are left.
+        """The ledger with these `arrays`; others among them are ignored.
 
         Raises:
             KeyError: If one is missing.
@@ -174,17 +174,17 @@ class Ledger:
 
     @property
     def clean_accuracy(self) -> float:
-        """Share of examples that the model gets right unattacked."""
+        """Share of examples that are classified correctly without attack."""
         return float(np.mean(self.clean_prediction == self.label))
 
     @property
     def robust_accuracy(self) -> float:
-        """Share of all examples that are right and not broken."""
+        """Share of all examples that are robust."""
         return float(np.mean(self.is_robust))
 
     @property
     def expected_accuracy(self) -> float:
-        """Mean share of fresh draws on which the final images are right."""
+        """Mean share of fresh draws on which the final images are correct."""
         return float(np.mean(1.0 - self.wrong_share))
 
     def _rows(self) -> list[tuple[str, str]]:
@@ -212,14 +212,14 @@ class Ledger:
 
 @dataclasses.dataclass
 class StageStatistics:
-    """What one stage did so far.
+    """The counts of one stage so far.
 
     Attributes:
-        num_attacked: Examples that stood when the stage began.
+        num_attacked: Examples that were robust when the stage began.
         gradient_evaluations: Spent by the stage.
         seconds: Spent by the stage, over interruptions.
         curve: One row after each pass (restart and target): restart, target,
-            examples standing, gradient evaluations of the stage so far.
+            robust examples, gradient evaluations of the stage so far.
     """
 
     num_attacked: int = 0
@@ -230,11 +230,11 @@ class StageStatistics:
 
 @dataclasses.dataclass
 class Position:
-    """Where in the protocol a run is: the next batch to attack.
+    """The position of a run in its protocol: the next batch to attack.
 
     A batch is named by the pass (stage, restart, target) and its number in
-    it. With the ledger this is all that resuming needs: who stood when the
-    pass began follows from what was broken in it.
+    it. With the ledger this is all that resuming needs: which examples were
+    robust when the pass began follows from those that it broke.
     """
 
     stage: int = 0
@@ -254,14 +254,14 @@ class Progress:
 
 
 def merge(parts: Sequence[Progress]) -> Progress:
-    """Puts shares of the examples together, all run to their ends.
+    """Merges shares of the examples, all of them finished.
 
     Args:
         parts: Of runners with the same stages, in the order of their examples.
 
     Returns:
-        What one runner over all of them would have. Seconds are those of the
-        slowest share, for shares run side by side.
+        The state of one runner over all of them. Seconds are those of the
+        slowest share, since shares run at the same time.
     """
     columns = [part.ledger.arrays() for part in parts]
     ledger = Ledger(
@@ -299,17 +299,17 @@ class Runner:
         seed: A whole number; every draw follows from it.
         num_judge_samples: Draws per judgement; 1 where the model has no noise.
         chunk_steps: Longest chunk of steps between two looks at the device.
-        compact: Whether a batch shrinks to what stands within a run, and
-            passes run side by side where it has room for several. False runs
-            every example to the end, one pass after another.
+        compact: Whether a batch shrinks to the robust examples within a run,
+            and several passes run side by side if they fit. False runs every
+            example to the end, one pass after another.
         strategy: Where to run; None for TensorFlow's default device.
         jit_compile: Whether to compile with XLA; None leaves it to
             TensorFlow.
-        first: Where the examples begin among those of the audit. Attacks draw
-            by an example's place among all, so that a runner that has a share
-            of them does what one that has them all would do.
-        logit_scale: What attacks see the logits multiplied by; None finds it
-            in each run from the clean answers, see `scale.find`.
+        first: Position of the first example among those of the audit. Attacks
+            draw by an example's position among all, so that the results of a
+            share are those of one runner for all.
+        logit_scale: The factor of the logits that attacks see; None measures
+            it in each run from the clean logits, see `scale.find`.
     """
 
     def __init__(
@@ -333,11 +333,11 @@ class Runner:
         self.batch_size = base.check_count("batch_size", batch_size)
         self._seed = seeds.from_int(seed)
         self._first = int(first)
-        # Judgements draw by the batch; two shares' must not be the same.
+        # Judgements draw per batch; those of two shares must differ.
         self._judge_seed = self._seed
         if self._first:
             self._judge_seed = seeds.fold(self._seed, _SHARE, self._first)
-        # What a model said when it last refused an image.
+        # The error of the model when it last refused an image.
         self._refusal: str | None = None
         logits = compiled.on(logits_fn, strategy, jit_compile)
         self._judge = judging.Judge(
@@ -387,15 +387,15 @@ class Runner:
         return stage.num_restarts * num_targets(stage, num_classes) * once
 
     def work(self, progress: Progress, num_classes: int) -> tuple[int, int]:
-        """How far a run is, in gradients, or queries where there are none.
+        """The work of a run, in gradients, or queries if there are none.
 
         Args:
             progress: Its state.
             num_classes: Of the model.
 
         Returns:
-            What was spent, and the most that can be left if every example
-            that stands now stood to the end.
+            The spent work, and the most that can be left, if every robust
+            example stays robust.
         """
         position, ledger = progress.position, progress.ledger
         spent = int(ledger.gradient_evaluations.sum())
@@ -416,7 +416,7 @@ class Runner:
                 spent += each * sum(attacked[: len(statistics.curve)])
             if index == position.stage:
                 passes -= position.restart * per_restart + position.target
-                # Those of this pass that were attacked and stand.
+                # Those of this pass that were attacked and are robust.
                 num_broken = int(self._broken_in(position, ledger).sum())
                 left -= each * max(
                     min(done, num_robust + num_broken) - num_broken, 0
@@ -448,13 +448,13 @@ class Runner:
         progress: Progress,
         on_batch: Callable[[Progress], None] = lambda progress: None,
     ) -> Ledger:
-        """Runs from where `progress` stands to the end of the protocol.
+        """Runs from the position in `progress` to the end of the protocol.
 
         Args:
             images: float32 `[examples, ...]`, the clean images.
             progress: From `start`, or restored; changed in place.
             on_batch: Called after every batch, when `progress` is consistent:
-                the place to save it, to report, or to raise to stop.
+                to save it, to report it, or to raise in order to stop.
 
         Returns:
             The ledger.
@@ -476,17 +476,17 @@ class Runner:
         return progress.ledger
 
     def _find_scale(self, images, labels, clean):
-        """Takes the scale of the logits from the clean answers."""
+        """Measures the scale of the logits from the clean judgements."""
         clean = clean or self._judge_clean(images, labels)
         found = scale.find(clean.logits, labels)
         for each in self._engines:
             each.set_scale(found)
 
     def _rescore(self, images, ledger):
-        """Judges every final image once more, on noise of its own.
+        """Judges every final image once more, on fresh noise.
 
-        The draws that found an image wrong were chosen among many, so the
-        share of them that is wrong flatters the attack; this one is fair.
+        The noise samples that confirmed a claim are the lucky ones of many, so
+        their share of wrong ones is biased upwards; this one is not.
         """
         judgement = self._judge(
             images,
@@ -531,7 +531,7 @@ class Runner:
     def _rank_targets(self, images, progress):
         """Other classes by falling clean logit, int32 [examples, classes-1].
 
-        None where no stage that is still to run is targeted.
+        None if no remaining stage is targeted.
         """
         left = self.stages[progress.position.stage :]
         if all(stage.attack.num_targets is None for stage in left):
@@ -544,7 +544,7 @@ class Runner:
         return order[:, :others].astype(np.int32)
 
     def _run_pass(self, images, targets, progress, on_batch):
-        """Runs the current restart and target over what stood before it."""
+        """Runs the current restart and target on the robust examples."""
         position, ledger = progress.position, progress.ledger
         statistics = progress.stages[position.stage]
         pool = np.flatnonzero(
@@ -576,10 +576,10 @@ class Runner:
         on_batch(progress)
 
     def _run_side_by_side(self, images, targets, pool, progress) -> bool:
-        """Runs as many passes at once as a batch has room for, if several.
+        """Runs as many passes at once as fit a batch, if several do.
 
-        A pass sees what the ones before it left, so of an example that one
-        breaks the later passes are not counted: the records are those of one
+        A pass attacks only what earlier ones left robust, so if a pass breaks
+        an example its later passes are not counted: the ledger is that of one
         pass after another.
         """
         position, ledger = progress.position, progress.ledger
@@ -606,7 +606,7 @@ class Runner:
         return True
 
     def _passes_at_once(self, position, targets, size) -> list[Position]:
-        """The passes of the stage from here on that fill a batch together."""
+        """The next passes of the stage that fit a batch together."""
         takes_passes = self._engines[position.stage].takes_passes
         if self._refusal or not (size and takes_passes):
             return []
@@ -641,9 +641,9 @@ class Runner:
     def _try_batch(self, images, targets, rows, position, ledger):
         """Attacks a batch; one that the model refuses is split in two.
 
-        Models may hold assertions, which refuse a whole batch for the sake of
-        one image. What refuses alone is booked as not finite, which the
-        diagnostics see, and never as broken.
+        Models may hold assertions, which refuse a whole batch because of one
+        image. An image that is refused alone is recorded as not finite, which
+        diagnostics read, and never as broken.
         """
         try:
             self._run_batch(images, targets, rows, position, ledger)
@@ -659,10 +659,10 @@ class Runner:
         self._refusal = " ".join(error.message.split())[:300]
 
     def _check_some_attacked(self, ledger, pool):
-        """Refuses to go on where the model could be attacked on no image.
+        """Stops if the model refused all images that were attacked.
 
-        What then stood would stand because nobody asked. An image that is
-        refused among others is booked instead.
+        They would count as robust without an attack. A refused image among
+        others is recorded instead.
         """
         # A refusal counts as one evaluation that was not finite, and adds
         # nothing else.
@@ -723,7 +723,7 @@ class Runner:
 
 
 def num_targets(stage: Stage, num_classes: int) -> int:
-    """Runs that one restart of a stage takes: one, or one for each target.
+    """Runs in one restart of a stage: one, or one for each target.
 
     There are no more targets than classes besides the label's.
     """
@@ -740,7 +740,7 @@ def _gradients_once(attack):
 
 
 def _end_pass(position, ledger, statistics):
-    """Enters what stands after a pass, and the stage's gradients so far."""
+    """Adds the robust examples after a pass, and the gradients so far."""
     statistics.curve.append(
         [
             position.restart,
@@ -752,13 +752,13 @@ def _end_pass(position, ledger, statistics):
 
 
 def _update_ledger(ledger, rows, result, position, target):
-    """Enters the result of one run on the examples `rows`."""
+    """Adds the result of one run on the examples `rows` to the ledger."""
     ledger.gradient_evaluations[rows] += result.gradient_evaluations
     ledger.num_zero_gradients[rows] += result.num_zero
     ledger.num_nonfinite[rows] += result.num_nonfinite
     ledger.loss[rows] = result.loss
     ledger.gradient_norm[rows] = result.gradient_norm
-    # Of an example that stands the nearest miss of all runs is kept.
+    # For robust examples the nearest miss of all runs is kept.
     kept = result.is_broken | (result.margin > ledger.margin[rows])
     nearer = rows[kept]
     ledger.margin[nearer] = result.margin[kept]
@@ -807,13 +807,13 @@ def run(
         attack: Name of a part of `ib_keras.attacks`.
         norm: "linf" or "l2".
         epsilon: Radius in pixel units of [0, 1].
-        num_restarts: Independent runs; later ones see only what stands.
+        num_restarts: Independent runs, each on examples still robust.
         batch_size: Largest batch.
         seed: A whole number; the same one gives the same result.
         output: Name of the tensor among several; the place of it in a tuple,
             as "1".
-        outputs: "logits", "log_probabilities" or "probabilities"; None tells
-            by what the model answers, and warns of probabilities.
+        outputs: "logits", "log_probabilities" or "probabilities"; None
+            infers it, with a warning for probabilities.
         **arguments: Those of the attack's `build`.
 
     Returns:
@@ -839,7 +839,7 @@ def run(
         warnings.warn(
             "The model returns probabilities; attacks work on their "
             "logarithm, which has no gradient where float32 rounds one to 1. "
-            'Give a model that returns logits, or say outputs="probabilities".',
+            'Give a model that returns logits, or set outputs="probabilities".',
             stacklevel=2,
         )
     labels = check_labels(labels, len(images), num_classes)

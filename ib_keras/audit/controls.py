@@ -301,7 +301,7 @@ def _noise(images, seed, share):
     return unit < share
 
 
-def _lottery():
+def _random_errors():
     """Wrong on one draw of twenty, for every image."""
     model = _deterministic()
 
@@ -363,7 +363,7 @@ CONTROLS = (
         "network wrong on 5% of draws",
         verdict.BELIEVABLE,
         "Random errors, which must be reported (D23) and break no example.",
-        _lottery,
+        _random_errors,
         is_honest=True,
         mode="stochastic",
     ),

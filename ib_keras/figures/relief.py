@@ -20,7 +20,7 @@ from ib_keras.figures import style
 _COLORS = "viridis"
 _PALE = 0.3  # Of the colours outside of the ball.
 _FLAT = 1e-3  # Nats: a surface below it is drawn flat.
-_SEAM = 0.25  # Points: faces overlap, else white shows between them.
+_SEAM = 0.25  # Points: faces overlap, else there are white gaps between them.
 
 
 def draw(axes: Axes, one: Mapping[str, Any]) -> None:
@@ -68,7 +68,7 @@ def draw(axes: Axes, one: Mapping[str, Any]) -> None:
 
 
 def draw_image(axes: Axes, one: Mapping[str, Any]) -> None:
-    """Draws the test image itself, small, in the panel's upper corner."""
+    """Draws the test image, small, in the panel's upper corner."""
     if not one.get("image"):
         return
     shape = one["image_shape"]
@@ -88,7 +88,7 @@ def draw_image(axes: Axes, one: Mapping[str, Any]) -> None:
 
 
 class _Corner:
-    """Places an inset in a panel, wherever the layout puts that."""
+    """Places an inset in a panel, at any position of the panel."""
 
     def __init__(self, axes: Axes, inches: float = 0.4):
         self._axes, self._inches = axes, inches

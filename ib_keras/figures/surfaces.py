@@ -1,4 +1,4 @@
-"""Figures 4 and 10: the loss around test images, a surface each.
+"""Figures 4 and 10: the loss around test images, one surface per image.
 
 The model is the highest-scoring one under AA+MT, as in the paper. The plane is
 that of a PGD attack's direction and a random one, in units of epsilon; the
@@ -58,7 +58,7 @@ def draw(
     grid = figure.subplots(
         1, len(chosen), squeeze=False, subplot_kw={"projection": "3d"}
     )[0]
-    # The label of an upright axis would be cut: no layout knows its size.
+    # The label of a vertical 3D axis would be cut: layouts ignore its size.
     figure.supylabel("cross-entropy (nats)", size="medium")
     rows = []
     for position, (axes, one) in enumerate(zip(grid, chosen, strict=True)):
@@ -133,7 +133,7 @@ def _check(one, name) -> None:
             wrong = [f"a cross_entropy that is not of {shape} values"]
     if wrong:
         raise UserError(
-            "A loss surface is not what a sweep writes",
+            "A loss surface is not in the format of a sweep",
             received=f"{name}: {', '.join(wrong)}",
             expected="what ib_keras.sweeps.landscapes makes",
             fix="Remove the run's record and its landscapes.json, and run the "

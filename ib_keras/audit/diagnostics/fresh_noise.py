@@ -9,7 +9,7 @@ from ib_keras.audit.diagnostics import traces
 from ib_keras.audit.diagnostics.case import Case
 
 _DRAWS = 20
-_LOTTERY = 0.05
+_BY_DRAW = 0.05
 _REPRODUCED = 0.01
 _BATCH = 250
 
@@ -44,7 +44,7 @@ class FreshNoise:
         status = base.WARN if drift < -slack else base.PASS
         if drift > slack:
             status = base.FAIL
-        lottery = mean - every
+        by_draw = mean - every
         numbers = {
             "robust_accuracy": claimed,
             "majority": by_rule,
@@ -77,15 +77,15 @@ class FreshNoise:
                 id="D23",
                 question="Is robustness a property of the image, not of the "
                 "draw?",
-                status=base.WARN if lottery > _LOTTERY else base.PASS,
-                value=lottery,
-                threshold=_LOTTERY,
+                status=base.WARN if by_draw > _BY_DRAW else base.PASS,
+                value=by_draw,
+                threshold=_BY_DRAW,
                 evidence=f"One draw is right on {100 * mean:.3g}% on average, "
                 f"all {_DRAWS} of them on {100 * every:.3g}%: an attacker who "
                 "may repeat a query gains the difference.",
                 advice="Report the accuracy of one draw and of many: the "
                 "difference depends on the draw and is not robustness."
-                if lottery > _LOTTERY
+                if by_draw > _BY_DRAW
                 else "",
                 examples=tuple(np.flatnonzero((shares > 0) & (shares < 0.5))),
                 **known,

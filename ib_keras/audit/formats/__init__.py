@@ -110,7 +110,7 @@ def write(
     form = get(name)
     if baseline is not None and not form.compares:
         raise errors.UserError(
-            "This format compares nothing",
+            "This format does not compare models",
             received=f"--baseline={baseline} and the format {name}",
             expected="a format that compares models: html, "
             + ", ".join(n for n in names() if get(n).compares),

@@ -1,7 +1,7 @@
 """Loss landscapes: cross-entropy and margin on a plane through an image.
 
-`surface` computes one, `examples` chooses whose and keeps them in a file,
-`of_audit` makes them for a finished audit.
+`surface` computes one, `examples` chooses the examples and stores them in a
+file, `of_audit` makes them for a finished audit.
 """
 
 from ib_keras.audit.landscape.surface import FLAT

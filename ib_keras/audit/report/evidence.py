@@ -17,7 +17,7 @@ from ib_keras.audit.report import links
 from ib_keras.audit.report import load
 from ib_keras.audit.report import text
 
-_LOTTERY = "D23"
+_FRESH = "D23"
 # Status -> its sign; in the order in which findings are shown.
 SIGNS = {
     base.FAIL: "✕",
@@ -98,7 +98,7 @@ class Evidence:
     folded: tuple[tuple[str, tuple[Row, ...]], ...]
     num_left_out: int
     matrices: tuple[Matrix, ...]
-    lottery: tuple[Row, ...]
+    fresh: tuple[Row, ...]
 
 
 def describe(audit: load.Audit, name: str) -> Evidence | None:
@@ -133,10 +133,10 @@ def describe(audit: load.Audit, name: str) -> Evidence | None:
         ),
         num_left_out=len(ordered) - len(rows),
         matrices=_matrices(found),
-        lottery=tuple(
+        fresh=tuple(
             row
             for row in rows
-            if row.id == _LOTTERY and row.status != base.NOT_APPLICABLE
+            if row.id == _FRESH and row.status != base.NOT_APPLICABLE
         ),
     )
 

@@ -1,8 +1,8 @@
-"""Typed reading of JSON objects: a field is what it should be, or an error.
+"""Typed reading of JSON objects: fields of another kind are errors.
 
 The files of an audit may be old, damaged or edited by hand. A `Record` wraps
-one JSON object and names the file and the field in what it raises. A field
-that is null counts as missing; fields that nobody asks for are ignored.
+one JSON object and names the file and the field in its errors. A field that is
+null counts as missing; unknown fields are ignored.
 """
 
 from typing import Any
@@ -192,13 +192,13 @@ class Record:
 
 
 def _is_number(value) -> bool:
-    """Whether it is a number that arithmetic can bear; NaN is not."""
+    """Whether it is a number that fits a float; NaN does not."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return is_number and abs(value) < 1e18
 
 
 def _is_figure(value) -> bool:
-    """Whether it is finite; a flag counts as 0 or 1."""
+    """Whether it is finite; a boolean counts as 0 or 1."""
     return isinstance(value, int | float) and abs(value) < 1e300
 
 

@@ -1,4 +1,4 @@
-"""Reads what the audited model is, and how the loading of it went."""
+"""Reads the facts on the audited model, and its safety check."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ ACCEPTED_WITH_EXCEPTIONS = "accepted with exceptions"
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """What the audit found the model to be; None where it does not say."""
+    """The facts on the model; None where they are not recorded."""
 
     kind: str | None
     signature: str | None
@@ -26,8 +26,8 @@ class Safety:
     """The scan of the model's files before they were loaded.
 
     `ops` maps a family of operations to those met; `files` a relative name to
-    its SHA-256. `exceptions` are what was let pass only because it was asked
-    for; `was_probed` tells whether first calls were made in a process apart.
+    its SHA-256. `exceptions` passed only by request of the user; `was_probed`
+    is whether first calls were made in a separate process.
     """
 
     status: str
@@ -41,7 +41,7 @@ class Safety:
 
     @property
     def has_exceptions(self) -> bool:
-        """Whether anything was let pass that the rules refuse."""
+        """Whether anything passed that the rules refuse."""
         return self.status != ACCEPTED or bool(self.exceptions)
 
 

@@ -214,7 +214,7 @@ class Draws:
             "accuracy_per_draw": per_draw,
             "accuracy_of_mean": float((self.mean_prediction == labels).mean()),
             "accuracy_on_every_draw": always,
-            "lottery": per_draw - always,
+            "gap": per_draw - always,
         }
 
 
