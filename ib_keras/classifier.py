@@ -592,8 +592,8 @@ def build(
         channel_statistics: Function without arguments that returns the
             per-channel mean and std of the training set; called only if
             the config asks for them.
-        feature_range: What the pixels 0 and 1 stand for, where the model is
-            to compute in units of the data set's own ("features").
+        feature_range: The values of the pixels 0 and 1 in the data set's own
+            units, if the model computes in these ("features").
 
     Returns:
         A built `IBClassifier`.

@@ -611,8 +611,8 @@ class Runner:
         if self._refusal or not (size and takes_passes):
             return []
         here, passes = dataclasses.replace(position), []
-        room = self.batch_size // size
-        while len(passes) < room and here.stage == position.stage:
+        most = self.batch_size // size
+        while len(passes) < most and here.stage == position.stage:
             passes.append(dataclasses.replace(here))
             self._next_pass(here, targets)
         return passes

@@ -66,13 +66,13 @@ def decide(
         "why"}`; `next`, what to do.
     """
     failed = [f for f in findings if f["status"] == "fail"]
-    void = [f for f in failed if f["id"] in VALIDITY]
-    if void:
+    invalid = [f for f in failed if f["id"] in VALIDITY]
+    if invalid:
         return _verdict(
             INVALID,
-            "The number is wrong, independently of the attack.",
-            [(f["id"], f["evidence"]) for f in void],
-            void,
+            "The number is not what it says it is, whatever the attack.",
+            [(f["id"], f["evidence"]) for f in invalid],
+            invalid,
         )
     if _none_is_robust(summary):
         return _verdict(
