@@ -2,10 +2,10 @@
 
 python -m benchmarks.checkpoint_cost
 
-Calls of `steps_per_call` steps of MNIST VIB are made in turns: alone, with a
-checkpoint that is taken and written in the background, and with one that the
-call waits for. What a call gets longer by, the end of the write included, is
-what a checkpoint costs; the loop pays it once in `checkpoint.every_steps`.
+Calls of `steps_per_call` steps of MNIST VIB are timed in turns: alone, with a
+checkpoint that is written in the background, and with one that the call waits
+for. The additional time of a call, the end of the write included, is the cost
+of a checkpoint; the loop has it once in `checkpoint.every_steps`.
 """
 
 import statistics

@@ -1,11 +1,11 @@
-"""Random bit flips in the files of a model: what a user gets to see.
+"""Random bit flips in the files of a model: what a user sees.
 
 python -m benchmarks.corruption --num_flips=200 --output=results/corruption.csv
 
 One bit of one file, files by their sizes but each at least a tenth of the
 flips. Ours (`audit.audited_model.load`) against a bare `tf.saved_model.load`.
 "Noticed" is a note in the report with unchanged or changed answers; "silent
-wrong" is another answer and no word.
+wrong" is another answer without a note.
 """
 
 import pathlib
@@ -40,7 +40,7 @@ def value_of(scores):
 
 
 def outcome(work, expected) -> str:
-    """One attempt, in a word."""
+    """The outcome of one attempt, in a word."""
     notes = []
     try:
         value = work(notes)

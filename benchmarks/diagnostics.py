@@ -1,4 +1,4 @@
-r"""What the quick diagnostics add to the protocol that they judge.
+r"""The cost of the quick diagnostics, relative to their protocol.
 
 python -m benchmarks.diagnostics --saved_model=runs/mnist_vib/saved_model
 

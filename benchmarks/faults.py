@@ -1,9 +1,9 @@
-r"""Every fault point of a short training: what is lost by ours and by others.
+r"""Every fault point of a short training: what ours and others lose.
 
 python -m benchmarks.faults [--systems=ours,BackupAndRestore] [--stride=4]
 
 A training of 8 steps with 2 checkpoints runs in a real process whose k-th
-change of the disk fails, for every k until it meets none: the disk is full
+change of the disk fails, for every k until there is none: the disk is full
 from then on; the process is killed in the middle of the write; it is killed
 before the change (before a rename, for example). Besides, each file of a run
 that was killed late is cut to half, as a loss of power can. Then it is run
@@ -12,8 +12,8 @@ weights, bit for bit, and the same log. Changes are counted where every program
 makes them, in the C library, by `faulty_disk.c`, which needs a C compiler and
 Linux. `--jobs` kinds of faults are tried at once.
 
-The peers are given the best case: data in a fixed order, a model without
-noise, everything seeded. BackupAndRestore saves once an epoch, CSVLogger
+The peers have the best case: data in a fixed order, a model without
+noise, all seeds fixed. BackupAndRestore saves once an epoch, CSVLogger
 appends; CheckpointManager is the loop of TensorFlow's guide, whose batches
 are a function of the step as ours are, and a log that is appended to.
 """
@@ -150,7 +150,7 @@ def serve(library):
             try:
                 weights, log = SYSTEMS[job["system"]](job["workdir"])
             finally:
-                # The answer lies outside of the folder, on a good disk.
+                # The answer is outside of the folder, on a good disk.
                 count = disk.num_changes()
                 pathlib.Path(job["answer"] + ".count").write_text(str(count))
             answer = [hashlib.sha256(weights).hexdigest(), log]
@@ -209,7 +209,7 @@ class Runner:
 
 
 def judge(runner, system, mode, reference, stride):
-    """Counts what became of every fault point of one kind."""
+    """Counts the outcomes of all fault points of one kind."""
     counts = collections.Counter()
     at = 1
     while True:
@@ -227,13 +227,13 @@ def judge(runner, system, mode, reference, stride):
 
 
 def judge_cut_files(runner, system, reference, changes):
-    """Cuts each file of a run that was killed to half, one at a time.
+    """Truncates each file of a killed run to half, one at a time.
 
-    As a loss of power can: what was written last is not on the disk yet.
+    As a loss of power can: the last writes are not on the disk yet.
     """
     counts = collections.Counter()
     killed = os.path.join(runner.scratch, f"killed_{system}")
-    # So late that there are two checkpoints, so early that work is left.
+    # Late enough for two checkpoints, early enough for some work to be left.
     for at in range(changes, 0, -1):
         shutil.rmtree(killed, ignore_errors=True)
         runner.run(system, killed, MODES["killed before"], at)
@@ -242,7 +242,7 @@ def judge_cut_files(runner, system, reference, changes):
     paths = sorted(p for p in pathlib.Path(killed).rglob("*") if p.is_file())
     for path in paths:
         name = path.relative_to(killed)
-        # By-products, and what a kill has left, are read by nobody.
+        # By-products and temporary files are never read.
         if "tensorboard" in name.parts or any(".tmp" in p for p in name.parts):
             continue
         workdir = tempfile.mkdtemp(dir=runner.scratch)

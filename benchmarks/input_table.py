@@ -1,4 +1,4 @@
-"""Whether a foreign model's input is found, asked about, or taken wrongly.
+"""Whether a foreign model's input is inferred, asked for, or taken wrongly.
 
 python -m benchmarks.input_table [--output=results/input_table.csv]
 
@@ -6,8 +6,9 @@ Small networks on digits: two architectures, trained on images of eight kinds to
 tell ten classes, three or two (of one logit), and saved in the ways that people
 save models: with logits, probabilities, logits that are too small by a hundred,
 several outputs or axes of one, as a `tf.Module`, by Keras' `export` and as a
-`.keras` file. Each is inferred on the 359 test images with nothing said of it.
-Wrong is a model that is audited on other values than it was trained on.
+`.keras` file. The inputs of each are inferred on the 359 test images without
+any option. Wrong is a model that is audited on other values than it was trained
+on.
 """
 
 import collections
@@ -35,7 +36,7 @@ FLAGS = flags.FLAGS
 
 
 def of_module(output):
-    """Saves a `tf.Module` that answers with something of the logits."""
+    """Saves a `tf.Module` whose output is a function of the logits."""
 
     def save(model):
         return foreign.module(
@@ -69,7 +70,7 @@ HEAD = "network,trained on,classes,saved as,seed,result,said,seconds"
 
 
 def infer_io(path, num_classes, scale, offset):
-    """found, asked or WRONG; what was said; seconds."""
+    """found, asked or WRONG; the message; seconds."""
     images, labels = foreign.data("test")
     began = time.perf_counter()
     try:

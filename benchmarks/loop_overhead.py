@@ -1,12 +1,11 @@
-"""What the loop adds to the compiled training step, and what feeding adds.
+"""The overhead of the loop over the compiled training step, and of feeding.
 
 python -m benchmarks.loop_overhead mnist
 python -m benchmarks.loop_overhead cifar10
 
 The step alone is the same compiled step, averages and measured values
-included, repeated on one batch that is already there, with no look of the
-host. Ours is what the training loop calls, with the input pipeline,
-augmentation included.
+included, repeated on one batch in memory, without reading results. Ours is what
+the training loop calls, with the input pipeline, augmentation included.
 """
 
 import sys

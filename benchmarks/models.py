@@ -68,7 +68,7 @@ def steps(
         batch_size: Images a step.
         precision: What the encoder computes in.
         num_examples: Random images to draw batches from, augmented where the
-            paper does; None for one batch in memory, again and again.
+            paper does; None for one batch in memory, repeated.
         changes: As `build`.
     """
     own = config(data, bottleneck)

@@ -1,4 +1,4 @@
-"""A whole audit against whole runs of other tools: enter to answer.
+"""A whole audit against whole runs of other tools, as processes.
 
 python -m venv /tmp/peers && /tmp/peers/bin/pip install torch pyautoattack \
     torchattacks foolbox adversarial-robustness-toolbox==1.20.1
@@ -9,12 +9,12 @@ python -m benchmarks.race --vib=runs/mnist_vib/saved_model \
 Every figure is of a whole process, in turns: `launch.audit` with AutoPGD on
 cross-entropy and on DLR, 5 x 100 each, and no diagnostics, then each peer with
 the same, on the same images and the same weights (rebuilt from the SavedModel's
-variables, and checked to give the same logits). Robust accuracy stands beside
+variables, and checked to give the same logits). Robust accuracy is shown beside
 the time. foolbox has no AutoPGD and runs PGD 10 x 100; ART takes eps_step = 2
-epsilon, for its default is weaker. A peer that is not installed is left out.
+epsilon, since its default is weaker. A peer that is not installed is left out.
 
-Run it with nothing else running: PyTorch's threads wait by spinning, so that
-beside another process a peer takes several times as long as alone.
+Run it on an idle machine: PyTorch's threads wait by spinning, so that with
+another process a peer takes several times as long.
 """
 
 import datetime
@@ -35,7 +35,9 @@ from absl import flags
 from benchmarks import race_peer
 
 flags.DEFINE_string("vib", None, "SavedModel of a VIB of the MNIST MLP.")
-flags.DEFINE_string("deterministic", None, "SavedModel of its twin.")
+flags.DEFINE_string(
+    "deterministic", None, "SavedModel of its deterministic baseline."
+)
 flags.DEFINE_list("epsilons", ["0.2", "0.1"], "Radii, linf.")
 flags.DEFINE_integer("num_examples", 500, "MNIST test images.")
 flags.DEFINE_integer("rounds", 3, "Runs of each.")
@@ -45,7 +47,7 @@ flags.DEFINE_string("output", None, "JSON file to write.")
 flags.mark_flags_as_required(["vib", "deterministic"])
 FLAGS = flags.FLAGS
 
-# What peers are made of, and how their versions are asked for.
+# Packages of the peers, and a program that prints their versions.
 PACKAGES = (
     "torch",
     "pyautoattack",
@@ -139,7 +141,7 @@ def peer(name, folder, data, epsilon):
 
 
 def starts(models):
-    """Median seconds of processes that only start."""
+    """Median seconds of processes that only import."""
     codes = {IMPORT: (sys.executable, IMPORT)}
     for name, path in models.items():
         load = f"{IMPORT}; tf.saved_model.load({path!r})"
@@ -179,7 +181,9 @@ def main(argv):
     installed = versions()
     load = os.getloadavg()[0]
     if load > QUIET:
-        print(f"Something else runs (load {load:.1f}): these are no times.")
+        print(
+            f"Another program runs (load {load:.1f}): the times are not valid."
+        )
     images, labels = mnist.build().load(f"test[:{FLAGS.num_examples}]")
     images = source.to_float(images).numpy()
     models = {"vib": FLAGS.vib, "deterministic": FLAGS.deterministic}

@@ -58,7 +58,7 @@ def auto_attack(model, images, labels, epsilon):
 
 
 def torchattacks(model, images, labels, epsilon):
-    """Its APGD on both losses; the second on what the first left."""
+    """Its APGD on both losses; the second on what is still robust."""
     import torchattacks as library
 
     found = images.clone()

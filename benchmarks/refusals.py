@@ -1,9 +1,9 @@
-"""Seconds from enter to the message, for what is typed wrong.
+"""Seconds until the error message of wrong command lines.
 
 python -m benchmarks.refusals [--output=results/refusals.csv]
 
-Each line is a whole process of a command with one mistake in it. Run it with
-nothing else running.
+Each line is a whole process of a command with one mistake in it. Run it on an
+idle machine.
 """
 
 import csv
@@ -31,7 +31,7 @@ COMMANDS = (
     OF_MODEL + "--config.dataset.name=image_folder:{0}/none",
     OF_MODEL + "--config.dataset.name=my_data",
     OF_MODEL + "--config.dataset.name=npz:{0}/a.npz --config.dataset.pth=1",
-    OF_MODEL,  # It does not say which data it is for.
+    OF_MODEL,  # Its metadata have no data set.
     OF_MODEL + "--config.threat_model.norm=L2",
     OF_MODEL + "--config.threat_model.epsilon=8",
     OF_MODEL + "--config.threat_model.epsilon=8/0",
@@ -68,7 +68,7 @@ COMMANDS = (
 
 
 def prepare(folder):
-    """Makes what looks like models until it is read."""
+    """Makes folders that look like models."""
     for name in ("model", "serving/1"):
         os.makedirs(f"{folder}/{name}")
         with open(f"{folder}/{name}/saved_model.pb", "wb"):

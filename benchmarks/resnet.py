@@ -1,14 +1,14 @@
-r"""Training steps of PreActResNet18: float32, bfloat16, and PyTorch's beside.
+r"""Training steps of PreActResNet18: float32, bfloat16, and PyTorch.
 
 python -m venv /tmp/peers && /tmp/peers/bin/pip install -e ".[cpu]" torch
 /tmp/peers/bin/python -m benchmarks.resnet
 
 The paper's CIFAR-10 networks at batch 128. Ours are whole training steps of
-the loop: CEB for bfloat16 against float32, the deterministic twin against the
-same network in PyTorch (channels last, its fused Adam, autocast for bfloat16),
-whose batch is cast already and lies in memory. In turns in one process, two
-threads each; without torch installed the peer is left out. An epoch is 390 such
-steps.
+the loop: CEB for bfloat16 against float32, the deterministic baseline against
+the same network in PyTorch (channels last, its fused Adam, autocast for
+bfloat16), whose batch is already cast and in memory. In turns in one process,
+two threads each; without torch installed the peer is left out. An epoch is 390
+such steps.
 """
 
 import tensorflow as tf
@@ -117,7 +117,7 @@ def main():
         units = dict.fromkeys(functions, STEPS)
         table = timing.compare(functions, units, "PyTorch", ROUNDS)
         timing.show(
-            f"deterministic twin, {precision}, batch {BATCH}",
+            f"deterministic baseline, {precision}, batch {BATCH}",
             table,
             {"ours": 1.1},
         )

@@ -1,10 +1,10 @@
-"""What three scanners say of planted and of honest models.
+"""The findings of three scanners on planted and on honest models.
 
 python -m benchmarks.safety_table --modelscan=DIR/bin/python \
     --output=results/safety_table.csv
 
 Ours against `modelscan` (in an environment of its own: `pip install
-modelscan`; TensorFlow, which it needs for SavedModels, is lent to it) and the
+modelscan`; TensorFlow, which it needs for SavedModels, is ours) and the
 `saved_model_cli scan` of TensorFlow.
 """
 
@@ -131,7 +131,7 @@ def by_us(path, probe) -> str:
 
 
 def by_tensorflow(path) -> str:
-    """What `saved_model_cli scan` does with a folder."""
+    """The outcome of `saved_model_cli scan` for a folder."""
     if path.endswith(".keras"):
         return "not for it"
     output = io.StringIO()

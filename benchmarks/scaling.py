@@ -2,7 +2,7 @@
 
 python -m benchmarks.scaling
 
-A PGD that nobody falls to (a model with constant margin), so that every
+PGD on a model that it cannot break (with constant margin), so that every
 example costs the same. Prints the fitted exponents and, from a process each,
 the peak memory at 100, 1,000 and 10,000 examples.
 """
@@ -24,7 +24,7 @@ def make_runner(num_steps):
     model = models.build("mnist", "deterministic")
 
     def logits_fn(images, seed):
-        # The network is run and differentiated, but never changes its mind.
+        # The network is run and differentiated, but its prediction is constant.
         return tf.one_hot([0], 10) * 1e6 + 1e-3 * model(images)
 
     stage = {"attack": {"name": "pgd", "num_steps": num_steps}}

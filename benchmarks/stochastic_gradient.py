@@ -2,8 +2,9 @@
 
 python -m benchmarks.stochastic_gradient
 
-The floor is the mean mode: the encoder runs once in both. What is added is
-the noise, 12 x batch x 256 normal numbers, and 12 passes of the decoder.
+The lower bound is the mean mode: the encoder runs once in both. In addition
+there is the noise, 12 x batch x 256 normal numbers, and 12 passes of the
+decoder.
 """
 
 import tensorflow as tf

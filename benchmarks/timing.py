@@ -1,7 +1,7 @@
-"""Ratios of times in one run: what is compared is run in turns.
+"""Ratios of times in one run: the alternatives are run in turns.
 
-Machines drift, so a figure is the median over rounds of the ratio of two
-neighbours in time, never a time by itself. Run with nothing else running.
+The speed of a machine drifts, so a figure is the median over rounds of the
+ratio of two consecutive times. Run it on an idle machine.
 """
 
 import statistics
@@ -28,7 +28,7 @@ def compare(
             result.
         units: Name -> how many steps one call makes.
         reference: The name that the others are divided by.
-        rounds: Turns, after one that warms up.
+        rounds: Turns, after one to warm up.
 
     Returns:
         Name -> median milliseconds a step, and median ratio to the reference.

@@ -1,9 +1,9 @@
-"""A training step of MNIST VIB by our loop, against its floor and `fit`.
+"""A training step of MNIST VIB by our loop, against its lower bound and `fit`.
 
 python -m benchmarks.train_step
 
-The floor is forward, backward and one fused Adam update, compiled, on a batch
-that is already there. Ours adds the Polyak average, the measured values and
+The lower bound is forward, backward and one fused Adam update, compiled, on a
+batch in memory. Ours adds the Polyak average, the measured values and
 the input pipeline.
 """
 

@@ -3,7 +3,7 @@
 python -m benchmarks.two_workers
 
 Prints the largest relative difference of the training losses over 100 steps;
-1e-5 is the aim.
+the target is 1e-5.
 """
 
 import tempfile

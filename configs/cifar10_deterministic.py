@@ -82,7 +82,7 @@ def get_config(preset: str = ""):
 
 
 def _cut_to_an_hour(config):
-    """Cuts 1000 epochs to 7; small batches and SGD learn faster in these."""
+    """Reduces 1000 epochs to 7; small batches and SGD learn faster in them."""
     config.num_epochs = 7
     config.precision = "bfloat16"
     config.optim = dict(

@@ -4,8 +4,8 @@ A config holds JSON scalars, tuples and nested sections, nothing else. A part's
 section is its module's name and the arguments of its `build`. Fields are
 overridden on the command line: `--config.bottleneck.beta=0.1`.
 
-Nothing here depends on which parts there are: a training's fields are all in
-its own file.
+Nothing here depends on the names of parts: all fields of a training are in its
+own file.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ def check_preset(preset: str, *others: str) -> None:
 
 
 def smoke(config: ml_collections.ConfigDict, image_shape: tuple) -> None:
-    """Cuts a training to seconds of the same code, on random images.
+    """Reduces a training to seconds of the same code, on random images.
 
     Args:
         config: Of a training whose encoder has `hidden_units`; changed in

@@ -25,7 +25,7 @@ def get_config(preset: str = ""):
     # The numbers are of the paper's appendix, "Toy example"; what it does not
     # say is marked as ours.
     config.seed = 0  # Of the initial weights, the batches and the noise.
-    config.num_epochs = 1000  # Of one batch each, which is drawn afresh.
+    config.num_epochs = 1000  # Of one batch each, newly drawn.
     config.num_samples = 12  # S, draws of z an example.
     config.steps_per_call = 100  # Steps per compiled call, for speed; ours.
     config.precision = "float32"  # Of the encoder; or "bfloat16".

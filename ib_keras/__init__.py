@@ -13,8 +13,8 @@
     ib_keras.audit(model, images, labels, epsilon=8 / 255)
     ib_keras.export.save(model, "saved_model")
 
-Names are imported once they are used: `import ib_keras` is quick and free of
-TensorFlow. Everything else is in the modules; docs/ has a manual.
+Names are imported when they are first used: `import ib_keras` is quick and does
+not import TensorFlow. Everything else is in the modules; docs/ has a manual.
 """
 
 import logging as _logging
@@ -26,7 +26,7 @@ from ib_keras import backend as _backend
 from ib_keras import lazy as _lazy
 from ib_keras.version import __version__
 
-if TYPE_CHECKING:  # For editors; below is what happens.
+if TYPE_CHECKING:  # For editors; at run time `_HOMES` below is used.
     from ib_keras import attacks as attacks
     from ib_keras import audit as audit
     from ib_keras import export as export
@@ -105,10 +105,10 @@ def __dir__() -> list[str]:
 
 _backend.guard()
 
-# Read once, when TensorFlow is imported; what the user has set stands.
+# Read once, when TensorFlow is imported; the user's own settings are kept.
 if "tensorflow" not in _sys.modules:
-    # Its C++ code says nothing that a user can act on; its errors come as
-    # exceptions all the same.
+    # Its C++ code logs nothing that a user can act on; errors are raised as
+    # exceptions regardless.
     _os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # oneDNN's kernels, which TensorFlow takes by itself only on CPUs with
     # AVX512_VNNI or AMX. Measured on one without: the gradient of the MNIST

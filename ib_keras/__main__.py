@@ -6,9 +6,9 @@ ib_keras COMMAND --help
 `python -m ib_keras` is the same.
 
 A wheel carries `launch/` and `configs/` inside of the package, in `_commands`,
-so that names so general do not land in site-packages. From a checkout the
-commands are those of the checkout. A config may be named without its folder:
-`--config=aa_mt` is `configs/audits/aa_mt.py`.
+so that such general names are not installed in site-packages. From a checkout
+the commands are those of the checkout. A config may be named without its
+folder: `--config=aa_mt` is `configs/audits/aa_mt.py`.
 """
 
 import ast
@@ -124,7 +124,8 @@ def main(arguments: list[str]) -> int:
     except errors.UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         return error.exit_status
-    # First, so that folders of these names where the user is do not hide ours.
+    # First, so that folders of these names in the user's folder do not hide
+    # ours.
     sys.path.insert(0, str(shipped.home()))
     sys.argv = [first, *rest]
     runpy.run_module(f"launch.{first}", run_name="__main__", alter_sys=True)

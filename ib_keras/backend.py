@@ -1,6 +1,6 @@
-"""Keras' backend: a part that computes with Keras needs TensorFlow's.
+"""The Keras backend: parts that compute with Keras need TensorFlow's.
 
-Attacks, verification and reports do without Keras, so that `import ib_keras`
+Attacks, verification and reports do not need Keras, so that `import ib_keras`
 works whatever the backend is.
 """
 
@@ -18,7 +18,7 @@ _IMPORTS_KERAS = re.compile(r"^(import keras$|from keras )", re.MULTILINE)
 
 
 def name() -> str:
-    """The backend of Keras: the one that runs, else the one it would take."""
+    """The name of the backend that Keras uses, or would use when imported."""
     loaded = getattr(sys.modules.get("keras"), "backend", None)
     if hasattr(loaded, "backend"):
         return loaded.backend()
@@ -32,13 +32,13 @@ def name() -> str:
 
 
 def guard() -> None:
-    """Makes parts of ib_keras that import Keras refuse another backend."""
+    """Makes modules of ib_keras that import Keras refuse other backends."""
     if name() != "tensorflow":
         sys.meta_path.insert(0, _Refusal())
 
 
 class _Refusal(importlib.abc.MetaPathFinder):
-    """Stands before the finders, and raises where theirs would end in Keras."""
+    """Precedes the other finders, and raises where they would import Keras."""
 
     def find_spec(self, fullname, path, target=None):
         if not fullname.startswith("ib_keras.") or name() == "tensorflow":

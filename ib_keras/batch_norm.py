@@ -12,7 +12,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     through memory; in a residual network that is most of what is not a
     convolution. The fused operation reads bfloat16 as it is, and has TPU and
     GPU kernels. What it is not made for stays Keras': inference, where the
-    statistics are constants and attacks need no gradients of them, statistics
+    statistics are constants that need no gradients, statistics
     over several replicas, and what is not `[batch, height, width, channels]`.
 
     Args:

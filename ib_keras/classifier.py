@@ -55,7 +55,7 @@ def log_mean_probability(logits: tf.Tensor) -> tf.Tensor:
 class IBClassifier(keras.Model):
     """An information-bottleneck classifier.
 
-    images -> (x - mean) / deviation -> encoder -> p(z|x) -> decoder -> logits.
+    images -> (x - mean) / std -> encoder -> p(z|x) -> decoder -> logits.
 
     In mean mode the decoder sees the mean of p(z|x); in stochastic mode the
     class probabilities are averaged over `num_samples` draws of z. It trains
@@ -85,7 +85,7 @@ class IBClassifier(keras.Model):
         noise_seed: int32 `[2]`, needed in stochastic mode.
         num_samples: Overrides S.
         sampling: How stochastic mode draws: "latents", or "logits", which is
-            the same in law and cheaper, as audits want it.
+            equal in distribution and cheaper; audits use it.
 
     Returns:
         Logits, float32 `[batch, classes]`.
@@ -172,7 +172,7 @@ class IBClassifier(keras.Model):
 
     @property
     def precision(self) -> str:
-        """What the encoder computes in: "float32", or a shorter type."""
+        """The type that the encoder computes in: "float32" or "bfloat16"."""
         return precision_of(self.encoder)
 
     def build(self, input_shape):
@@ -258,14 +258,14 @@ class IBClassifier(keras.Model):
         )
 
     def _sample_logits(self, posterior, num_samples, noise_seed):
-        """Draws logits as latents would give them, with fewer numbers.
+        """Draws logits with the distribution that latents would give.
 
         Given x the latents are independent Gaussians and the decoder is
         linear, so a sample's logits are Gaussian with mean W' mu + b and
         covariance W' diag(sigma^2) W. A softmax sees differences of logits
         alone: classes - 1 numbers a sample are drawn, relative to the last
-        class, instead of latent_dim. Exact in law but for a share of 1e-6 of
-        the summed variance, which keeps the factorisation safe in float32.
+        class, instead of latent_dim. Exact in distribution but for 1e-6 of
+        the summed variance, which keeps the factorisation stable in float32.
 
         Returns:
             float32 `[samples, batch, classes]`; that of the last class is 0.
@@ -351,7 +351,7 @@ class IBClassifier(keras.Model):
 
     @functools.wraps(keras.Model.fit)
     def fit(self, *arguments, **keywords):
-        # Callbacks that restore weights want a model that has some.
+        # Callbacks that restore weights need a model that has them.
         shape = getattr(self.encoder, "input_shape", None)
         if not self.built and shape and None not in shape[1:]:
             self.build(shape)
@@ -385,7 +385,8 @@ class IBClassifier(keras.Model):
         return self._measure(images, labels, terms, sample_weight)
 
     def _refuse_foreign_loss(self):
-        # To override `compile` would cost `load_model` the optimizer's state.
+        # Overriding `compile` would make `load_model` lose the optimizer's
+        # state.
         if getattr(self, "_compile_loss", None) is not None:
             raise UserError(
                 "The classifier brings its own loss",
@@ -470,7 +471,7 @@ class IBClassifier(keras.Model):
 def _check_encoder(encoder):
     if not isinstance(encoder, keras.layers.Layer):
         raise UserError(
-            "The encoder is no Keras layer",
+            "The encoder is not a Keras layer",
             received=type(encoder).__name__,
             expected="a Keras layer or model from images to features",
             fix="Write it as one, for example with keras.Sequential.",
@@ -496,7 +497,7 @@ def _encode_shape(encoder, input_shape):
     try:
         return encoder.compute_output_shape(input_shape)
     except NotImplementedError:
-        pass  # A subclass need not have it.
+        pass  # A subclass may not have it.
     try:
         features = encoder(keras.KerasTensor(input_shape, "float32"))
         return keras.tree.map_structure(lambda x: x.shape, features)
@@ -589,10 +590,10 @@ def build(
         num_classes: Number of classes.
         steps_per_epoch: Turns annealing lengths in epochs into steps.
         channel_statistics: Function without arguments that returns the
-            per-channel mean and deviation of the train set; called only if
+            per-channel mean and std of the training set; called only if
             the config asks for them.
-        feature_range: What the pixels 0 and 1 stand for, where the model is
-            to compute in units of the data set's own ("features").
+        feature_range: The values of the pixels 0 and 1 in the data set's own
+            units, if the model computes in these ("features").
 
     Returns:
         A built `IBClassifier`.
@@ -649,10 +650,10 @@ def build(
 
 
 def _feature_statistics(feature_range):
-    """The mean and deviation that take [0, 1] to a range of features."""
+    """The mean and standard deviation that map [0, 1] to a feature range."""
     if feature_range is None:
         raise UserError(
-            "The data set has no features but its pixels",
+            "The data set has no feature range",
             received='input.normalisation="features"',
             expected="a data set with a feature_range, such as toy_overlap",
             fix='Set input.normalisation="minus_one_one".',
@@ -674,9 +675,9 @@ def precision_of(model: keras.layers.Layer) -> str:
 
 @contextlib.contextmanager
 def computing_in_float32(model: keras.Model) -> Iterator[None]:
-    """Lends a model's layers the precision of its weights.
+    """Sets the layers of a model to the precision of its weights, for a while.
 
-    What is traced inside computes in float32, by the same variables.
+    Functions traced inside compute in float32, with the same variables.
     """
     before = [(layer, layer.dtype_policy) for layer in _all_layers(model)]
     for layer, policy in before:

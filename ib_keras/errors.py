@@ -1,16 +1,16 @@
-"""Errors that speak to the person who caused them.
+"""Errors for the user: received, expected, fix.
 
 Every error about what a user gave (an argument, a flag, a config field, a
 file) is a `UserError`: it says what was received, what was expected and how to
 fix it. The launchers print its one line and exit with its status; everything
-else that is raised is a fault of ours.
+else that is raised is a bug of this package.
 """
 
 import difflib
 import re
 from collections.abc import Iterable
 
-# How Keras sets words of its messages in bold type on a terminal.
+# Escape sequences by which Keras prints words in bold on a terminal.
 _COLOURS = re.compile("\x1b\\[[0-9;]*m")
 
 
@@ -41,22 +41,22 @@ class UserError(ValueError):
 
 
 class UnsafeError(UserError):
-    """An input that is refused because to use it could do harm."""
+    """An input that is refused because using it could do harm."""
 
     exit_status = 3
 
 
 class DivergedError(UserError):
-    """A training whose numbers are not finite any more: a result of its own."""
+    """A training whose numbers are no longer finite; it has an exit status."""
 
 
 class Interrupted(Exception):
-    """Work stopped on request, with its state saved; the same call resumes."""
+    """Work stopped on request, its state saved; the same call resumes it."""
 
     exit_status = 75
 
 
-# What things are called elsewhere -> here.
+# Names that other libraries use -> ours.
 _ELSEWHERE = {
     "bce": "cross_entropy",
     "ce": "cross_entropy",

@@ -1,4 +1,4 @@
-"""SavedModels that a later audit needs nothing else for.
+"""SavedModels that contain all that an audit needs.
 
 Endpoints, all with a free batch size, `training=False` and gradients with
 respect to images:
@@ -9,8 +9,9 @@ respect to images:
     serving_default = mean
 
 A model whose encoder computes in bfloat16 has `mean_float32` and
-`stochastic_float32` besides, by the same variables: its own endpoints are what
-was trained and measured, their twins are what gradients can be taken of.
+`stochastic_float32` as well, with the same variables: its own endpoints are
+what was trained and measured, and the float32 ones are accurate in their
+gradients.
 
 `save` takes `IBClassifier`s, and Keras models with or without bottleneck layers
 (`bottlenecks.layer`).
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
 read_metadata = metadata_files.read
 
-# Behind the name of an endpoint that computes in float32 where it does not.
+# Suffix of endpoints in float32 of a model that computes in another type.
 FLOAT32_SUFFIX = "_float32"
 
 
@@ -79,7 +80,7 @@ class _Endpoints(tf.Module):
 
 
 def precision(model: "keras.Model") -> str:
-    """What a model computes in: "float32", or the shortest type in it."""
+    """The precision of a model: "float32", or the shortest type in it."""
     from ib_keras import classifier
 
     if isinstance(model, classifier.IBClassifier):
@@ -98,7 +99,7 @@ def _classifiers(
     from ib_keras import modes
 
     def as_traced():
-        # Asked at each trace: TensorFlow traces once more when it saves.
+        # Read at each trace: TensorFlow traces once more when it saves.
         if in_float32:
             return classifier.computing_in_float32(model)
         return contextlib.nullcontext()
@@ -129,8 +130,8 @@ def _classifiers(
 def _reading(model, image_shape) -> tuple[Callable[[Any], tf.Tensor], int]:
     """How a model's answer becomes logits, and how many classes there are.
 
-    An `IBClassifier` answers with logits. What another model answers with is
-    told by what it says of noise.
+    An `IBClassifier` returns logits. The kind of another model's outputs is
+    inferred from its outputs for noise.
     """
     from ib_keras import classifier
     from ib_keras import modes
@@ -217,8 +218,8 @@ def save(
             for the `IBClassifier`'s own, else 12.
         input_range: (lowest, highest) value of the images that the model
             takes; [0, 1] of an `IBClassifier`. None leaves it to each audit to
-            find, which asks where it cannot tell.
-        metadata: What the caller knows: config, data set, class names, seed,
+            infer, which raises an error where it cannot.
+        metadata: Config, data set, class names, seed,
             step, clean accuracy, versions; None for the versions alone. Format
             version, input shape and range, precision and S are added here.
 
@@ -261,8 +262,8 @@ def _check_replaceable(path: str) -> None:
     is_empty = files.is_folder(path) and not files.listdir(path)
     if files.exists(path) and not (is_model or is_empty):
         raise UserError(
-            "The place of the SavedModel is taken",
-            received=f"{path}, which is no SavedModel",
+            "The path of the SavedModel holds something else",
+            received=f"{path}, which is not a SavedModel",
             expected="a new folder, or a SavedModel to replace",
             fix="Save to another path.",
         )

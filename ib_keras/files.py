@@ -1,11 +1,11 @@
 """Atomic reads and writes, local and remote: the only way to a workdir.
 
-A file appears under its name whole or not at all: it is written beside its
-place and renamed. That holds for local folders and for remote ones (`gs://`,
-`ram://`), where an object is visible only once it is complete. Folders are
-renamed too, which is atomic locally; on object stores the launchers write a
-folder's decisive file (summary, metadata) last. What has a scheme goes through
-`tf.io.gfile`; for local paths TensorFlow is not even imported.
+A file appears under its name complete or not at all: it is written under a
+temporary name and renamed. That holds for local folders and for remote ones
+(`gs://`, `ram://`), where an object is visible only once it is complete.
+Folders are renamed too, which is atomic locally; on object stores the launchers
+write a folder's decisive file (summary, metadata) last. Paths with a scheme go
+through `tf.io.gfile`; for local paths TensorFlow is not imported.
 """
 
 import contextlib
@@ -75,7 +75,7 @@ gfile = _Anywhere()
 
 
 def remote_errors(*names: str) -> tuple[type[Exception], ...]:
-    """Errors of TensorFlow; nobody can have raised one who has not got it."""
+    """TensorFlow's errors; an empty tuple if it has not been imported."""
     tf = sys.modules.get("tensorflow")
     return () if tf is None else tuple(getattr(tf.errors, n) for n in names)
 
@@ -89,14 +89,15 @@ def exists(path: str) -> bool:
     """Whether a file or a folder is there.
 
     Raises:
-        UserError: If nobody can tell: no permission, no such file system.
+        UserError: If that cannot be found out: no permission, or no such file
+            system.
     """
     with user_errors("look at", path):
         return gfile.exists(os.fspath(path))
 
 
 def is_folder(path: str) -> bool:
-    """Whether a folder is there, as far as one can tell."""
+    """Whether a folder is there; False where that cannot be found out."""
     return gfile.isdir(os.fspath(path))
 
 
@@ -147,7 +148,7 @@ def open_bytes(path: str):
 
 @contextlib.contextmanager
 def user_errors(verb: str, path: str):
-    """Turns the file system's refusals into one line for a person."""
+    """Turns errors of the file system into `UserError`s."""
     try:
         yield
     except remote_errors("UnimplementedError") as error:
@@ -170,7 +171,7 @@ def user_errors(verb: str, path: str):
         raise UserError(
             f"Cannot {verb}",
             received=f"{path} ({reason})",
-            expected="a place that can be written, with room left",
+            expected="a place that can be written, with space left",
             fix="Free some space and run the same command again."
             if full
             else "Choose another --workdir or change its permissions.",
@@ -193,7 +194,7 @@ def write_bytes(path: str, data: bytes) -> None:
     """Writes a file atomically: the old content or the new, never a part.
 
     Raises:
-        UserError: If the place cannot be written or has no room.
+        UserError: If the place cannot be written or has no space left.
     """
     path = os.fspath(path)
     temporary = _temporary(path)
@@ -233,7 +234,7 @@ def write_json(path: str, value: Any) -> None:
 def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
-    raise TypeError(f"{type(value).__name__} has no JSON form")
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
 def read_json(path: str) -> Any:
@@ -289,7 +290,7 @@ def read_npz(path: str) -> dict[str, np.ndarray]:
             expected="the .npz file that an earlier step wrote",
             fix="Check the path, or run that step again.",
         ) from error
-    except Exception as error:  # zipfile, zlib and numpy each have their own.
+    except Exception as error:  # Of zipfile, zlib or numpy.
         raise UserError(
             "A file is damaged",
             received=f"{os.fspath(path)} ({type(error).__name__}: {error})",
@@ -321,7 +322,7 @@ def write_folder(path: str, write: Callable[[str], None]) -> None:
         write: Called with the path of an empty folder to fill.
 
     Raises:
-        UserError: If the place cannot be written or has no room.
+        UserError: If the place cannot be written or has no space left.
     """
     path = os.fspath(path).rstrip("/")
     temporary = _temporary(path)

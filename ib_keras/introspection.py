@@ -1,7 +1,7 @@
 """What a module defines, read from its source without importing it.
 
-To import a part can take TensorFlow, and runs code of the user's; a command
-that refuses a wrong name does neither.
+Importing a part can import TensorFlow, and runs the user's code; a command that
+refuses a wrong name does neither.
 """
 
 import ast

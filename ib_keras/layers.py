@@ -19,7 +19,7 @@ from ib_keras.errors import UserError
 
 tfd = tfp.distributions
 
-# Far below any deviation that training reaches; keeps log p(z|x) finite where
+# Far below any scale that training reaches; keeps log p(z|x) finite where
 # the softplus underflows.
 _MIN_SCALE = 1e-7
 
@@ -31,7 +31,7 @@ def ensure_built(layer: keras.layers.Layer, input_shape=None) -> None:
 
 
 def check_features(shape, where: str) -> None:
-    """Refuses what is not one row of features an image.
+    """Refuses features that are not one row per image.
 
     Args:
         shape: Static shape of the features, batch axis included.
@@ -44,7 +44,7 @@ def check_features(shape, where: str) -> None:
     if len(shape) == 2 and isinstance(shape[1], int):
         return
     raise UserError(
-        "The features are not one row an image",
+        "The features are not one row per image",
         received=f"shape {shape} at {where}",
         expected="[batch, n], n known",
         fix="End what gives them with keras.layers.Flatten() or "
@@ -97,13 +97,13 @@ class _Head(_DistributionLayer):
 
 @keras.saving.register_keras_serializable(package="ib_keras")
 class DiagonalGaussian(_Head):
-    """p(z|x) of VIB: a Gaussian with its own mean and deviation per latent.
+    """p(z|x) of VIB: a Gaussian with a mean and a scale for each latent.
 
     loc, raw = split(W' features + b);  scale = softplus(raw + scale_shift).
 
     Args:
         latent_dim: K, number of latent dimensions.
-        scale_shift: Added before the softplus; -5 makes the initial deviation
+        scale_shift: Added before the softplus; -5 makes the initial scale
             about 0.007, so that training starts close to deterministic.
         kernel_initializer: Of the dense layer.
 
@@ -161,7 +161,7 @@ class UnitGaussian(_Head):
 
 @keras.saving.register_keras_serializable(package="ib_keras")
 class PointMass(_Head):
-    """p(z|x) of the deterministic twin: all mass on the mean.
+    """p(z|x) of the deterministic baseline (twin): all mass on the mean.
 
     Args:
         latent_dim: K, width of the bottleneck.
@@ -210,7 +210,7 @@ class StandardNormal(_DistributionLayer):
         latent_dim: K, number of latent dimensions.
 
     Call arguments:
-        labels: Ignored; taken so that every marginal is called alike.
+        labels: Ignored; all marginals have the same signature.
 
     Returns:
         `tfd.MultivariateNormalDiag`, batch shape `[]`, event shape

@@ -1,4 +1,4 @@
-"""What is imported only once it is needed: names of packages, and Keras."""
+"""Imports on first use: names of packages, and Keras."""
 
 import contextlib
 import gc
@@ -21,7 +21,7 @@ def names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
             module is called as it is means the module.
 
     Returns:
-        A function from a name to what it names, imported by then.
+        A function from a name to the object, which it imports.
     """
 
     def find(name: str) -> Any:
@@ -40,10 +40,10 @@ def names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
 
 @contextlib.contextmanager
 def no_collections() -> Iterator[None]:
-    """Puts off the collection of garbage.
+    """Postpones garbage collection.
 
-    What makes many objects that stay sets off full collections, each of which
-    walks through all of TensorFlow, a quarter of a second.
+    Code that makes many objects that stay alive triggers full collections, each
+    of which visits all objects of TensorFlow and takes a quarter of a second.
     """
     collects = gc.isenabled()
     gc.disable()
@@ -56,10 +56,10 @@ def no_collections() -> Iterator[None]:
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """Looks for no garbage in what is imported meanwhile, nor afterwards.
+    """Excludes what is imported inside from garbage collection, for good.
 
-    What an import makes stays; looking for garbage in TensorFlow takes a sixth
-    of the time of its import, and slows whatever traces after it.
+    Imported objects stay alive; collecting garbage in TensorFlow takes a sixth
+    of the time of its import, and slows down tracing afterwards.
     """
     with no_collections():
         yield
@@ -67,15 +67,15 @@ def importing() -> Iterator[None]:
 
 
 def tensorflow() -> ModuleType:
-    """Imports TensorFlow, and not the Keras that it imports last.
+    """Imports TensorFlow without the Keras that it imports last.
 
     `import tensorflow` ends by importing Keras, with all that Keras plots and
-    wraps: 2.6 of 7.2 s, and nothing that a SavedModel needs. Whoever asks for
-    `tf.keras` or imports Keras later gets it all the same.
+    wraps: 2.6 of 7.2 s, which a SavedModel does not need. Code that uses
+    `tf.keras` or imports Keras later still gets it.
     """
     last = "keras.src.optimizers"
     if "tensorflow" not in sys.modules and "keras" not in sys.modules:
-        sys.modules[last] = None  # TensorFlow does without what is not there.
+        sys.modules[last] = None  # TensorFlow tolerates that it is missing.
         try:
             with importing():
                 importlib.import_module("tensorflow")

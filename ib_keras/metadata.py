@@ -1,4 +1,4 @@
-"""What a SavedModel of ours says of itself: a JSON asset, read as a file."""
+"""The metadata of an exported SavedModel: a JSON asset, read as a file."""
 
 from typing import Any
 

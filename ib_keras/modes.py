@@ -1,7 +1,7 @@
 """The stochastic mode of Keras models: their noise drawn by a seed.
 
-Exports and audits ask for it of an `IBClassifier` and of any Keras model with
-bottleneck layers alike.
+Exports and audits use it for an `IBClassifier` and for any Keras model with
+bottleneck layers.
 """
 
 import functools
@@ -19,7 +19,7 @@ from ib_keras.classifier import IBClassifier
 from ib_keras.classifier import log_mean_probability
 from ib_keras.errors import UserError
 
-# S where a model does not say: the paper's.
+# Default of S: the paper's.
 NUM_SAMPLES = 12
 
 
@@ -32,14 +32,14 @@ def bottlenecks(model: Any) -> list[bottleneck_layers.BottleneckLayer]:
 
 
 def is_stochastic(model: Any) -> bool:
-    """Whether there is a stochastic mode to ask a model for."""
+    """Whether a model has a stochastic mode."""
     if isinstance(model, IBClassifier):
         return model.is_stochastic
     return bool(bottlenecks(model))
 
 
 def sampling(model: IBClassifier) -> str:
-    """How a stochastic classifier draws: "logits" where that is less."""
+    """How a stochastic classifier draws: "logits" where that is cheaper."""
     fewer = model.num_classes - 1 < model.bottleneck.latent_dim
     return "logits" if fewer else "latents"
 
@@ -51,13 +51,13 @@ def image_shape(model: Any) -> tuple[int, ...]:
         UserError: If the model does not know it, or takes something else.
     """
     shape = getattr(model, "input_shape", None)
-    if shape is None:  # A subclass knows what it was built for.
+    if shape is None:  # A subclass may store the shape that it was built for.
         shape = (model.get_build_config() or {}).get("input_shape")
     shape = tuple(shape or ())
     is_known = len(shape) > 1 and all(isinstance(n, int) for n in shape[1:])
     if not is_known:
         raise UserError(
-            "It is not known what images the model takes",
+            "The shape of the model's images is not known",
             received=f"a model for inputs of shape {shape or 'unknown'}",
             expected="one input, a batch of images of one known shape",
             fix="Call the model on a batch of images first, or say "
@@ -69,7 +69,7 @@ def image_shape(model: Any) -> tuple[int, ...]:
 def mean(model: Any) -> Callable[[tf.Tensor], Any]:
     """The mean mode of a model: `(images) -> answer`, without a draw.
 
-    So of bottleneck layers, too, that were told to be stochastic always.
+    Bottleneck layers that are set to be always stochastic use the mean, too.
     """
 
     def answer(images):
@@ -109,9 +109,10 @@ def stochastic(
 class _Stochastic:
     """The stochastic mode of a model with bottleneck layers.
 
-    Where all that follows a layer sees the layer's output alone, the draws go
-    through it as more rows, and what comes before runs once. Whether that is so
-    is tried; where not, the whole model runs on S copies of the images.
+    Where everything after a bottleneck layer depends on its output alone, the
+    draws are added to the batch axis there, and the layers before it run once.
+    That is tested; where it fails the whole model runs on S copies of the
+    images.
     """
 
     def __init__(self, model):
@@ -128,7 +129,7 @@ class _Stochastic:
         )
 
     def _try_shape(self, shape):
-        """Which of the two ways is right, and the kinds of the outputs."""
+        """Which of the two ways is correct, and the kinds of the outputs."""
         with tf.init_scope():
             images, answer = outputs.trial(mean(self._model), shape)
             kinds = tf.nest.map_structure(_kind, answer)
@@ -137,7 +138,7 @@ class _Stochastic:
             try:
                 quick = self._draws(*asked)
             except (ValueError, tf.errors.InvalidArgumentError):
-                return self._copies, kinds  # Rows that do not fit others.
+                return self._copies, kinds  # Shapes that do not fit.
             is_same = all(map(_are_close, *map(tf.nest.flatten, (quick, safe))))
             return (self._draws if is_same else self._copies), kinds
 
@@ -163,7 +164,7 @@ def _are_close(first, second) -> bool:
 
 
 def _kind(tensor) -> str | None:
-    """One of `types.KINDS`; None of what is not a row of scores an image."""
+    """One of `types.KINDS`; None if it is not one row of scores per image."""
     if any(extent != 1 for extent in tensor.shape[1:-1]):
         return None
     return outputs.kind_of_trial(tensor)

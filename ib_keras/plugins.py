@@ -3,7 +3,8 @@
 A part is a module, of `encoders`, `bottlenecks`, `data` or `attacks`, that
 defines `build(**arguments)`. To add one is to add one file. Users keep parts of
 their own in their own modules, named by a dotted path, or without a dot where
-the name is none of ours: `my_data` for `my_data.py` in the current folder.
+the package has no part of that name: `my_data` for `my_data.py` in the current
+folder.
 
 `PART:VALUE` is short for a part and the one argument that its `build` cannot do
 without: `tfds:kmnist` for `{"name": "tfds", "tfds_name": "kmnist"}`.
@@ -315,7 +316,7 @@ def load(package: str, name: str) -> ModuleType:
     except Exception as error:  # A module of the user's can raise anything.
         fix = "Check the spelling and PYTHONPATH."
         if not isinstance(error, ImportError):
-            fix = f"Mend the module: {_where(error)}."
+            fix = f"Fix the module: {_where(error)}."
         raise _not_importable(package, name, reason(error), fix) from error
     if not hasattr(module, "build"):
         raise _without_build(package, name)
@@ -323,7 +324,7 @@ def load(package: str, name: str) -> ModuleType:
 
 
 def _where(error: BaseException) -> str:
-    """The place in somebody else's code that an error came from."""
+    """The line of foreign code that an error came from."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__} at {last.filename}:{last.lineno}"
 
@@ -347,7 +348,7 @@ def build(package: str, config: Mapping[str, Any], **more: Any):
     given = _arguments(config)
     module = load(package, config["name"])
     _check_arguments(package, config, _signature(module), more)
-    # Our own raise what a value causes; code of the user's can raise anything.
+    # Our own parts raise these for a wrong value; user code can raise anything.
     is_own = is_ours(package, config["name"])
     kinds = (TypeError, ValueError) if is_own else Exception
     try:
@@ -360,6 +361,6 @@ def build(package: str, config: Mapping[str, Any], **more: Any):
         raise UserError(
             f"The {package} part {config['name']} cannot be built",
             received=f"{given} ({type(error).__name__}: {why}{where})",
-            expected="values that it can be built with",
+            expected="valid values",
             fix="Correct the section of the config.",
         ) from error

@@ -53,17 +53,18 @@ class Progress:
             self._bar.close()
 
     def set_total(self, total: int) -> None:
-        """Corrects the total, where work was saved."""
+        """Corrects the total, where less work is needed than was announced."""
         self._total = total
         if self._bar is not None:
             self._bar.total = total
 
     def update(self, done: int, **facts) -> None:
-        """Says that `done` of the total are done, with a few facts."""
+        """Reports that `done` of the total are done, with a few values."""
         if self._bar is not None:
             self._bar.set_postfix(facts, refresh=False)
             self._bar.update(done - self._done)
-            if done == self._done:  # Or new facts would wait for progress.
+            # Else new values would only be shown with progress.
+            if done == self._done:
                 self._bar.refresh()
         self._done = done
         now = time.monotonic()
@@ -85,7 +86,7 @@ class Progress:
         print(", ".join(parts), file=sys.stderr, flush=True)
 
     def say(self, line: str) -> None:
-        """Prints a line without tearing the bar."""
+        """Prints a line without breaking the bar."""
         if self._quiet:
             return
         if self._bar is not None:

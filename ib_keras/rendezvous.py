@@ -1,7 +1,7 @@
-"""Workers find one another before TensorFlow waits for them without an end.
+"""Workers wait for one another with a time limit, which TensorFlow lacks.
 
 Each process listens at its own address until it has reached all others at
-theirs, or the time is up. TensorFlow's server then takes the port over.
+theirs, or the time is over. Then TensorFlow's server uses the port.
 """
 
 import contextlib

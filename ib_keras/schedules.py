@@ -21,7 +21,7 @@ def learning_rate(
     decay_epochs: int | Sequence[int],
     steps_per_epoch: int,
 ) -> keras.optimizers.schedules.LearningRateSchedule:
-    """A staircase: times `decay_factor` after some epochs.
+    """A staircase: multiplied by `decay_factor` after some epochs.
 
     Args:
         initial: Learning rate of the first steps.
@@ -38,11 +38,11 @@ def learning_rate(
     """
     if isinstance(decay_epochs, Sequence):
         _check_epochs(decay_epochs)
-        # In float32, as the even staircase computes them.
+        # In float32, as Keras' schedule computes them.
         rate, factor = np.float32(initial), np.float32(decay_factor)
         powers = range(len(decay_epochs) + 1)
         return keras.optimizers.schedules.PiecewiseConstantDecay(
-            # The last step of the value before.
+            # The last step with the previous value.
             [epoch * steps_per_epoch - 1 for epoch in decay_epochs],
             [float(rate * factor ** np.float32(k)) for k in powers],
         )
@@ -79,15 +79,15 @@ def anneal(
         step: Scalar integer tensor, the number of updates made so far.
         start: First value.
         end: Last value. With `num_steps` 0 it holds from the beginning.
-        num_steps: Length of the way in optimiser steps.
+        num_steps: Length of the annealing in optimiser steps.
         shape: "linear", or "geometric" (linear in the logarithm).
 
     Returns:
         float32 scalar.
 
     Raises:
-        UserError: If the shape is unknown, or the way is geometric and an end
-            of it is not positive.
+        UserError: If the shape is unknown, or it is geometric and one of the
+            ends is not positive.
     """
     if shape not in SHAPES:
         raise unknown_name("annealing shape", shape, SHAPES, "Set it to one.")

@@ -1,10 +1,10 @@
 """Stateless randomness: a seed is int32 `[2]`; everything is folded from it.
 
 Random bits come from Threefry-2x32 with 20 rounds, written in integer tensor
-operations. So a stream depends on its seed alone, never on the device, the
-batch that an example happens to share, or what ran before; and a whole batch
-of seeds draws at once, each example its own stream. Large tensors of model
-noise need no such promise per example: see `noise`.
+operations. So a stream depends on its seed alone, not on the device, the other
+examples of the batch, or what ran before; and a whole batch of seeds is drawn
+from at once, one stream per example. Large tensors of model noise need no
+guarantee per example: see `noise`.
 
 References:
     Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.

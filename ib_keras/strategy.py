@@ -1,4 +1,4 @@
-"""Where computation runs, by name: the one file that knows devices.
+"""Where computation runs, by name: the only module that knows devices.
 
 Everything else is written against `tf.distribute.Strategy` and asks here
 whether to compile with XLA, who writes, and what all workers agree on.
@@ -18,10 +18,10 @@ from ib_keras.errors import unknown_name
 
 NAMES = ("one_device", "mirrored", "multi_worker", "tpu")
 
-# Seconds that all workers of a cluster have to appear.
+# Seconds within which all workers of a cluster have to start.
 TIMEOUT = 120.0
 
-# What collective operations raise once a worker is gone.
+# Errors of collective operations after a worker was lost.
 _LOST = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
@@ -79,7 +79,7 @@ def get(
 
 def _multi_worker(timeout: float) -> tf.distribute.Strategy:
     cluster = rendezvous.read_tf_config()
-    # TensorFlow itself would wait for ever, and deaf to signals.
+    # TensorFlow itself would wait forever and ignore signals.
     rendezvous.meet(cluster, timeout)
     before = signal.getsignal(signal.SIGTERM)
     try:
@@ -91,7 +91,7 @@ def _multi_worker(timeout: float) -> tf.distribute.Strategy:
             expected="a free port of this machine, and workers that stay",
             fix="Start all workers again, at about the same time.",
         ) from error
-    # It takes SIGTERM for itself, which is to save a checkpoint.
+    # It handles SIGTERM, which has to save a checkpoint.
     if before is not None and before != signal.getsignal(signal.SIGTERM):
         signal.signal(signal.SIGTERM, before)
     return made
@@ -131,8 +131,8 @@ def _first_line(error: Exception) -> str:
 
 @functools.cache
 def _mirrored(names: tuple[str, ...]) -> tf.distribute.Strategy:
-    # One a process: TensorFlow numbers the sums of each from the same start,
-    # and takes those of a second one for the first one's.
+    # One per process: TensorFlow numbers collective operations from the same
+    # start, and would confuse those of two strategies.
     return tf.distribute.MirroredStrategy(names)
 
 
@@ -184,7 +184,7 @@ def _has_workers(strategy) -> bool:
 
 
 def sum_over_workers(strategy: tf.distribute.Strategy, value: float) -> float:
-    """Adds up a number of each worker's; all have to call, and all know it.
+    """Sums a number over all workers; every worker has to call it.
 
     Args:
         strategy: That of the run.
@@ -200,7 +200,7 @@ def sum_over_workers(strategy: tf.distribute.Strategy, value: float) -> float:
 
 
 def check_agreement(strategy, value: int, what: str, where: str) -> None:
-    """Refuses workers that start from different places.
+    """Refuses workers that start from different states.
 
     Raises:
         UserError: If a whole number is not the same on all workers.
@@ -209,7 +209,7 @@ def check_agreement(strategy, value: int, what: str, where: str) -> None:
         return
     count = strategy.extended._num_workers
     mean = sum_over_workers(strategy, value) / count
-    # Their squares too: a mean may be met by chance.
+    # Their squares too: a mean can be equal by chance.
     square = sum_over_workers(strategy, (value - mean) ** 2)
     if square > 0:
         raise UserError(
@@ -221,14 +221,14 @@ def check_agreement(strategy, value: int, what: str, where: str) -> None:
 
 
 def wait_for_all(strategy: tf.distribute.Strategy | None) -> None:
-    """Waits until all workers have come here; at once where there is one."""
+    """Waits until all workers have arrived here; no wait for one process."""
     if _has_workers(strategy):
         sum_over_workers(strategy, 1)
 
 
 @contextlib.contextmanager
 def watched(strategy: tf.distribute.Strategy | None) -> Iterator[None]:
-    """Says in one line that a worker was lost, where that is what happened.
+    """Turns the error of a lost worker into one line.
 
     Raises:
         Interrupted: If so: the run goes on when all workers are started again.

@@ -1,4 +1,4 @@
-"""Nouns that every package shares, their units and conventions.
+"""Terms that all packages share, with their units and conventions.
 
 * Images: float32 `[batch, height, width, channels]` in [0, 1]. Every rescaling
   or normalisation happens inside the model.
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 LogitsFn = Callable[["tf.Tensor", "tf.Tensor"], "tf.Tensor"]
 
 NORMS = ("linf", "l2")
-# What a classifier answers with.
+# Kinds of outputs of a classifier.
 KINDS = ("logits", "log_probabilities", "probabilities")
 
 
 @dataclasses.dataclass(frozen=True)
 class ThreatModel:
-    """The set of images an attacker may choose from: a ball cut with [0, 1].
+    """The images that an attacker may choose: a ball intersected with [0, 1].
 
     Args:
         norm: "linf" or "l2".
@@ -80,13 +80,13 @@ class ThreatModel:
 
 
 def _is_tensor(value) -> bool:
-    """Whether it is TensorFlow's; where nobody has imported that it is not."""
+    """Whether it is a tensor; False if TensorFlow has not been imported."""
     tf = sys.modules.get("tensorflow")
     return tf is not None and isinstance(value, tf.Tensor)
 
 
 def is_number(value) -> bool:
-    """Whether a value of a config is a finite number, and no truth value."""
+    """Whether a value of a config is a finite number, not a boolean."""
     is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     return is_real and math.isfinite(value)
 
@@ -108,7 +108,7 @@ def check_count(name: str, value, smallest: int = 1) -> int:
 
 
 def as_array(values, what: str, shape: str) -> np.ndarray:
-    """Returns an array of what may be lists of unequal lengths.
+    """Returns an array, refusing lists of unequal lengths.
 
     Args:
         values: Array-like.
@@ -173,8 +173,8 @@ def count_classes(labels) -> int:
     """The fewest classes that labels can be of, 1 or more.
 
     Args:
-        labels: Array-like. Of what are no whole numbers it is 1, and
-            `check_labels` says what is wrong.
+        labels: Array-like. For values that are not integers it is 1, and
+            `check_labels` raises the error.
     """
     labels = np.asarray(labels)
     if labels.ndim == 2 and labels.shape[1] > 1:

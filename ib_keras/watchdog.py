@@ -1,4 +1,4 @@
-"""No silent hang: a process that stands still says where, and ends."""
+"""Ends a process that hangs, with the stack of every thread."""
 
 import faulthandler
 import os
@@ -11,27 +11,27 @@ EXIT_STATUS = 76
 # Later than ours by this much, for a hang that lets no Python thread run.
 _GRACE = 30.0
 
-# Those that watch now, for `beat`.
+# The active watchdogs, for `beat`.
 _watching: list["Watchdog"] = []
 
 
 def beat() -> None:
-    """Says that all is well to whoever watches, for code that knows nobody."""
+    """Reports progress to all active watchdogs."""
     for watchdog in tuple(_watching):
         watchdog.beat()
 
 
 class Watchdog:
-    """Ends the process when nobody has called `beat` for too long.
+    """Ends the process when `beat` was not called for too long.
 
     It prints the stack of every thread to stderr and exits with status 76, at
-    once and without cleaning up: what hangs may hold any lock. A hang in C
-    code that keeps Python itself from running ends half a minute later with
+    once and without cleaning up: the hanging code may hold any lock. A hang in
+    C code that keeps Python itself from running ends half a minute later with
     status 1, by `faulthandler`. A context; entering it is the first beat.
 
     Args:
-        seconds: The longest time between two beats; 0 or less for no watch.
-        what: What there is a beat after, for the message.
+        seconds: The longest time between two beats; 0 or less turns it off.
+        what: The unit of work that calls `beat`, for the message.
         resume: What the last line of the message says to do.
         smaller: The field of a config that makes a call shorter.
     """
@@ -70,9 +70,9 @@ class Watchdog:
             faulthandler.cancel_dump_traceback_later()
 
     def beat(self) -> None:
-        """Says that all is well."""
+        """Reports progress."""
         self._last = now = time.monotonic()
-        # To arm it starts a thread, which is too much for every small step.
+        # Arming it starts a thread, which is too slow for every small step.
         if self._seconds > 0 and now - self._armed > min(1, self._seconds / 4):
             self._armed = now
             faulthandler.dump_traceback_later(
@@ -97,9 +97,9 @@ class Watchdog:
         )
         faulthandler.dump_traceback(stream, all_threads=True)
         print(
-            f"Fix: see above what was waited for. {self._resume} Where a call "
-            "is honestly this slow, raise --watchdog_minutes or lower "
-            f"{self._smaller}.",
+            f"Fix: the stacks above show what was waited for. {self._resume} "
+            "Where a call really takes so long, raise --watchdog_minutes or "
+            f"lower {self._smaller}.",
             file=stream,
             flush=True,
         )

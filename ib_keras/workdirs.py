@@ -1,4 +1,4 @@
-"""A workdir belongs to one config: `config.json` in it says which.
+"""A workdir belongs to one config, which is its `config.json`.
 
 And it is written by one process at a time: `lock.json` in it says by which.
 """
@@ -23,9 +23,9 @@ from ib_keras.errors import UserError
 CONFIG_FILE = "config.json"
 LOCK_FILE = "lock.json"
 
-# A holder renews its lock this often. Who finds the lock of another host,
-# whose processes it cannot see, watches it for longer than that, by its own
-# clock: clocks of two hosts, or one that is set, are never compared.
+# A holder renews its lock this often. A process that finds the lock of another
+# host, whose processes it cannot see, watches it for longer than that, by its
+# own clock: clocks of two hosts, or one that is set, are never compared.
 _RENEW_SECONDS = 15.0
 _WATCH_SECONDS = 50.0
 
@@ -112,7 +112,7 @@ def check_same(
         there: What it has, JSON values.
         here: The config.
         may_differ: As `check`.
-        inside: What stands before the names of fields, such as "audits.".
+        inside: Prefix of the names of fields, such as "audits.".
 
     Raises:
         UserError: If they differ; it names the first field.
@@ -157,7 +157,7 @@ def claim(
     config: Mapping[str, Any],
     may_differ: tuple[str, ...] = (),
 ) -> None:
-    """Makes the workdir, or checks that it is of the same config.
+    """Makes the workdir, or checks that it belongs to the same config.
 
     The arguments and errors are those of `check`.
     """
@@ -173,7 +173,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
     Args:
         config: JSON values, nested.
-        prefix: What stands before the names.
+        prefix: Of the names.
 
     Returns:
         Name -> value; empty lists are left out.
@@ -183,8 +183,8 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping):
             flat.update(flatten(value, f"{prefix}{key}."))
         elif value not in ((), []):
-            # An empty list is what a field that came later stands at: a
-            # workdir from before goes on.
+            # An empty list is the default of fields that were added later:
+            # older workdirs can be resumed.
             flat[prefix + key] = value
     return flat
 
@@ -192,7 +192,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def check_free(workdir: str) -> None:
     """Refuses a workdir that a living process of this host writes to.
 
-    A look without a lock, for what takes long before anything is written.
+    Checks without locking, before work that takes long and writes nothing.
 
     Raises:
         UserError: If there is such a process; it is named.
@@ -208,8 +208,8 @@ def lock(workdir: str, say: Callable[[str], None]) -> Iterator["Lock"]:
     """Holds a workdir for this process alone, as long as the context.
 
     The lock of a process that is gone (its host was started again, or there
-    is no such process any more) is taken over at once and said; the lock of
-    another host only when it was not renewed for a while.
+    is no such process any more) is taken over at once, with a message; the lock
+    of another host only when it was not renewed for a while.
 
     Args:
         workdir: A folder that is there.
@@ -265,7 +265,7 @@ class Lock:
     def start(self) -> None:
         """Writes the file, and renews it from now on."""
         self._write(0)
-        self._look()  # Of two that came at the same moment one is first.
+        self._look()  # Of two processes at the same moment one is first.
         self.check()
         self._thread.start()
 
@@ -293,7 +293,7 @@ class Lock:
             if self._lost is not None:
                 return
             renewals += 1
-            # A full disk or a network that is away: the next time, then.
+            # A full disk or a lost network: tried again the next time.
             with contextlib.suppress(Exception):
                 self._write(renewals)
 
@@ -309,7 +309,7 @@ class Lock:
 
 
 def _read_owner(path: str) -> dict[str, Any] | None:
-    """Whom a lock names; None where there is none or nothing to be read."""
+    """The owner in a lock file; None if there is none, or it is damaged."""
     if not files.exists(path):
         return None
     try:
@@ -329,7 +329,7 @@ def _this_process() -> dict[str, Any]:
 
 
 def _is_alive(owner: Mapping[str, Any]) -> bool | None:
-    """Whether a lock's process lives; None where this host cannot know."""
+    """Whether a lock's process runs; None where this host cannot know."""
     if owner.get("host") != socket.gethostname():
         return None
     if owner.get("boot") != _boot_id():
@@ -347,7 +347,7 @@ def _is_alive(owner: Mapping[str, Any]) -> bool | None:
 
 
 def _boot_id() -> str:
-    """Another one after each start of the host; empty outside of Linux."""
+    """An identifier of this boot of the host; empty outside of Linux."""
     try:
         return pathlib.Path("/proc/sys/kernel/random/boot_id").read_text()[:36]
     except OSError:

@@ -44,7 +44,7 @@ absl_flags.DEFINE_enum(
 
 
 def _print_plan(rows) -> None:
-    print("At most, if every example stood to the end:")
+    print("At most, if every example stays robust:")
     for row in rows:
         calls = f"{row['gradients']:,} gradient evaluations"
         if row["queries"]:
@@ -53,11 +53,11 @@ def _print_plan(rows) -> None:
             calls += f" ({row['targets']:,} targets a restart)"
         print(
             f"  epsilon {row['epsilon']:g}, {row['stage']}: {calls}, "
-            f"{row['seconds'] / 60:.1f} min at the measured pace"
+            f"{row['seconds'] / 60:.1f} min at the measured speed"
         )
     total = sum(row["seconds"] for row in rows)
     print(
-        f"  together: {total / 60:.1f} min, and the diagnostics besides. "
+        f"  together: {total / 60:.1f} min, without the diagnostics. "
         "Nothing was written."
     )
 
@@ -70,8 +70,8 @@ def _check_hours(rows, most) -> None:
     if hours > most:
         raise UserError(
             "The audit may take longer than --max_hours",
-            received=f"up to {hours:.2f} hours at the measured pace, if every "
-            "example stood to the end, for the attacks alone",
+            received=f"up to {hours:.2f} hours at the measured speed, if every "
+            "example stays robust, for the attacks alone",
             expected=f"at most {most:g}",
             fix="Raise --max_hours, or lower --config.num_examples; --plan "
             "says what each stage costs.",
@@ -102,7 +102,7 @@ def main() -> int:
     )
     if not absl_flags.FLAGS.plan:
         verdicts.check_gate(absl_flags.FLAGS.fail_on, config, workdir)
-    # It reads and calls the model while TensorFlow is imported here.
+    # It reads and calls the model while this process imports TensorFlow.
     probe.start(absl_flags.FLAGS.saved_model, absl_flags.FLAGS.allow_ops)
     tf = lazy.tensorflow()
 
@@ -110,11 +110,11 @@ def main() -> int:
     from ib_keras.audit import runner
 
     if not absl_flags.FLAGS.plan:
-        # Drawing takes a second to import, during which the child answers.
+        # The imports for drawing take a second, while the child works.
         importlib.import_module("ib_keras.audit.report.page")
 
     is_begun = files.exists(files.join(workdir, workdirs.CONFIG_FILE))
-    # What has begun may go on, or the same command would not resume it.
+    # An audit that has begun may be resumed by the same command.
     is_asked = most is not None and not is_begun
     if absl_flags.FLAGS.plan or is_asked:
         rows = runner.plan(

@@ -1,8 +1,8 @@
-"""Controls: planted models whose right verdict is known beforehand.
+"""Controls: planted models whose correct verdict is known.
 
-A tool that judges other models has to show that it can tell good from bad.
-Each control is a small model with a known fault, or an honest one with none;
-an audit of it must end in the verdict that is written here. The networks are
+A tool that judges models has to show that it can distinguish good from bad
+ones. Each control is a small model with a known fault, or one without a fault;
+an audit of it must end in the verdict that is given here. The networks are
 trained here, on scikit-learn's digits, in seconds.
 
 References:
@@ -45,7 +45,7 @@ _NUM_EXAMPLES = 100
 _NUM_TRAIN = 1200
 _SEED = 0
 
-# What the verdicts may be, from best to worst.
+# The possible verdicts, from best to worst.
 OUTCOMES = (*verdict.LABELS, REFUSED)
 
 
@@ -54,9 +54,9 @@ class Control:
     """One planted model.
 
     Attributes:
-        name: What the table calls it.
+        name: In the table.
         expected: One of `OUTCOMES`.
-        why: What is planted, and what must be noticed.
+        why: The planted fault, and what must be detected.
         make: Gives the model: `(images) -> scores`, or where `mode` is
             stochastic `(images, seed, num_samples) -> scores`.
         is_honest: Whether nothing is wrong with it.
@@ -214,7 +214,7 @@ def _loud():
 
 
 def _loud_in_part():
-    """No one scale of the logits is right for all images."""
+    """Logits whose scale depends on the image."""
     model = _deterministic()
     brightness = _test_digits()[0].mean(axis=(1, 2, 3))
     most = float(np.quantile(brightness, 0.8))
@@ -232,7 +232,7 @@ def _probabilities():
 
 
 def _shattered():
-    """Gradients of the right size that point nowhere."""
+    """Gradients of the right size in random directions."""
     model = _deterministic()
 
     @tf.custom_gradient
@@ -260,7 +260,7 @@ def _batch_statistics():
 
 
 def _nan():
-    """Not a number where the image is a little brighter than it was."""
+    """NaN for images that are a little brighter than clean ones."""
     model = _deterministic()
 
     def scores(images):
@@ -271,7 +271,7 @@ def _nan():
 
 
 def _counter():
-    """Answers otherwise after a thousand calls."""
+    """Gives other answers after a thousand calls."""
     model = _deterministic()
     calls = tf.Variable(0, dtype=tf.int32, trainable=False)
 
@@ -291,8 +291,8 @@ def _noise(images, seed, share):
     return unit < share
 
 
-def _lottery():
-    """Wrong on one draw of twenty, whatever the image."""
+def _random_errors():
+    """Wrong on one draw of twenty, for every image."""
     model = _deterministic()
 
     def scores(images, seed, num_samples):
@@ -316,7 +316,7 @@ CONTROLS = (
     Control(
         "linear softmax",
         verdict.BELIEVABLE,
-        "Nothing: every gradient is the right one.",
+        "Nothing: all gradients are correct.",
         _linear,
         is_honest=True,
     ),
@@ -330,7 +330,7 @@ CONTROLS = (
     Control(
         "adversarially trained network",
         verdict.BELIEVABLE,
-        "Nothing: it is robust, as far as it is.",
+        "Nothing: it is partly robust.",
         _adversarially_trained,
         is_honest=True,
     ),
@@ -345,15 +345,15 @@ CONTROLS = (
     Control(
         "probabilities for logits",
         verdict.BELIEVABLE,
-        "A softmax at the end, which must be found and undone.",
+        "A softmax at the end, which must be detected and inverted.",
         _probabilities,
         is_honest=True,
     ),
     Control(
         "network wrong on 5% of draws",
         verdict.BELIEVABLE,
-        "A lottery, which must be reported (D23) and book nothing.",
-        _lottery,
+        "Random errors, which must be reported (D23) and break no example.",
+        _random_errors,
         is_honest=True,
         mode="stochastic",
     ),
@@ -395,7 +395,7 @@ CONTROLS = (
     Control(
         "shattered gradients",
         verdict.UPPER_BOUND,
-        "Gradients point nowhere.",
+        "Gradients have random directions.",
         _shattered,
     ),
     Control(
@@ -407,7 +407,7 @@ CONTROLS = (
     Control(
         "not a number",
         verdict.INVALID,
-        "Logits that are not finite are no evidence either way.",
+        "Logits that are not finite are not evidence.",
         _nan,
     ),
     Control(

@@ -1,4 +1,4 @@
-"""Audits planted models and compares the verdicts with the right ones.
+"""Audits planted models and compares the verdicts with the expected ones.
 
 python -m launch.controls [--only="linear softmax"] [--workdir=controls]
 

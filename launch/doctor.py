@@ -3,7 +3,7 @@
 python -m launch.doctor
 python -m launch.doctor --vm [--workdir=gs://bucket/folder]
 
---vm says instead, a line each, whether a TPU VM has what a run needs.
+--vm prints instead, one line per check, whether a TPU VM is ready for a run.
 """
 
 import importlib.util

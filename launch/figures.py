@@ -7,8 +7,8 @@ python -m launch.figures --figure=all --runs=results/mnist_vib_cpu \
 Writes figure_N.pdf, .svg and .png, figure_N.csv with the numbers that are drawn
 and figure_N.md with their means over seeds. Of a sweep's folder sweep.json and
 records/ are enough. `all` draws what the given runs have, and figure 6, which
-needs none. A run that is missing, damaged, collapsed or diverged takes no other
-with it; the figure says how many there are, and this command says which.
+needs none. Runs that are missing, damaged, collapsed or diverged are left out;
+the figure says how many there are, and this command names them.
 """
 
 import sys
@@ -26,7 +26,7 @@ absl_flags.DEFINE_string("output", "figures", "Folder to write to.")
 
 
 def main() -> int:
-    """Draws one figure after the other; what fails does not stop the rest."""
+    """Draws one figure after the other; a failure does not stop the rest."""
     from ib_keras import errors
     from ib_keras import figures
     from ib_keras.figures import reading

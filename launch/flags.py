@@ -1,8 +1,8 @@
-"""Flags and the frame that every command shares.
+"""Flags and the main function that all commands share.
 
 Flags are defined once, here, by name; a command picks those that it takes.
-The frame turns a `UserError` into one line and its exit status, and signals
-into a request to stop at the next safe place.
+The main function turns a `UserError` into one line and its exit status, and
+signals into a request to stop at the next checkpoint.
 """
 
 import json
@@ -26,8 +26,7 @@ from launch import overrides
 
 FLAGS = flags.FLAGS
 
-# The command line as `_parse` understands it: where absl looks for the fields
-# of the config.
+# The command line after `_parse`, in which absl looks for the config's fields.
 _ARGUMENTS: list[str] = []
 # Those of `ib_keras.strategy`, which imports TensorFlow.
 STRATEGIES = ("one_device", "mirrored", "multi_worker", "tpu")
@@ -97,7 +96,7 @@ def define_watchdog() -> None:
 
 
 def check_strategy() -> None:
-    """Refuses a strategy that there is not, before TensorFlow is imported."""
+    """Refuses an unknown strategy, before TensorFlow is imported."""
     from ib_keras.errors import UserError
     from ib_keras.errors import unknown_name
 
@@ -160,7 +159,7 @@ def _of_package() -> list[str] | None:
 def git_commit() -> str | None:
     """The commit of the checkout this runs from; None outside of one."""
     folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    # An installed copy may lie inside of somebody else's repository.
+    # An installed copy may be inside of another repository.
     if not os.path.exists(os.path.join(folder, ".git")):
         return None
     try:
@@ -178,7 +177,7 @@ def git_commit() -> str | None:
 
 
 class StopRequest:
-    """Whether SIGTERM or SIGINT has asked to stop; the second one insists."""
+    """Whether SIGTERM or SIGINT has asked to stop; the second one kills."""
 
     def __init__(self):
         self._asked = False
@@ -200,7 +199,7 @@ def run(main: Callable[..., int | None], *, takes_words: bool = False) -> None:
     Args:
         main: Takes nothing, or the words, and returns an exit status; None
             is 0.
-        takes_words: Whether the command takes words that are no flags.
+        takes_words: Whether the command takes words that are not flags.
     """
     logging.set_verbosity(logging.ERROR)
     if _of_package() is not None:
@@ -243,12 +242,12 @@ def _parse(argv):
         if config is not None:
             overrides.extend(FLAGS.config, config, arguments, added)
         if "config" in flags.FLAGS:
-            config_values()  # A file that is not there is noticed here only.
+            config_values()  # A missing file is detected only here.
         return left
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
-    except Exception as error:  # A config file can raise anything.
+    except Exception as error:  # A config file can raise any error.
         print(f"Error: {_explain(argv, error)}", file=sys.stderr)
         sys.exit(2)
 
@@ -286,21 +285,21 @@ def _unchanged_config(arguments):
     try:
         path = words[is_flag.index(True) + 1]
         config = flags.FLAGS["config"].parser.parse(path)
-    except Exception:  # Then something is wrong that is explained elsewhere.
+    except Exception:  # Another error, which is explained elsewhere.
         return None
-    # Of a file that cannot be read absl makes something that raises when used.
+    # For an unreadable file absl makes an object that raises when used.
     is_read = issubclass(type(config), ml_collections.ConfigDict)
     return config if is_read else None
 
 
 def _explain(argv, error) -> str:
-    """The one line for a command line that cannot be used."""
+    """The error line for an invalid command line."""
     unknown = _unknown_field(argv)
     if unknown is not None:
         return str(unknown)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if any(line.startswith("Traceback") for line in lines):
-        lines = lines[-1:]  # What the config file itself said.
+        lines = lines[-1:]  # The error of the config file itself.
     elif not isinstance(error, flags.Error | OSError):
         lines.insert(0, f"{type(error).__name__}:")
     return (
@@ -316,7 +315,7 @@ def _unknown_field(argv):
     from ib_keras.errors import unknown_name
 
     config = _unchanged_config(argv[1:])
-    if config is None:  # Then something else is wrong.
+    if config is None:  # Another error.
         return None
     words = [word for word in _words(argv[1:]) if word.startswith("-")]
     for name in (word.lstrip("-") for word in words):

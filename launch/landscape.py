@@ -5,7 +5,7 @@ python -m launch.landscape --workdir=audits/pgd --examples=3,17 --grid=81 \
     --span=2 --output=landscapes
 
 Writes heat maps and a surface as PNG and SVG, and the numbers as CSV, for each
-example; and prints what each landscape amounts to.
+example; and prints the summary of each landscape.
 """
 
 from absl import flags as absl_flags
@@ -38,7 +38,7 @@ absl_flags.DEFINE_string(
     "saved_model", None, "The model, where it is not at the summary's path."
 )
 absl_flags.DEFINE_list(
-    "allow_ops", [], "Operations that the model may hold all the same."
+    "allow_ops", [], "Operations that are allowed nevertheless."
 )
 
 

@@ -1,11 +1,11 @@
-"""What commands print and write when a training or an audit is done."""
+"""The output of commands when a training or an audit is finished."""
 
 from collections.abc import Sequence
 from typing import Any
 
 
 def print_training(result: dict[str, Any], workdir: str) -> None:
-    """Prints what a training reached, and where its SavedModel is."""
+    """Prints the result of a training, and the path of its SavedModel."""
     from ib_keras import files
     from ib_keras.training import loop
 
@@ -65,13 +65,13 @@ def write_page(
     path: str | None = None,
     baseline: str | None = None,
 ) -> str:
-    """Writes the page of audits, with clean images where the data are at hand.
+    """Writes the page of audits, with clean images if the data are available.
 
     Args:
         folders: Audit folders.
         path: The file; report.html in the first folder by default.
-        baseline: What the other models are compared with; the deterministic
-            twin by default.
+        baseline: The model that the others are compared with; the
+            deterministic twin by default.
 
     Returns:
         Its path.

@@ -1,12 +1,13 @@
-"""Overrides of a config as people type them, made into what absl reads.
+"""Overrides of a config in convenient forms, converted for absl.
 
 `--config.threat_model.epsilon=8/255`, `--config.num_examples=1e3` and
-`--config.num_samples=None` are understood; what is none of these goes on as it
-was typed, and absl has the word.
+`--config.num_samples=None` are understood; all others are passed on to absl
+unchanged.
 
 A section that names a part holds the arguments of its `build`, and those that a
-config file has not are set likewise: `--config.data.name=npz
---config.data.path=mine.npz`. absl never sees them, for the config is locked.
+config file lacks are set in the same way: `--config.data.name=npz
+--config.data.path=mine.npz`. They are not passed to absl, since the config is
+locked.
 """
 
 import ast
@@ -68,7 +69,7 @@ def normalise(arguments: Sequence[str], config) -> list[str]:
             found.append(f"{name}={value}")
             continue
         if value in _NONE and section[field] is None:
-            continue  # Unset is what it is already.
+            continue  # It is unset already.
         if value in _NONE and section.get_type(field) is tuple:
             value = "()"
         found.append(f"{name}={_value(value, section.get_type(field))}")
@@ -78,10 +79,10 @@ def normalise(arguments: Sequence[str], config) -> list[str]:
 def take_arguments(
     arguments: Sequence[str], config
 ) -> tuple[list[str], dict[str, dict[str, str]]]:
-    """Takes out the arguments of parts that the config has no field for.
+    """Extracts the arguments of parts that the config has no field for.
 
     Args:
-        arguments: What `normalise` gave.
+        arguments: From `normalise`.
         config: As of `normalise`.
 
     Returns:
@@ -151,7 +152,7 @@ def _section(config, dotted):
 
 
 def _leave_out(section, typed):
-    """Removes the arguments of the data set that stood here before."""
+    """Removes the arguments of the previous data set."""
     for field in list(section):
         is_typed = {f"config.data.{field}", f"noconfig.data.{field}"} & typed
         if field == "name" or is_typed:
@@ -161,8 +162,8 @@ def _leave_out(section, typed):
 
 
 def _argument(package, section, inside, field, text):
-    """The value of an argument that was typed, by what `build` says of it."""
-    if section.name is None:  # The model's own data set, which it names.
+    """The value of an argument on the command line, by its annotation."""
+    if section.name is None:  # The model's own data set, from its metadata.
         return _literal(text)
     known = plugins.parameters(package, section.name)
     if known is None:
@@ -181,7 +182,7 @@ def _argument(package, section, inside, field, text):
 
 
 def _of_kind(text, parameter):
-    """A value as an annotation wants it; without one as Python reads it."""
+    """A value of the annotated type; without one a Python literal."""
     if parameter is None:
         return _literal(text)
     words = set(re.findall(r"\w+", str(parameter.annotation)))
@@ -202,7 +203,7 @@ def _of_kind(text, parameter):
 
 
 def _literal(text: str) -> Any:
-    """What Python reads: a number, a tuple, ...; or else the text."""
+    """A Python literal: a number, a tuple, ...; or else the text."""
     if text in _NONE:
         return None
     try:

@@ -1,11 +1,11 @@
-"""Trains a VIB and its deterministic twin on digits and audits both.
+"""Trains a VIB and its deterministic baseline on digits and audits both.
 
 python -m launch.quickstart [--workdir=quickstart]
 
-The main job in small, on real images and without a download: a model that one
-weak attack calls robust, and what a stronger one makes of it. It prints the
-commands that do the same, and runs them in one process; interrupted, the same
-command goes on.
+The main task in small, on real images and without a download: a model that
+looks robust to a weak attack, and its accuracy under a stronger one. It prints
+the equivalent commands, and runs them in one process; after an interruption the
+same command resumes.
 """
 
 import importlib
@@ -29,7 +29,7 @@ _MODELS = {
     "digits_vib": ("mean", "stochastic"),
     "digits_deterministic": ("mean",),
 }
-# Protocol -> its diagnostics; one step is no evidence that could be judged.
+# Protocol -> its diagnostics; one step is not evidence, so it has none.
 _PROTOCOLS = {"fgs_epsilons": "none", "pgd_restarts": "quick"}
 
 
@@ -43,7 +43,7 @@ def _config(name: str, **changes: Any) -> dict[str, Any]:
 def _command(
     module: str, config: str, changes: Mapping[str, Any], **more: str
 ) -> str:
-    """The command that does the same, printed."""
+    """Prints the equivalent command."""
     words = [f"--config=configs/{config.replace('.', '/')}.py"]
     words += [f"--config.{name}={value}" for name, value in changes.items()]
     words += [f"--{name}={value}" for name, value in more.items()]
@@ -140,7 +140,7 @@ def _table(folders: list[str]) -> str:
 
 
 def main() -> int:
-    """Does what the printed commands do, and prints what they found."""
+    """Executes the printed commands, and prints their results."""
     began = time.monotonic()
     stop = flags.StopRequest()
     print("Importing TensorFlow ...", flush=True)

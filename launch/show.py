@@ -1,4 +1,4 @@
-"""Shows what an audit found of one example, in words and as a picture.
+"""Shows the result of an audit for one example, in words and as a picture.
 
 python -m launch.show --workdir=audits/pgd --index=17
 """

@@ -1,11 +1,11 @@
-r"""Trains and audits a whole grid: what a figure of the paper is drawn from.
+r"""Trains and audits the grid of a figure of the paper.
 
 python -m launch.sweep --config=configs/mnist_vib.py:cpu \
     --workdir=sweeps/mnist_vib_cpu --workers=2
 python -m launch.sweep --config=configs/mnist_vib.py:cpu \
     --workdir=sweeps/mnist_vib_cpu --list
 
-The grid is the config's `sweep()`. The same command goes on where it was
+The grid is the config's `sweep()`. The same command resumes after it was
 stopped or killed. Fields after --config, such as --config.num_epochs=2, are
 for all runs that have them.
 """
@@ -24,18 +24,18 @@ flags.define_config()
 flags.define_workdir()
 flags.define_quiet()
 absl_flags.DEFINE_integer(
-    "workers", 1, "Processes that do runs at once.", lower_bound=1
+    "workers", 1, "Number of worker processes.", lower_bound=1
 )
 absl_flags.DEFINE_bool(
-    "list", False, "Print the runs and what became of them, and stop."
+    "list", False, "Print the runs and their states, and stop."
 )
 absl_flags.DEFINE_string(
-    "only", None, "Do the runs that this regular expression finds."
+    "only", None, "Execute only runs whose names match this regular expression."
 )
 
 
 def _load(path: str):
-    """The module of a config file, which may lie anywhere."""
+    """The module of a config file, which can be anywhere."""
     name = os.path.splitext(os.path.basename(path))[0]
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
@@ -48,7 +48,7 @@ def _values(config):
 
 
 def _make_plan():
-    """The grid of the config's `sweep()`, whole and checked."""
+    """The grid of the config's `sweep()`, complete and checked."""
     from ib_keras.errors import UserError
     from ib_keras.sweeps import plan
 
@@ -61,7 +61,8 @@ def _make_plan():
             "The config has no grid",
             received=f"{path}, which does not define sweep()",
             expected="a config such as configs/mnist_vib.py",
-            fix="Take the config of a bottleneck; its twin is in its grid.",
+            fix="Take the config of a bottleneck; its grid has the baseline, "
+            "too.",
         )
 
     def get_config(other):
@@ -89,7 +90,7 @@ def _module(name: str):
         return importlib.import_module(f"configs.{name}")
     except ModuleNotFoundError as error:
         raise UserError(
-            "The sweep names a config that is not there",
+            "The sweep names a config that does not exist",
             received=f"{name} ({error})",
             expected="the name of a module of configs/ or configs/audits/",
             fix="Correct the config's sweep().",

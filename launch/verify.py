@@ -2,8 +2,8 @@
 
 python -m launch.verify --workdir=audits/pgd
 
-Exit status: 0 if all claims hold; 2 if the folder is not what it claims, or if
-model or data cannot be had; 3 if the model is refused as unsafe.
+Exit status: 0 if all claims hold; 2 if one does not, or if model or data are
+not available; 3 if the model is refused as unsafe.
 """
 
 import os
@@ -22,7 +22,7 @@ absl_flags.DEFINE_string(
     "data_dir", None, "Folder of the data set, if not the audit's."
 )
 absl_flags.DEFINE_list(
-    "allow_ops", [], "Operations that the model may hold all the same."
+    "allow_ops", [], "Operations that are allowed nevertheless."
 )
 absl_flags.DEFINE_integer(
     "num_draws",
@@ -38,7 +38,7 @@ absl_flags.DEFINE_float(
     lower_bound=0.0,
 )
 absl_flags.DEFINE_string("output", None, "JSON file to write the checks to.")
-absl_flags.DEFINE_bool("quiet", False, "Print what does not hold alone.")
+absl_flags.DEFINE_bool("quiet", False, "Print only claims that do not hold.")
 
 
 def main() -> int:
@@ -62,7 +62,7 @@ def main() -> int:
     if values.saved_model is not None and not files.is_remote(path):
         options.check_path(path.rstrip("/"))
     if path is not None and files.exists(path):
-        # It reads and calls the model while TensorFlow is imported here.
+        # It reads and calls the model while this process imports TensorFlow.
         probe.start(path, values.allow_ops)
     lazy.tensorflow()
 
@@ -89,7 +89,7 @@ def main() -> int:
         files.write_json(values.output, result.to_json())
     if not result.ok:
         print(
-            f"{values.workdir} is not what it claims: {len(result.failed)} of "
+            f"{values.workdir} has false claims: {len(result.failed)} of "
             f"{len(result.checks)} checks failed.",
             file=sys.stderr,
         )

@@ -438,7 +438,7 @@ def test_channel_statistics_are_computed_only_where_they_are_used():
 
 
 def test_features_are_refused_of_data_that_have_none():
-    with pytest.raises(UserError, match="has no features but its pixels"):
+    with pytest.raises(UserError, match="has no feature range"):
         models.build(input={"normalisation": "features"})
 
 
@@ -1079,10 +1079,10 @@ def two_outputs():
     ("make", "message"),
     [
         (lambda: keras.layers.Conv2D(4, 2), r"\(None, 3, 3, 4\).*Flatten"),
-        (two_outputs, "one row an image"),
+        (two_outputs, "one row per image"),
         (two_inputs, "one input, the images.*2 inputs"),
         (Broken, "cannot be told.*the GPU caught fire"),
-        (lambda: lambda images: images, "no Keras layer.*function"),
+        (lambda: lambda images: images, "not a Keras layer.*function"),
     ],
 )
 def test_encoders_that_break_the_contract_are_refused_in_build(make, message):

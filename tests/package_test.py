@@ -1,8 +1,8 @@
-"""The house: layers and walls of the code, and what the package promises.
+"""The layers of the code, its other rules, and what the package promises.
 
-Imports go down only. Each file is read with `ast`, never imported, so that a
-broken or slow module cannot hide a climb. The planted cases show that every
-rule catches what it is for.
+A module imports only from layers below. Each file is read with `ast`, never
+imported, so that a broken or slow module cannot hide an import. The planted
+cases show that every rule works.
 """
 
 import ast
@@ -21,8 +21,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 
-# Top-level modules of ib_keras, from the ground up; a new one goes on the
-# lowest layer that can hold it. A layer imports the layers under it.
+# Top-level modules of ib_keras, from the lowest layer up; a new one goes into
+# the lowest layer that can hold it. A layer imports the layers under it.
 LAYERS = (
     (
         "arguments",
@@ -56,8 +56,7 @@ LAYERS = (
     ("figures",),
     ("__init__", "__main__", "launch"),
 )
-# Layers whose modules may import one another; on the others they are blind to
-# each other.
+# Layers whose modules may import one another; those of the others may not.
 TOP = len(LAYERS) - 1
 OPEN_LAYERS = (0, 5, TOP)
 LAYER_OF = {name: i for i, names in enumerate(LAYERS) for name in names}
@@ -161,20 +160,20 @@ def imports(path: str, source: str, **walk_arguments) -> list[tuple[int, str]]:
     return found
 
 
-def climb(own: str, target: str) -> str | None:
+def why_not(own: str, target: str) -> str | None:
     """Why the module `own` of ib_keras may not import `target`, if so."""
     if target == own:
         return None
     here, there = LAYER_OF[own], LAYER_OF[target]
     if there > here:
-        return f"a climb: {target} is above {own}"
+        return f"{target} is in a layer above {own}"
     if there == here and here not in OPEN_LAYERS:
-        return f"sideways: {own} and {target} are blind to each other"
+        return f"{own} and {target} are in one layer and may not import"
     return None
 
 
 def check_layers(path: str, source: str) -> list[str]:
-    """Imports go down only, and the library never leaves its package."""
+    """Imports are from lower layers, and inside of the package."""
     own = own_name(path)
     if own == "configs":
         return []
@@ -190,7 +189,7 @@ def check_layers(path: str, source: str) -> list[str]:
         elif top in ("benchmarks", "tests"):
             why = "nothing imports what measures or tests it"
         elif top == "ib_keras" and target in LAYER_OF:
-            why = climb(own, target)
+            why = why_not(own, target)
         elif top == "ib_keras" and LAYER_OF[own] < TOP:
             why = f"not a module below, or {no_layer(target)}"
         if why:
@@ -297,7 +296,7 @@ def check_only_strategy_says_tpu(path: str, source: str) -> list[str]:
     if not path.startswith("ib_keras/") or path == "ib_keras/strategy.py":
         return []
     tree = ast.parse(source)
-    # A text that stands alone is a docstring, or a comment by other means.
+    # A text as a statement is a docstring or a comment.
     comments = {
         id(node.value)
         for node in ast.walk(tree)

@@ -129,7 +129,7 @@ def test_normal_numbers_are_normal():
     check_mean(z**3, 0, np.sqrt(15))
     check_mean(z**4, 3, np.sqrt(96))
     assert scipy.stats.kstest(z.ravel(), "norm").pvalue > 1e-3
-    # Cosine and sine share a radius, and must be independent all the same.
+    # Cosine and sine share a radius, but must be independent.
     cosine, sine = z[:, :200], z[:, 201:]
     check_mean(cosine * sine, 0, 1)
     check_mean((cosine**2 - 1) * (sine**2 - 1), 0, 2)

@@ -1,4 +1,4 @@
-"""A process that stands still says where, and ends with its own status."""
+"""A process that hangs shows its stacks, and ends with its own status."""
 
 import time
 

@@ -1,9 +1,9 @@
 """Makes functions of variables into functions of tensors.
 
 Without a device TensorFlow lowers no function that takes variables. So the
-traced graph is written anew, operation by operation in the order of creation:
-what reads or assigns a variable handles a tensor instead, and calls, loops and
-branches that receive one are taken apart. All else is copied as it is.
+traced graph is rewritten, operation by operation in the order of creation:
+operations that read or assign a variable use a tensor instead, and calls, loops
+and branches that receive one are expanded. All others are copied.
 """
 
 from typing import NamedTuple

@@ -38,7 +38,7 @@ class Program(NamedTuple):
     """One program.
 
     Attributes:
-        name: What it is.
+        name: For the table.
         function: A `tf.function`.
         specs: Of its arguments.
     """
@@ -85,7 +85,7 @@ def build(
 
 
 def plant(function: Callable) -> Callable:
-    """Puts Python into the first result of a step, which no device can run."""
+    """Adds a Python function to a step, which no device can run."""
 
     def planted(*arguments):
         first, *others = function(*arguments)
@@ -136,7 +136,7 @@ def endpoints(parts: Parts, batch_size: int) -> Iterator[Program]:
         to_logits, _ = export._reading(parts.model, shape)
         saved = export._Endpoints(parts.model, shape, asset, to_logits)
     images = _images(batch_size, parts.image_shape, tf.float32)
-    # `tf.function` of its own: a signature with a free batch size is in force.
+    # A new `tf.function`, since signatures have a free batch size.
     for name, endpoint in saved.signatures().items():
         if name == "serving_default":  # Another name of one of them.
             continue
@@ -195,7 +195,7 @@ def attack_cases() -> Iterator[tuple[str, dict[str, Any], str]]:
 def attack(
     logits_fn, label: str, section, norm, batch_size, image_shape
 ) -> Iterator[Program]:
-    """Start, steps and end of one attack, and the judge's verdict."""
+    """Start, steps and end of one attack, and the judge."""
     logits = _static(logits_fn)
     judge = judging.Judge(logits, norm, 2, batch_size)
     attack = plugins.build("attacks", section)
@@ -244,7 +244,7 @@ def _spec_of(tensor):
 
 
 def judge(logits_fn, norm, batch_size, image_shape) -> Program:
-    """The verdict on candidates by fresh draws."""
+    """The judgement on candidates by fresh draws."""
     images = _images(batch_size, image_shape, tf.float32)
     made = judging.Judge(_static(logits_fn), norm, 2, batch_size)
     return Program(

@@ -7,9 +7,9 @@ For MNIST add --config.threat_model.epsilon=0.2.
 
 On MNIST after 5 epochs (500 test images, epsilon 0.2, measured): 0.0% for the
 deterministic model and for VIB, both by the first stage, in seconds. Use --plan
-for what it costs where examples stand.
+for the cost of robust examples.
 
-An example that stands costs 505 + 505 + 10 x 200 x (classes - 1) gradients:
+A robust example costs 505 + 505 + 10 x 200 x (classes - 1) gradients:
 19,010 with ten classes, and 1,999,010 with 1,000, where
 --config.stages.multi_targeted.attack.num_targets=9 makes it 19,010 again, as
 autoattack_standard takes nine targets. The paper gives the sequence, the

@@ -1,5 +1,5 @@
-"""What the `sweep` of a config is written with: rows of grids, and audits.
+"""Functions for the `sweep` of a config: rows of grids, and audits.
 
-`grid` is for any sweep; the other modules hold the audits of one experiment
-each. The grid itself is in the config.
+`grid` is for any sweep; each other module has the audits of one experiment. The
+grid itself is in the config.
 """

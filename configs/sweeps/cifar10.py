@@ -8,7 +8,7 @@ _SIZES = {
     "smoke": {"num_examples": 8, "batch_size": 8},
 }
 _NO_DIAGNOSTICS = {"diagnostics.set": "none"}
-# By protocol, what :smoke leaves of its stages.
+# By protocol, the changes of its stages for :smoke.
 _SHORT = {
     "pgd_madry": {
         "stages.pgd.num_restarts": 1,
@@ -30,14 +30,14 @@ def audits(preset: str, *, restarts: bool):
 
     Args:
         preset: What follows the colon of --config.
-        restarts: Whether PGD with growing restarts (figures 3b and 9b) stands
+        restarts: Whether PGD with growing restarts (figures 3b and 9b) is
             between PGD (3a and 9a) and AA+MT (3c and 9c).
 
     Returns:
-        Name -> protocol and what differs from it.
+        Name -> protocol and its changed fields.
     """
     size = _SIZES[preset]
-    # Restarts are examined, where they follow, and not one restart before.
+    # Diagnostics are run on the restarts, not on the one restart before them.
     found = {"madry": {"protocol": "pgd_madry", **size, **_NO_DIAGNOSTICS}}
     if restarts:
         found["madry_restarts"] = {

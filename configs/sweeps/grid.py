@@ -10,7 +10,7 @@ def add_seeds(add, num_seeds: int, model: str, bottleneck=None, **more) -> None:
     Args:
         add: That of a `sweep`.
         num_seeds: How many runs.
-        model: What names and labels call it.
+        model: In names and labels.
         bottleneck: Fields of the bottleneck and their values, such as
             `{"beta": 0.01}`; None leaves them as the config has them.
         **more: Arguments of `add` that are the same for all seeds: `config`,

@@ -11,12 +11,12 @@ def audits(preset: str, *, is_stochastic: bool, restarts: bool):
             FGS (figure 1).
 
     Returns:
-        Name -> protocol and what differs from it.
+        Name -> protocol and its changed fields.
     """
     fgs = {
         "protocol": "fgs_epsilons",
         "num_examples": {"": 10_000, "cpu": 1000, "smoke": 16}[preset],
-        # A single step is never believed, so no diagnostics are run on it.
+        # A single step is no evidence, so no diagnostics are run on it.
         "diagnostics.set": "none",
     }
     found = {"fgs_mean": fgs}

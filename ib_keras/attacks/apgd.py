@@ -1,17 +1,17 @@
 """AutoPGD: projected gradient ascent that chooses its own step size.
 
 A run halves an example's step size at checkpoints where the loss has stopped
-rising, and goes on from the best point found. The semantics are those of the
-authors' code where it departs from the paper: checkpoints by whole-number
+rising, and continues from the best point found. Where the authors' code differs
+from the paper, the code is followed: checkpoints by whole-number
 arithmetic, condition 1 with "at most".
 Two differences, as in the paper's algorithm: the first comparison of a run is
-with the loss of the start, and not with 0; and after a halving the next one is
-with the loss of the best point, where the run goes on, and not with that of
-the last iterate.
+with the loss of the start, not with 0; and after a halving the next one is with
+the loss of the best point, where the run continues, not with that of the last
+iterate.
 
-On a model with noise the losses that decide about a step size are compared on
-common random numbers: the draw changes only at checkpoints and where the batch
-shrinks, and the losses carried over are then taken again by the new draw.
+For a model with noise the losses that decide on a step size are compared on
+common random numbers: the draw changes only at checkpoints and when the batch
+shrinks, and the losses carried over are then evaluated again on the new draw.
 
 References:
     Croce and Hein, "Reliable evaluation of adversarial robustness with an
@@ -32,7 +32,7 @@ _ENOUGH_INCREASES = 0.75  # its rho
 
 
 def checkpoints(num_steps: int) -> tuple[int, ...]:
-    """Numbers of steps after which step sizes are looked at.
+    """Numbers of steps after which step sizes are checked.
 
     Args:
         num_steps: Steps in a run.
@@ -54,12 +54,12 @@ def checkpoints(num_steps: int) -> tuple[int, ...]:
 class State(NamedTuple):
     """See `base.Attack`.
 
-    `images` has been evaluated (as `evaluated`), and `gradient` is at it.
-    `previous` is where the last step began; `best_*` belong to the largest
-    loss so far; `increases` counts the steps of this interval that raised the
-    loss; `best_at_checkpoint` is `best_loss` at the last checkpoint, where
-    `was_halved` says what happened. `batch_size` is that of the batch whose
-    draw the losses are of.
+    `images` has been evaluated (as `evaluated`), and `gradient` is its
+    gradient. `previous` is the start of the last step; `best_*` belong to the
+    largest loss so far; `increases` counts the steps of this interval that
+    raised the loss; `best_at_checkpoint` is `best_loss` at the last checkpoint,
+    where `was_halved` says what happened. `batch_size` is that of the batch
+    whose draw the losses are of.
     """
 
     images: tf.Tensor
@@ -145,8 +145,8 @@ class APGD(base.GradientAttack):
         )
         first = logits_fn(start, base.model_seed(seeds, 0))
         other = logits_fn(start, base.model_seed(seeds, 1))
-        # As in every step; or the first point would be the best one for ever,
-        # with no direction to leave it by.
+        # As in every step; else the first point would stay the best one,
+        # without a direction.
         finite = tf.math.is_finite(evaluation.gradient_norm)
         gradient = base.where(finite, gradient, tf.zeros_like(gradient))
         finite &= tf.math.is_finite(evaluation.loss)
@@ -177,7 +177,7 @@ class APGD(base.GradientAttack):
         )
 
     def step(self, logits_fn, state, iteration):
-        """Moves, evaluates, and at checkpoints looks at the step size."""
+        """Moves, evaluates, and at checkpoints adapts the step size."""
         interval = tf.convert_to_tensor(self.intervals)[iteration]
         seed = base.model_seed(state.seeds, interval)
         state = self._pair_losses(logits_fn, state, iteration, seed)
@@ -200,7 +200,7 @@ class APGD(base.GradientAttack):
         )
 
     def _pair_losses(self, logits_fn, state, iteration, seed):
-        """Takes the losses carried over by the draw that is now in use.
+        """Evaluates the losses carried over on the current draw.
 
         Noise is drawn for a whole batch, so a smaller batch has another draw.
         """
@@ -213,11 +213,11 @@ class APGD(base.GradientAttack):
             loss_fn = self._loss_fn(state.labels, state.targets)
             best = self._mean_loss(logits_fn, loss_fn, state.best_images, seed)
             best = _finite_or(best, state.best_loss)
-            # A first point that had no gradient is not to become the best.
+            # A first point without a gradient must not become the best.
             is_none = tf.math.is_inf(state.best_loss)
             best = tf.where(is_none, state.best_loss, best)
             loss = self._mean_loss(logits_fn, loss_fn, state.images, seed)
-            # What was won since the last checkpoint stays won.
+            # Increases since the last checkpoint are kept.
             won = state.best_loss - state.best_at_checkpoint
             won = _finite_or(won, tf.zeros_like(won))
             return _finite_or(loss, state.loss), best, best - won
@@ -261,7 +261,7 @@ def _move(ball, images, previous, gradient, step_size, momentum):
 
 
 def _accept(state, evaluation, gradient):
-    """Takes the move in, and the best point; what is not finite is refused."""
+    """Updates the iterate and the best point, if the move is finite."""
     finite = tf.math.is_finite(evaluation.loss) & tf.math.is_finite(
         evaluation.gradient_norm
     )

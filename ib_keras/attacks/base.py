@@ -1,7 +1,7 @@
-"""The contract of an attack, and what all gradient attacks share.
+"""The interface of an attack, and functions of all gradient attacks.
 
-An attack is a state machine over a batch. It proposes; it never decides: the
-runner owns the loop, restarts, targets, the ball, the judgement and the books.
+An attack is a state machine over a batch. It proposes images and never decides:
+the runner has the loop, restarts, targets, the ball, judgements and the ledger.
 """
 
 import copy
@@ -24,13 +24,13 @@ from ib_keras.types import check_count as check_count  # For attacks.
 
 
 class Evaluation(NamedTuple):
-    """What an attack saw at one iterate; every field begins with the batch.
+    """The evaluation of one iterate; every field begins with the batch.
 
     Attributes:
         images: float32 `[batch, height, width, channels]`, the iterate.
         margin: float32 `[batch]`, largest other logit - logit of the label,
             by the attack's own draw of noise. NaN where a logit is not finite;
-            -infinity where the model was not asked.
+            -infinity where the model was not evaluated.
         is_wrong: bool `[batch]`, whether the prediction was not the label.
             Never true where a logit is not finite.
         loss: float32 `[batch]`, what the attack maximises.
@@ -54,7 +54,7 @@ class Attack(Protocol):
     The state is a NamedTuple whose tensors all begin with the batch axis, so
     that the runner can drop examples from it at any time. It has at least
     `images`, the next iterate, and `evaluated`, an `Evaluation` of the last
-    one that the model was asked about. `step` must be traceable unless
+    iterate that was evaluated. `step` must be traceable unless
     `runs_eagerly` is set.
 
     Attributes:
@@ -62,12 +62,12 @@ class Attack(Protocol):
         gradients_at_init: Gradient evaluations per example in `init`.
         gradients_per_step: Gradient evaluations per example in `step`.
         evaluates_proposal: True if `evaluated` is always of `images`, so
-            `init` asks the model too; False for evaluate-then-move attacks,
+            `init` evaluates too; False for evaluate-then-move attacks,
             whose last iterate the runner evaluates.
-        runs_eagerly: True for foreign code that cannot be traced.
+        runs_eagerly: True for code of other libraries that cannot be traced.
         num_targets: None for an untargeted attack. Else `init` takes
             `targets`, int32 `[batch]`, and the runner makes a run for each of
-            so many classes, by falling clean logit; 0 stands for all others.
+            so many classes, by falling clean logit; 0 means all others.
         varying: Names of attributes that are numbers or arrays of numbers,
             which `init` and `step` take as tensors. Attacks that differ in
             them alone share compiled functions; without the attribute none
@@ -98,7 +98,7 @@ class Attack(Protocol):
 
 
 class GradientAttack:
-    """Defaults of the contract for attacks that take one gradient a step."""
+    """Defaults for attacks that take one gradient per step."""
 
     gradients_at_init = 0
     gradients_per_step = 1
@@ -121,12 +121,12 @@ def num_targets(attack: Attack, num_classes: int) -> int:
 
 
 def kind(attack: Attack) -> Hashable:
-    """What attacks have in common that share compiled functions."""
+    """Base class of attacks that share compiled functions."""
     varying = getattr(attack, "varying", None)
     if varying is None:
         return id(attack)
     rest = {k: v for k, v in vars(attack).items() if k not in varying}
-    # Compiled code asks whether there are targets, not how many.
+    # Compiled code depends on whether there are targets, not on how many.
     if rest.get("num_targets") is not None:
         rest["num_targets"] = True
     found = (type(attack), tuple(sorted(rest.items())))
@@ -156,7 +156,7 @@ def repeat(first, last, body: Callable, values: tuple) -> tuple:
 
     Args:
         first: int32 scalar, the first index.
-        last: int32 scalar, behind the last one.
+        last: int32 scalar, after the last one.
         body: Takes an int32 scalar and the values; returns new ones, of the
             same shapes and dtypes.
         values: Structures of tensors.
@@ -168,7 +168,7 @@ def repeat(first, last, body: Callable, values: tuple) -> tuple:
     def once(index, *values):
         found = body(index, *values)
         if not tf.executing_eagerly():
-            # Foreign code may have forgotten a shape.
+            # Foreign code may have lost a shape.
             tf.nest.map_structure(
                 lambda new, old: new.set_shape(old.shape), found, values
             )
@@ -201,7 +201,7 @@ def is_wrong(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
 
 
 def not_evaluated(images: tf.Tensor) -> Evaluation:
-    """The evaluation before the first: never booked."""
+    """The evaluation before the first one, which is never recorded."""
     lowest = tf.fill([tf.shape(images)[0]], -float("inf"))
     return Evaluation(
         images=images,
@@ -219,7 +219,7 @@ def evaluated(
     loss: tf.Tensor,
     gradient: tf.Tensor | None = None,
 ) -> Evaluation:
-    """Puts what a model said about `images` in the form the runner reads.
+    """Makes an `Evaluation` of the outputs of a model for `images`.
 
     Args:
         images: float32 `[batch, height, width, channels]`.
@@ -237,8 +237,8 @@ def evaluated(
     if gradient is not None:
         flat = tf.reshape(gradient, [-1, math.prod(gradient.shape[1:])])
         norm = tf.reduce_max(tf.abs(flat), axis=1)
-        # XLA's maximum may pass over NaN. Times zero all but infinity and NaN
-        # is zero, and this product is one pass over memory.
+        # XLA's maximum may ignore NaN. Times zero all but infinity and NaN is
+        # zero, and this product is one pass over memory.
         zero = tf.linalg.matvec(flat, tf.zeros([flat.shape[1]]))
         norm = tf.where(zero == 0.0, norm, nan)
     return Evaluation(
@@ -258,7 +258,7 @@ def evaluate_gradient(
     seed: tf.Tensor,
     num_eot: int = 1,
 ) -> tuple[Evaluation, tf.Tensor]:
-    """Asks the model for the loss at `images` and its gradient.
+    """Evaluates the loss at `images` and its gradient.
 
     With `num_eot` above 1 loss and gradient are averages over that many fresh
     draws of the model's noise, and the judgement is that of the mean of their
@@ -284,7 +284,7 @@ def evaluate_gradient(
             tape.watch(images)
             logits = logits_fn(images, seed)
             loss = loss_fn(logits)
-        # The gradient of the sum: each example's own, whatever the batch.
+        # The gradient of the sum is each example's own, in any batch.
         gradient = tape.gradient(loss, images)
         if gradient is None:
             raise UserError(
@@ -294,7 +294,7 @@ def evaluate_gradient(
                 fix="Remove rounding, integer casts and NumPy from it, or "
                 "take an attack that needs no gradient.",
             )
-        # A SavedModel's functions forget the static batch size.
+        # A SavedModel's functions lose the static batch size.
         return logits, loss, tf.ensure_shape(gradient, images.shape)
 
     if num_eot == 1:
@@ -340,7 +340,7 @@ def log_add_exp(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
 
 
 def where(rows: tf.Tensor, images: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
-    """Takes images where `rows`, bool `[batch]`, is true, else the others.
+    """Selects images where `rows`, bool `[batch]`, is true, else the others.
 
     Both are `[batch, height, width, channels]`.
     """
@@ -351,7 +351,7 @@ def where(rows: tf.Tensor, images: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
 def where_finite(
     finite: tf.Tensor, new: tuple[tf.Tensor, ...], old: tuple[tf.Tensor, ...]
 ) -> tuple[tf.Tensor, ...]:
-    """Takes the new images where `finite`, bool `[batch]`, else the old ones.
+    """Selects the new images where `finite`, bool `[batch]`, else the old ones.
 
     Where all are finite, which is the usual case, nothing is copied.
     """
@@ -367,8 +367,8 @@ def where_finite(
 def model_seed(example_seeds: tf.Tensor, *purpose) -> tf.Tensor:
     """The seed int32 [2] of the model's noise for one step of a batch.
 
-    The model draws for a whole batch at once, so its noise cannot belong to
-    one example; it follows from the first one's seed.
+    The model draws for a whole batch at once, so its noise cannot depend on
+    each example's seed; it is that of the first one.
     """
     return seeds.fold(example_seeds[0], *purpose)
 

@@ -1,7 +1,7 @@
-"""cleverhans' attacks through our contract: a second opinion in any protocol.
+"""Attacks of cleverhans behind our interface, for use in any protocol.
 
 Each run is one step that calls the library from clean image to final image, so
-only the final image can count; the judge decides about it like any other. The
+only the final image counts; the judge decides on it as on any other. The
 library runs eagerly and draws from TensorFlow's global generator, which is
 seeded here from the run's own seeds.
 
@@ -87,13 +87,13 @@ def _spsa(model, ball, labels, arguments):
     _mend_spsa(sys.modules[attack.__module__])
     if isinstance(ball, geometry.L2Ball):
         raise UserError(
-            "cleverhans' SPSA knows one norm",
+            "cleverhans' SPSA has only one norm",
             received="norm l2",
             expected="norm linf",
             fix="Set threat_model.norm=linf or leave the stage out.",
         )
     found = []
-    # The library takes one image a call.
+    # The library takes one image per call.
     for image, label in zip(ball.clean, labels, strict=True):
         try:
             image = attack(
@@ -106,15 +106,15 @@ def _spsa(model, ball, labels, arguments):
                 **arguments,
             )[0]
         except tf.errors.InvalidArgumentError:
-            # It asserts that its result is in the ball, which NaN never is:
-            # nothing was found for this image.
+            # It asserts that its result is in the ball, which NaN never is: it
+            # found nothing for this image.
             pass
         found.append(image)
     return tf.stack(found)
 
 
 def _carlini_wagner_l2(model, ball, labels, arguments):
-    # The library takes labels as targets to reach, whatever `targeted` says;
+    # The library takes labels as targets to reach, for any `targeted`;
     # without them it moves away from the model's own prediction, which for
     # the examples of the pool is the label.
     del labels
@@ -205,14 +205,14 @@ _METHODS = {
         {
             "max_iterations": 200,
             "binary_search_steps": 5,
-            # Else the number of gradients could only be guessed.
+            # Else the number of gradients is not known.
             "abort_early": False,
         },
         lambda a: a["max_iterations"] * a["binary_search_steps"],
     ),
 }
 
-# What the threat model, the batch and the labels decide.
+# Arguments that the threat model, the batch and the labels determine.
 _GIVEN = (
     *("self", "model_fn", "x", "y", "targeted", "eps", "norm"),
     *("clip_min", "clip_max", "batch_size"),
@@ -247,13 +247,13 @@ class CleverHans(base.GradientAttack):
         self._model = (None, None)
 
     def _model_of(self, logits_fn):
-        # The library traces anew for every new function object.
+        # The library traces again for every new function object.
         if self._model[0] is not logits_fn:
             self._model = (logits_fn, lambda x: logits_fn(x, self._seed))
         return self._model[1]
 
     def init(self, logits_fn, images, labels, threat_model, seeds):
-        """Keeps what the one step needs."""
+        """Stores the inputs of the one step."""
         del logits_fn
         ball = geometry.ball(images, threat_model)
         return State(images, base.not_evaluated(images), ball, labels, seeds)
@@ -264,7 +264,7 @@ class CleverHans(base.GradientAttack):
         self._seed.assign(seed)
         if self._is_random:
             # They draw from TensorFlow's global generator. Seeding it makes
-            # TensorFlow prepare every compiled function anew.
+            # TensorFlow prepare every compiled function again.
             tf.random.set_seed(int(seeds_lib.fold(seed, 1)[0]) % 2**31)
         found = self._run(
             self._model_of(logits_fn), state.ball, state.labels, self._arguments

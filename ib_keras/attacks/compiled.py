@@ -1,9 +1,9 @@
-"""A model's function to logits, and what is compiled around it, each once.
+"""A model's function to logits, and functions compiled around it, each once.
 
-Tracing costs seconds and a judgement takes few: so whatever attacks one model
-(the stages of a protocol, its radii, the diagnostics) shares its compiled
-functions through one `CompiledLogits`. Where nothing needs static shapes their
-batch axis is open, and one trace serves a batch that shrinks.
+Tracing takes seconds, and so may a judgement: so all attacks of one model (the
+stages of a protocol, its radii, the diagnostics) share compiled functions
+through one `CompiledLogits`. If nothing needs static shapes their batch axis is
+open, and one trace serves a batch that shrinks.
 """
 
 import functools
@@ -20,12 +20,12 @@ from ib_keras.types import LogitsFn
 
 
 class CompiledLogits:
-    """A `LogitsFn` that keeps what was compiled around it.
+    """A `LogitsFn` that keeps the functions compiled around it.
 
-    Inside of compiled code its graph is traced once and then called, whoever
-    calls it; eagerly it is the function itself.
+    Inside of compiled code its graph is traced once and then called by all
+    callers; eagerly it is the function itself.
 
-    A function that does not trace as it is, is traced by AutoGraph, which
+    A function that cannot be traced unchanged is traced by AutoGraph, which
     rewrites Python's `if` and `for` over tensors; one that does not trace with
     an open batch axis is traced for each batch size.
 
@@ -48,7 +48,8 @@ class CompiledLogits:
         self._in_graph: Callable | None = None
         self._has_open_batch = False
         self._compiled: dict[Hashable, devices.Compiled] = {}
-        # Objects whose id is part of a key: it must not become another's.
+        # Objects whose id is part of a key, kept alive so that it is not
+        # reused.
         self._kept: list[Any] = []
         self._scaled: dict[float, CompiledLogits] = {}
 
@@ -60,7 +61,7 @@ class CompiledLogits:
             self.resolve(images.shape)
             logits = self._in_graph(images, tf.ensure_shape(seed, [2]))
         logits = tf.cast(logits, tf.float32)
-        # Loops have to know the batch size that a SavedModel leaves open.
+        # Loops need the batch size that a SavedModel leaves open.
         return tf.ensure_shape(logits, [images.shape[0], None])
 
     def times(self, scale: float) -> "CompiledLogits":
@@ -84,7 +85,7 @@ class CompiledLogits:
         return self._has_open_batch
 
     def resolve(self, shape: tf.TensorShape) -> None:
-        """Finds out, once, how the function can be traced.
+        """Determines, once, how the function can be traced.
 
         Args:
             shape: Of a batch of images.
@@ -107,7 +108,7 @@ class CompiledLogits:
                     )
             except UserError:
                 raise
-            except Exception:  # A foreign function can raise anything.
+            except Exception:  # A foreign function can raise any error.
                 continue
             self._has_open_batch = size is None
             if self._has_open_batch:
@@ -116,18 +117,18 @@ class CompiledLogits:
                 # Variables of a strategy are read where they are called.
                 self._in_graph = traced if autograph else self._logits_fn
             return
-        # Its own error then comes from where it is called.
+        # Then calling it raises its own error.
         self._in_graph = self._logits_fn
 
     def pad(self, rows: np.ndarray, largest: int) -> np.ndarray:
-        """Repeats the first row until their number needs no new trace.
+        """Repeats the first row up to a number that needs no new trace.
 
         Args:
             rows: int `[n]`, n from 1 to `largest`.
             largest: The largest batch.
 
         Returns:
-            int `[size]`; the rows themselves where any number does.
+            int `[size]`; the rows themselves if any number is possible.
         """
         if self._has_open_batch:
             return rows
@@ -141,12 +142,12 @@ class CompiledLogits:
     def compiled(
         self, key: str | tuple, make: Callable[[], Callable], keep: Any = None
     ) -> devices.Compiled:
-        """The compiled function of this key, made where there is none yet.
+        """The compiled function of this key, which is made if missing.
 
         Args:
-            key: What tells two functions apart: a name, or a tuple that
-                begins with one.
-            make: Gives the function; see `devices.Compiled`.
+            key: Identifies the function: a name, or a tuple that begins with
+                one.
+            make: Returns the function; see `devices.Compiled`.
             keep: An object whose id is in the key.
         """
         if key not in self._compiled:
@@ -163,7 +164,7 @@ class CompiledLogits:
 def _finite_product(logits, scale):
     """The product, which does not overflow where the logits are finite.
 
-    Classes may be masked by the lowest number that there is.
+    Classes may be masked by the lowest float.
     """
     product = logits * scale
     if scale <= 1.0:
@@ -173,7 +174,7 @@ def _finite_product(logits, scale):
 
 
 def of(logits_fn: LogitsFn) -> CompiledLogits:
-    """The function with what is compiled around it, shared if there is any."""
+    """The function with its compiled functions, shared if there are any."""
     if isinstance(logits_fn, CompiledLogits):
         return logits_fn
     return CompiledLogits(logits_fn)

@@ -8,7 +8,7 @@ import tensorflow as tf
 from ib_keras import strategy as strategies
 from ib_keras import watchdog
 
-# Where sizes are static the batch is halved down to this.
+# The smallest of static batch sizes, which are halves of the largest.
 _SMALLEST_BATCH = 8
 
 
@@ -19,17 +19,16 @@ TRACES: list[str] = []
 class Compiled:
     """A compiled function: one trace, or one for each batch size.
 
-    The batch axis is left open where nothing needs to know its size. XLA does,
-    and so do strategies of several replicas and models that cannot be traced
-    otherwise.
+    The batch axis is left open if nothing needs its size. XLA does, and so do
+    strategies of several replicas and models that cannot be traced otherwise.
 
     Under a strategy of several replicas the batch axis is cut into as many
-    parts, each replica runs the function on its own, and the results are put
-    together in order. A strategy that compiles what it runs is always gone
-    through: what is called past it would run on the host.
+    parts, each replica runs the function on its own, and the results are
+    concatenated in order. A strategy that compiles what it runs is always used:
+    calls without it would run on the host.
 
-    Attacks draw per example, so the cut changes rounding and, on models with
-    noise, the noise; nothing else.
+    Attacks draw per example, so the split changes only rounding and, for models
+    with noise, the noise.
 
     Args:
         function: Takes structures of tensors that begin with the batch axis,
@@ -37,7 +36,7 @@ class Compiled:
         logits: The `compiled.CompiledLogits` that the function calls, which
             says where to run and how. A model with operations that XLA does
             not have is run without it.
-        name: What `TRACES` calls it.
+        name: In `TRACES`.
     """
 
     def __init__(self, function: Callable, logits: Any, name: str = ""):
@@ -46,7 +45,7 @@ class Compiled:
         self._logits = logits
         self._jit_compile = logits.jit_compile
         self._compiled = {}
-        # Of what the function returns, known once it is traced.
+        # Structure of the function's results, known when it is traced.
         self._structure: Any = None
         self._concrete: Any = None
 
@@ -71,7 +70,8 @@ class Compiled:
     def _call(self, key, batched, shared):
         run, strategy = self._compiled[key], self._logits.strategy
         if key is None and not tf.config.functions_run_eagerly():
-            # Past the search for a trace, which takes longer than small steps.
+            # Without the search for a trace, which takes longer than small
+            # steps.
             run = self._concrete = self._concrete or run.get_concrete_function()
         if strategy is None:
             found = run(*tf.nest.flatten((batched, shared)))
@@ -87,7 +87,7 @@ class Compiled:
 
     def _compile(self, key, batched, shared):
         strategy = self._logits.strategy
-        # Of tensors in one list, for TensorFlow takes milliseconds to look at
+        # Tensors in one list, since TensorFlow takes milliseconds to process
         # structures of them in each call.
         inputs = tf.nest.map_structure(lambda t: None, (batched, shared))
 
@@ -135,13 +135,13 @@ def _open(tensor) -> tf.TensorSpec:
 
 
 def _open_table(tensor) -> tf.TensorSpec:
-    """That of a shared one; tables of numbers may have any length."""
+    """The spec of a shared tensor; vectors may have any length."""
     is_table = tensor.shape.rank == 1
     return _open(tensor) if is_table else tf.TensorSpec.from_tensor(tensor)
 
 
 def is_direct(strategy: tf.distribute.Strategy | None) -> bool:
-    """Whether functions are called as they are, on one device."""
+    """Whether functions are called directly, on one device."""
     if strategy is None:
         return True
     is_one = strategy.num_replicas_in_sync == 1
@@ -161,7 +161,7 @@ def batch_sizes(largest: int, num_replicas: int = 1) -> tuple[int, ...]:
 
 
 def _split(structure, count: int) -> list:
-    """Cuts every tensor's batch axis; a list of `count` structures."""
+    """Splits every tensor's batch axis; a list of `count` structures."""
     cut = [tf.split(t, count, axis=0) for t in tf.nest.flatten(structure)]
     return [
         tf.nest.pack_sequence_as(structure, [pieces[i] for pieces in cut])
@@ -170,7 +170,7 @@ def _split(structure, count: int) -> list:
 
 
 def _join(strategy, structure):
-    """Puts the replicas' results together along the batch axis."""
+    """Concatenates the replicas' results along the batch axis."""
     pieces = [
         tf.nest.flatten(part)
         for part in strategy.experimental_local_results(structure)

@@ -1,9 +1,9 @@
-"""One run of one attack on one batch, compiled, with the books of the runner.
+"""One run of one attack on one batch, compiled.
 
 The engine drives an attack's state machine in chunks of steps. Within a chunk
 everything stays on the device; between chunks the examples that the attack
-claims to have broken are judged, and the batch shrinks to those still
-standing. Attacks that differ in numbers alone share their compiled functions.
+claims to have broken are judged, and the batch shrinks to those that are still
+robust. Attacks that differ in numbers alone share their compiled functions.
 """
 
 from typing import NamedTuple
@@ -20,12 +20,12 @@ from ib_keras.attacks.ledger import Result
 from ib_keras.types import LogitsFn
 from ib_keras.types import ThreatModel
 
-# Lengths of the first chunks: many examples fall in the first steps.
+# Lengths of the first chunks: many examples are broken in the first steps.
 _FIRST_CHUNKS = (1, 1, 2, 4, 8)
 
 
 class Record(NamedTuple):
-    """What the runner remembers of each example during a run.
+    """The record of each example during a run, on the device.
 
     Attributes:
         best: The iterate of smallest margin for the classifier (the most
@@ -74,7 +74,7 @@ def _update(
     )
     better = better | first_wrong
     norm = evaluation.gradient_norm
-    # An iterate that the attack did not ask about has no NaN.
+    # An iterate that was not evaluated has no NaN.
     finite = tf.math.is_finite(norm) & ~tf.math.is_nan(evaluation.margin)
     latest = record.latest
     if latest:
@@ -111,14 +111,14 @@ class Engine:
         judge: Decides what is broken.
         norm: "linf" or "l2".
         batch_size: The largest batch.
-        chunk_steps: The longest chunk of steps without a look at the books.
-            Where the model has noise two claims of each are judged, so that
+        chunk_steps: The longest chunk of steps between two checks of claims.
+            For a model with noise two claims of each are judged, so that
             shorter ones find more.
         compact: Whether the batch shrinks between chunks. False runs every
             example to the end, as the reference implementations do.
-        scale: What the attack sees the logits multiplied by; see `scale`.
-            Margins in the books are of the logits as they are, losses and
-            gradients of what the attack sees.
+        scale: The factor of the logits that the attack sees; see `scale`.
+            Recorded margins are of the logits without it, losses and
+            gradients with it.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class Engine:
         self._numbers = base.numbers(attack)
 
     def set_scale(self, scale: float) -> None:
-        """Sets what the attack sees the logits multiplied by."""
+        """Sets the factor of the logits that the attack sees."""
         self.scale = scale
         self._logits = self._unscaled.times(scale)
 
@@ -183,7 +183,7 @@ class Engine:
         )
 
     def finish(self, state, record, clean, labels, example_seeds, epsilon):
-        """The record with the last iterate, which nobody has looked at."""
+        """The record with the last iterate, which has not been evaluated."""
         images, loss = state.images, state.evaluated.loss
         batched = (images, loss, record, clean, labels, example_seeds)
         shared = (epsilon, tf.constant(self.attack.num_steps))
@@ -232,7 +232,7 @@ class Engine:
         epsilon,
         num_steps,
     ):
-        # Nor has anybody looked at its place in the ball.
+        # Nor has it been projected.
         ball = geometry.ball(clean, ThreatModel(self._norm, epsilon))
         images = ball.project(images)
         seed = base.model_seed(example_seeds, num_steps)
@@ -244,7 +244,7 @@ class Engine:
         return updated._replace(best=updated.best._replace(gradient_norm=norm))
 
     def pad(self, rows: np.ndarray) -> np.ndarray:
-        """Fills a batch up to a size that needs no new trace."""
+        """Pads a batch to a size that needs no new trace."""
         return self._logits.pad(rows, self._batch_size)
 
     def chunks(self):
@@ -266,8 +266,8 @@ class Engine:
     def takes_passes(self) -> bool:
         """Whether rows of a batch can be several passes over its examples.
 
-        Rows that are not needed any more must be able to leave, and foreign
-        code draws once for a whole batch.
+        Rows that are no longer needed must be removable, and code of other
+        libraries draws once for a whole batch.
         """
         return self.compact and not self.attack.runs_eagerly
 
@@ -288,11 +288,11 @@ class Engine:
             labels: int32 array `[n]`.
             epsilon: Radius of the ball.
             example_seeds: int32 array `[n, 2]`.
-            judge_seed: int32 `[2]`, which the attack never sees.
+            judge_seed: int32 `[2]`, which the attack never uses.
             targets: int32 array `[n]` for targeted attacks.
             num_passes: The rows are that many passes over the same examples,
                 one after another. Once a pass has broken an example, its rows
-                of later passes are left where they are.
+                of later passes are not continued.
 
         Returns:
             A `Result`.
@@ -319,7 +319,7 @@ class _Batch(NamedTuple):
 
 
 class _Run:
-    """The host side of one run: who stands, who is judged, who is dropped."""
+    """The host side of one run: judges claims and drops broken examples."""
 
     def __init__(
         self,
@@ -443,11 +443,11 @@ class _Run:
         self.is_doubted[rows] = True
 
     def _confirmed(self, rows, candidates) -> judging.Judgement:
-        """Judges claims; where draws can have luck, those upheld once more.
+        """Judges claims; for a model with noise confirmed ones a second time.
 
-        An attack makes many claims about an example, and luck in one of a few
-        draws would break it. The second judgement has draws of its own, and
-        more.
+        An attack makes many claims about an example, and one of them could be
+        confirmed by lucky noise samples. The second judgement takes more, and
+        fresh ones.
         """
         judgement = self._judge(rows, candidates)
         upheld = np.flatnonzero(judgement.is_wrong)
@@ -471,10 +471,10 @@ class _Run:
         )
 
     def _forget(self):
-        """Takes back the claims that were turned down.
+        """Removes rejected claims from the record.
 
-        A draw in luck can be the most wrong of a run: kept, it would hide the
-        later iterates that are wrong on every draw.
+        A lucky noise sample can have the largest margin of a run: kept, it
+        would hide later iterates that are wrong on every sample.
         """
         best = self.record.best
         wrong = best.is_wrong.numpy()[: len(self.rows)]
@@ -499,7 +499,7 @@ class _Run:
         self.result.step[rows] = self.record.step.numpy()[places]
 
     def _store(self, leaving):
-        """Copies the device's record of the places that leave to the books."""
+        """Copies the device's record of the leaving places to the result."""
         places = np.flatnonzero(leaving)
         rows = self.rows[places]
         record, best, result = self.record, self.record.best, self.result
@@ -513,7 +513,7 @@ class _Run:
         self._keep_nearest(places[~self.result.is_broken[rows]])
 
     def _drop_done(self):
-        """Shrinks the batch to the rows that can still tell, if it pays."""
+        """Shrinks the batch to the rows that are still needed, if it pays."""
         still_robust = ~self._is_done()[self.rows]
         keep = np.flatnonzero(still_robust)
         places = self.engine.pad(keep)

@@ -3,9 +3,9 @@
 Each step linearises the decision boundary between label and target at the
 iterate, projects iterate and clean image on it inside the box, and goes to a
 point between the two projections. After a success it steps back towards the
-clean image. It looks for small perturbations and not for large losses, so it
-finds what loss-driven attacks of a fixed radius may pass by; what it finds
-counts where it is inside the ball.
+clean image. It minimises perturbations instead of maximising a loss, so it
+finds adversarial images that loss-based attacks of a fixed radius may miss;
+they count if they are inside of the ball.
 
 References:
     Croce and Hein, "Minimally distorted adversarial examples with a fast
@@ -29,7 +29,7 @@ _BISECTIONS = 24  # 24 bits of a float32 radius.
 class State(NamedTuple):
     """See `base.Attack`.
 
-    `iterate` goes where it must; `images` is its projection on the ball.
+    `iterate` may leave the ball; `images` is its projection on the ball.
     `best_distance` is that of the nearest adversarial iterate so far.
     """
 
@@ -44,7 +44,7 @@ class State(NamedTuple):
 
 
 class FAB(base.GradientAttack):
-    """Targeted FAB: one target a run, by falling clean logit.
+    """Targeted FAB: one target per run, by falling clean logit.
 
     Args:
         num_steps: 100 in AutoAttack.
@@ -80,7 +80,7 @@ class FAB(base.GradientAttack):
         )
 
     def step(self, logits_fn, state, iteration):
-        """Evaluates the iterate, then goes towards the boundary."""
+        """Evaluates the iterate, then moves towards the boundary."""
         evaluation, gradient = base.evaluate_gradient(
             logits_fn,
             lambda logits: losses.targeted_margin(
@@ -100,7 +100,7 @@ class FAB(base.GradientAttack):
             tf.math.is_finite(evaluation.gradient_norm)
             & tf.math.is_finite(evaluation.loss),
         )
-        # What lies outside of the ball is no proposal.
+        # An iterate outside of the ball is not proposed.
         here = state.ball.distance(state.iterate)
         is_inside = here <= state.ball.epsilon * (1.0 + 1e-6)
         evaluation = evaluation._replace(
@@ -125,7 +125,7 @@ def _advance(ball, images, gradient, loss, is_wrong, best, finite):
     distance = ball.distance(images)
     found = is_wrong & (distance < best)
     best = tf.where(found, distance, best)
-    # A success is followed by a step back, from which the boundary is met.
+    # A success is followed by a step back, to approach the boundary again.
     back = clean + _BETA * (images - clean)
     # The plane: sum(gradient * (x - images)) + loss = 0.
     axes = list(range(1, images.shape.rank))
@@ -153,9 +153,9 @@ def _norm(ball, difference):
 def _project(ball, x, gradient, offset):
     """The nearest point of the plane in the box, by the ball's norm.
 
-    For a step length t each pixel moves by at most its room in the box towards
-    the plane; what that gains grows with t, so t is found by bisection. Where
-    the plane is not met inside the box, every pixel goes as far as it can.
+    For a step length t each pixel moves towards the plane, at most to the bound
+    of the box; the gain grows with t, so t is found by bisection. If the plane
+    does not intersect the box, every pixel moves as far as it can.
     """
     axes = list(range(1, x.shape.rank))
     missing = offset - tf.reduce_sum(gradient * x, axis=axes)
@@ -166,7 +166,7 @@ def _project(ball, x, gradient, offset):
         speed = tf.abs(slope)
     else:
         speed = tf.cast(slope != 0.0, tf.float32)
-    # At this length every pixel that moves has used up its room.
+    # At this length every moving pixel is at a bound of the box.
     slowest = tf.reduce_min(
         tf.where(speed > 0.0, speed, float("inf")), axis=axes
     )

@@ -1,4 +1,4 @@
-"""The ball around an image, cut with the box [0, 1]: one class per norm.
+"""The ball around an image, intersected with the box [0, 1], per norm.
 
 A ball is a NamedTuple of tensors that begin with the batch axis, so that it
 can be part of an attack's state and shrink with the batch.
@@ -62,7 +62,7 @@ class LinfBall(NamedTuple):
         return self.project(self.clean + step)
 
     def random_point(self, example_seeds):
-        """A uniform point of the ball, then cut with the box."""
+        """A uniform point of the ball, then clipped to the box."""
         unit = seeds.uniform(
             example_seeds, tuple(self.clean.shape[1:]), -1.0, 1.0
         )
@@ -98,11 +98,11 @@ class L2Ball(NamedTuple):
     epsilon: tf.Tensor
 
     def project(self, images):
-        """Admissible images: into the box, then onto the ball.
+        """Admissible images: clipped to the box, then scaled into the ball.
 
-        The way to the centre, which is in the box, does not leave it, so the
-        result is in both sets (if not always the nearest). The other order
-        would lose length to the box and make weaker attacks.
+        Scaling towards the centre, which is in the box, does not leave the box,
+        so the result is in both sets (not always the nearest one). The other
+        order would shorten perturbations and make weaker attacks.
         """
         difference = tf.clip_by_value(images, 0.0, 1.0) - self.clean
         norm = tf.maximum(l2_norm(difference), _TINY)
@@ -121,7 +121,7 @@ class L2Ball(NamedTuple):
         return self.project(self.clean + step)
 
     def random_point(self, example_seeds):
-        """A uniform point of the ball, then cut with the box."""
+        """A uniform point of the ball, then clipped to the box."""
         shape = tuple(self.clean.shape[1:])
         direction = self.steepest(seeds.normal(example_seeds, shape))
         unit = seeds.uniform(seeds.fold(example_seeds, 1), (1,))[:, 0]
@@ -131,7 +131,7 @@ class L2Ball(NamedTuple):
         )
 
     def random_surface_point(self, example_seeds):
-        """A uniform point of the sphere, then cut with the box."""
+        """A uniform point of the sphere, then clipped to the box."""
         shape = tuple(self.clean.shape[1:])
         return self.full_step(seeds.normal(example_seeds, shape))
 

@@ -1,4 +1,4 @@
-"""The judge: what is broken is decided on noise that no attack has seen."""
+"""The judge: decides what is broken, on noise that no attack has used."""
 
 from typing import NamedTuple
 
@@ -17,13 +17,13 @@ _THOROUGH = 5
 
 
 class Judgement(NamedTuple):
-    """The judgement on candidates by noise that no attack has seen.
+    """The judgement on candidates by noise that no attack has used.
 
     Attributes:
         images: float32 `[batch, ...]`, the candidates projected once more.
         wrong_share: float32 `[batch]`, share of draws with another prediction
             than the label; a draw with numbers that are not finite counts as
-            right.
+            correct.
         prediction: int32 `[batch]`: the label where at most half of the draws
             are wrong, else the most frequent wrong class; -1 where a draw has
             numbers that are not finite.
@@ -70,7 +70,7 @@ class Judge:
     def _judge(
         self, clean, candidates, labels, epsilon, seed, num_draws
     ) -> Judgement:
-        # Asked before projecting: XLA's clipping turns NaN into a bound.
+        # Checked before projecting: XLA's clipping turns NaN into a bound.
         candidates = tf.where(tf.math.is_finite(candidates), candidates, clean)
         ball = geometry.ball(clean, ThreatModel(self._norm, epsilon))
         images = ball.project(candidates)

@@ -1,4 +1,4 @@
-"""What attacks maximise: per example, unreduced, larger is better for them.
+"""The losses that attacks maximise: per example, unreduced.
 
 References:
     Croce and Hein, "Reliable evaluation of adversarial robustness with an
@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from ib_keras.errors import unknown_name
 
-# Below any difference of logits that float32 tells apart from a tie.
+# Below any difference of logits that float32 distinguishes from a tie.
 _TINY = 1e-12
 
 
@@ -81,8 +81,8 @@ def dlr(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """Difference of logits ratio: (max_{j != y} z_j - z_y) / (z_(1) - z_(3)).
 
     z_(i) is the i-th largest logit. Invariant to shifts and positive scales of
-    the logits, so saturation does not silence it; in [-1, 0] where the
-    prediction is right. With two classes there is no z_(3), and the loss is
+    the logits, so it does not saturate; in [-1, 0] where the prediction is
+    correct. With two classes there is no z_(3), and the loss is
     the margin.
 
     Args:
@@ -104,7 +104,7 @@ def targeted_dlr(
 ) -> tf.Tensor:
     """(z_t - z_y) / (z_(1) - (z_(3) + z_(4)) / 2).
 
-    With three classes z_(3) stands alone in the denominator; with two the loss
+    With three classes the denominator has z_(3) alone; with two the loss
     is the targeted margin.
 
     Args:

@@ -28,7 +28,7 @@ _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-9
 # Name -> ((share of the steps, factor of the learning rate from there), ...).
 SCHEDULES = {
     "decade": ((0.0, 1.0), (0.5, 0.1), (0.75, 0.01)),
-    # The literal one of the authors' public JAX code: its factors multiply.
+    # That of the authors' public JAX code: its factors multiply.
     "dm40": ((0.0, 1.0), (0.5, 0.1), (0.75, 0.001)),
     "constant": ((0.0, 1.0),),
 }
@@ -48,7 +48,7 @@ class State(NamedTuple):
 
 
 class MultiTargeted(base.GradientAttack):
-    """Ascends z_t - z_y for one target t a run.
+    """Maximises z_t - z_y for one target t per run.
 
     Args:
         num_steps: 200 in the paper.
@@ -77,7 +77,7 @@ class MultiTargeted(base.GradientAttack):
         self.num_eot = num_eot
         self.gradients_per_step = num_eot
         self._is_adam = optimizer == "adam"
-        # One a step.
+        # One per step.
         self.learning_rates = np.float32(
             [
                 learning_rate
@@ -164,8 +164,8 @@ def build(
     """Builds a `MultiTargeted` attack from a config section.
 
     Raises:
-        UserError: If the optimizer or the schedule is unknown, or a number
-            cannot be what it should be.
+        UserError: If the optimizer or the schedule is unknown, or a number is
+            invalid.
     """
     if optimizer not in OPTIMIZERS:
         raise unknown_name(

@@ -1,8 +1,9 @@
-"""What a model answers with, made into logits.
+"""From the outputs of a model to logits.
 
 Attacks and judgements need the order and the ratios of the classes'
 probabilities, so log p serves as logits; where p was rounded to 1 in float32
-the gradient is lost, which no wrapper can mend, so it is counted and said.
+the gradient is lost, which no wrapper can restore, so it is counted and
+reported.
 """
 
 from collections.abc import Callable
@@ -21,14 +22,14 @@ from ib_keras.types import KINDS
 _TOLERANCE = {"float16": 5e-3, "bfloat16": 4e-2}
 _TINY = float(np.finfo(np.float32).tiny)
 _CLEAR_NAMES = ("logits", "logit")
-# Images that the kind of outputs is told by.
+# Images from which the kind of outputs is inferred.
 _PROBE = 64
-# What noise in [0, 1] is multiplied by, to see whether an answer has bounds.
+# Factors of noise in [0, 1], to test whether outputs are bounded.
 _STRENGTHS = np.repeat([1.0, -1.0, 1e2, -1e2, 1e4, -1e4, 1e6, -1e6], 2)
 
 
 def flatten(answer: Any) -> dict[str, tf.Tensor]:
-    """Gives each tensor of an answer a name."""
+    """Gives each tensor of an output a name."""
     if isinstance(answer, dict):
         return {str(key): value for key, value in answer.items()}
     if isinstance(answer, list | tuple):
@@ -45,7 +46,7 @@ def _is_scores(tensor, count) -> bool:
 
 
 def _rows(scores: tf.Tensor) -> tf.Tensor:
-    """Scores `[batch, classes]` of any that `choose` lets pass."""
+    """Scores `[batch, classes]` of any tensor that `choose` accepts."""
     if scores.shape.rank == 1:
         return scores[:, None]
     if scores.shape.rank == 2:
@@ -56,11 +57,11 @@ def _rows(scores: tf.Tensor) -> tf.Tensor:
 def choose(
     answer: Any, wanted: str | None, count: int, num_classes: int | None
 ) -> str:
-    """Chooses which tensor of an answer holds the classes' scores.
+    """Chooses the tensor of an output that holds the classes' scores.
 
     Args:
         answer: What the model returned for `count` images.
-        wanted: Its name; None leaves the choice to what fits alone.
+        wanted: Its name; None chooses the only one that fits.
         count: Number of images.
         num_classes: Of the data; None where that is not known.
 
@@ -68,7 +69,7 @@ def choose(
         The name of the tensor; "" where the answer is a tensor.
 
     Raises:
-        UserError: If none fits, several do, or it is no tensor.
+        UserError: If none or several fit, or it is not a tensor.
     """
     found = flatten(answer)
     others = [t for t in found.values() if not tf.is_tensor(t)]
@@ -93,7 +94,7 @@ def choose(
         fitting = [n for n, t in found.items() if _is_scores(t, count)]
     if not fitting:
         raise UserError(
-            "The model's answer is not one row of scores an image",
+            "The model's output is not one row of scores per image",
             received=f"{described} for {count} images",
             expected=f"floats [{count}, classes]",
             fix="Name the one that classifies: output=..., or of a command "
@@ -115,15 +116,15 @@ def choose(
 
 
 def kind_of(values: np.ndarray, dtype: str = "float32") -> str | None:
-    """Tells logits from log-probabilities and probabilities.
+    """Distinguishes logits, log-probabilities and probabilities.
 
     Args:
         values: Finite answers, float `[examples, classes]`, of more than a
             few images.
-        dtype: What the model computed them in.
+        dtype: Of the model's computation.
 
     Returns:
-        One of `KINDS`; None where it cannot be told: values within [0, 1]
+        One of `KINDS`; None if it is ambiguous: values within [0, 1]
         whose rows do not sum to 1.
     """
     values = values.astype(np.float64)
@@ -143,11 +144,11 @@ def kind_of(values: np.ndarray, dtype: str = "float32") -> str | None:
 
 
 def trial(model: Callable[[tf.Tensor], Any], shape) -> tuple[np.ndarray, Any]:
-    """Asks a model about noise, most of it far from any image.
+    """Evaluates a model on noise, most of it far from any image.
 
-    Scores of a few images can lie in [0, 1] by chance; probabilities lie there
-    whatever the image is. So this answer is what `kind_of` is to be given
-    where there are no images, or one score an image.
+    Scores of a few images can be in [0, 1] by chance; probabilities are there
+    for all images. So this output is the input of `kind_of` if there are no
+    images, or one score per image.
 
     Args:
         model: `(images) -> answer`.
@@ -169,7 +170,7 @@ def trial(model: Callable[[tf.Tensor], Any], shape) -> tuple[np.ndarray, Any]:
 
 
 def kind_of_trial(scores: tf.Tensor) -> str:
-    """The kind of scores `[batch, ...]` that `trial` gave."""
+    """The kind of scores `[batch, ...]` from `trial`."""
     values = _rows(tf.cast(scores, tf.float32)).numpy()
     finite = values[np.isfinite(values).all(axis=1)]
     return kind_of(finite, scores.dtype.name) or "logits"
@@ -195,7 +196,7 @@ def to_logits(scores: tf.Tensor, kind: str) -> tf.Tensor:
     if not is_binary:
         return scores
     if kind == "log_probabilities":
-        # 1 - p by expm1, which keeps its digits where p is next to 1.
+        # 1 - p by expm1, which is accurate where p is near 1.
         other = tf.math.log(tf.maximum(-tf.math.expm1(scores), _TINY))
         return tf.concat([other, scores], axis=1)
     return tf.concat([tf.zeros_like(scores), scores], axis=1)
@@ -216,21 +217,21 @@ def reader(
     kind: str | None = None,
     num_classes: int | None = None,
 ) -> tuple[Callable[[tf.Tensor], tf.Tensor], int, str]:
-    """Makes of a model in Python a function from images to logits.
+    """Makes a function from images to logits of a model in Python.
 
     Args:
         model: `(images) -> answer`, a tensor, or tensors by name or in turn.
         images: float32 `[examples, ...]`, clean ones.
         output: Name of the tensor among several.
-        kind: One of `KINDS`; None looks at what the model answers.
+        kind: One of `KINDS`; None infers it from the outputs.
         num_classes: Of the data; None where that is not known.
 
     Returns:
         The function, the number of classes, and the kind of the scores.
 
     Raises:
-        UserError: If the answer is not one row of scores an image, or the
-            model cannot be compiled when it is.
+        UserError: If the output is not one row of scores per image, or the
+            model cannot be compiled.
     """
     if kind not in (None, *KINDS):
         raise unknown_name("kind of outputs", kind, KINDS, "Set outputs.")
@@ -241,8 +242,8 @@ def reader(
     if kind is None:
         values = _rows(scores).numpy().astype(np.float64)
         finite = values[np.isfinite(values).all(axis=1)]
-        # What lies in [0, 1] without a sum of 1 is taken at its word, and so is
-        # what is 0 or 1 alone: neither way has it a gradient.
+        # Values in [0, 1] without a sum of 1 are taken as declared, and so are
+        # values of only 0 and 1, which have no gradient in either case.
         kind = "logits"
         if not np.isin(finite, (0.0, 1.0)).all():
             kind = kind_of(finite, scores.dtype.name) or "logits"

@@ -1,14 +1,14 @@
 """The pool: stages, restarts and targets over all examples, and the ledger.
 
-Every example that the model gets right enters the pool. Stages run in order,
-each by restarts, each restart by targets; an example leaves the pool when the
-judge finds it broken. So robust accuracy is the per-example worst case over
-everything that was run, over all examples.
+Every correctly classified example enters the pool. Stages run in order, each by
+restarts, each restart by targets; an example leaves the pool when the judge
+finds it broken. So robust accuracy is the per-example worst case over all
+attacks that were run, over all examples.
 
 A pass is one restart and target. Where few examples are left, several passes
-share a batch, for a step on 20 examples takes half the time of one on 80; what
-is booked is what one pass after another would have found, on other draws where
-the model has noise.
+share a batch, since a step on 20 examples takes half the time of one on 80; the
+ledger is that of one pass after another, up to other draws of the model's
+noise.
 """
 
 import copy
@@ -39,7 +39,7 @@ from ib_keras.types import ThreatModel
 from ib_keras.types import check_images
 from ib_keras.types import check_labels
 
-# Purposes that seeds are folded with, so that no two uses share randomness.
+# Constants that seeds are folded with, one per purpose.
 _ATTACK, _JUDGE, _CLEAN, _FINAL, _SHARE = 1, 2, 3, 4, 5
 
 
@@ -48,9 +48,9 @@ class Stage:
     """One attack of a protocol and how often it is run.
 
     Args:
-        name: What reports call it.
+        name: In reports.
         attack: A `base.Attack`.
-        num_restarts: Independent runs on what still stands.
+        num_restarts: Independent runs on examples that are still robust.
         config: The section it was built from, for the records.
     """
 
@@ -93,17 +93,17 @@ class Runner:
         seed: A whole number; every draw follows from it.
         num_judge_samples: Draws per judgement; 1 where the model has no noise.
         chunk_steps: Longest chunk of steps between two looks at the device.
-        compact: Whether a batch shrinks to what stands within a run, and
-            passes run side by side where it has room for several. False runs
-            every example to the end, one pass after another.
+        compact: Whether a batch shrinks to the robust examples within a run,
+            and several passes run side by side if they fit. False runs every
+            example to the end, one pass after another.
         strategy: Where to run; None for TensorFlow's default device.
         jit_compile: Whether to compile with XLA; None leaves it to
             TensorFlow.
-        first: Where the examples begin among those of the audit. Attacks draw
-            by an example's place among all, so that a runner that has a share
-            of them does what one that has them all would do.
-        logit_scale: What attacks see the logits multiplied by; None finds it
-            in each run from the clean answers, see `scale.find`.
+        first: Position of the first example among those of the audit. Attacks
+            draw by an example's position among all, so that the results of a
+            share are those of one runner for all.
+        logit_scale: The factor of the logits that attacks see; None measures
+            it in each run from the clean logits, see `scale.find`.
     """
 
     def __init__(
@@ -127,11 +127,11 @@ class Runner:
         self.batch_size = base.check_count("batch_size", batch_size)
         self._seed = seeds.from_int(seed)
         self._first = int(first)
-        # Judgements draw by the batch; two shares' must not be the same.
+        # Judgements draw per batch; those of two shares must differ.
         self._judge_seed = self._seed
         if self._first:
             self._judge_seed = seeds.fold(self._seed, _SHARE, self._first)
-        # What a model said when it last refused an image.
+        # The error of the model when it last refused an image.
         self._refusal: str | None = None
         logits = compiled.on(logits_fn, strategy, jit_compile)
         self._judge = judging.Judge(
@@ -181,15 +181,15 @@ class Runner:
         return _passes(stage, num_classes) * once
 
     def work(self, progress: Progress, num_classes: int) -> tuple[int, int]:
-        """How far a run is, in gradients, or queries where there are none.
+        """The work of a run, in gradients, or queries if there are none.
 
         Args:
             progress: Its state.
             num_classes: Of the model.
 
         Returns:
-            What was spent, and the most that can be left if every example
-            that stands now stood to the end.
+            The spent work, and the most that can be left, if every robust
+            example stays robust.
         """
         position, ledger = progress.position, progress.ledger
         spent = int(ledger.gradient_evaluations.sum())
@@ -210,7 +210,7 @@ class Runner:
                 spent += each * sum(attacked[: len(statistics.curve)])
             if index == position.stage:
                 passes -= position.restart * per_restart + position.target
-                # Those of this pass that were attacked and stand.
+                # Those of this pass that were attacked and are robust.
                 num_broken = int(self._broken_in(position, ledger).sum())
                 left -= each * max(
                     min(done, num_robust + num_broken) - num_broken, 0
@@ -242,13 +242,13 @@ class Runner:
         progress: Progress,
         on_batch: Callable[[Progress], None] = lambda progress: None,
     ) -> Ledger:
-        """Runs from where `progress` stands to the end of the protocol.
+        """Runs from the position in `progress` to the end of the protocol.
 
         Args:
             images: float32 `[examples, ...]`, the clean images.
             progress: From `start`, or restored; changed in place.
             on_batch: Called after every batch, when `progress` is consistent:
-                the place to save it, to report, or to raise to stop.
+                to save it, to report it, or to raise in order to stop.
 
         Returns:
             The ledger.
@@ -270,17 +270,17 @@ class Runner:
         return progress.ledger
 
     def _find_scale(self, images, labels, clean):
-        """Takes the scale of the logits from the clean answers."""
+        """Measures the scale of the logits from the clean judgements."""
         clean = clean or self._judge_clean(images, labels)
         found = scale.find(clean.logits, labels)
         for each in self._engines:
             each.set_scale(found)
 
     def _rescore(self, images, ledger):
-        """Judges every final image once more, on noise of its own.
+        """Judges every final image once more, on fresh noise.
 
-        The draws that found an image wrong were chosen among many, so the
-        share of them that is wrong flatters the attack; this one is fair.
+        The noise samples that confirmed a claim are the lucky ones of many, so
+        their share of wrong ones is biased upwards; this one is not.
         """
         judgement = self._judge(
             images,
@@ -325,7 +325,7 @@ class Runner:
     def _rank_targets(self, images, progress):
         """Other classes by falling clean logit, int32 [examples, classes-1].
 
-        None where no stage that is still to run is targeted.
+        None if no remaining stage is targeted.
         """
         left = self.stages[progress.position.stage :]
         if all(stage.attack.num_targets is None for stage in left):
@@ -338,7 +338,7 @@ class Runner:
         return order[:, :others].astype(np.int32)
 
     def _run_pass(self, images, targets, progress, on_batch):
-        """Runs the current restart and target over what stood before it."""
+        """Runs the current restart and target on the robust examples."""
         position, ledger = progress.position, progress.ledger
         statistics = progress.stages[position.stage]
         pool = np.flatnonzero(
@@ -370,10 +370,10 @@ class Runner:
         on_batch(progress)
 
     def _run_side_by_side(self, images, targets, pool, progress) -> bool:
-        """Runs as many passes at once as a batch has room for, if several.
+        """Runs as many passes at once as fit a batch, if several do.
 
-        A pass sees what the ones before it left, so of an example that one
-        breaks the later passes are not counted: the records are those of one
+        A pass attacks only what earlier ones left robust, so if a pass breaks
+        an example its later passes are not counted: the ledger is that of one
         pass after another.
         """
         position, ledger = progress.position, progress.ledger
@@ -400,13 +400,13 @@ class Runner:
         return True
 
     def _passes_at_once(self, position, targets, size) -> list[Position]:
-        """The passes of the stage from here on that fill a batch together."""
+        """The next passes of the stage that fit a batch together."""
         takes_passes = self._engines[position.stage].takes_passes
         if self._refusal or not (size and takes_passes):
             return []
         here, passes = dataclasses.replace(position), []
-        room = self.batch_size // size
-        while len(passes) < room and here.stage == position.stage:
+        most = self.batch_size // size
+        while len(passes) < most and here.stage == position.stage:
             passes.append(dataclasses.replace(here))
             self._next_pass(here, targets)
         return passes
@@ -435,9 +435,9 @@ class Runner:
     def _try_batch(self, images, targets, rows, position, ledger):
         """Attacks a batch; one that the model refuses is split in two.
 
-        Models may hold assertions, which refuse a whole batch for the sake of
-        one image. What refuses alone is booked as not finite, which the
-        diagnostics see, and never as broken.
+        Models may hold assertions, which refuse a whole batch because of one
+        image. An image that is refused alone is recorded as not finite, which
+        diagnostics read, and never as broken.
         """
         try:
             self._run_batch(images, targets, rows, position, ledger)
@@ -453,10 +453,10 @@ class Runner:
         self._refusal = " ".join(error.message.split())[:300]
 
     def _check_some_attacked(self, ledger, pool):
-        """Refuses to go on where the model could be attacked on no image.
+        """Stops if the model refused all images that were attacked.
 
-        What then stood would stand because nobody asked. An image that is
-        refused among others is booked instead.
+        They would count as robust without an attack. A refused image among
+        others is recorded instead.
         """
         # A refusal counts as one evaluation that was not finite, and adds
         # nothing else.
@@ -527,7 +527,7 @@ def _gradients_once(attack):
 
 
 def _end_pass(position, ledger, statistics):
-    """Enters what stands after a pass, and the stage's gradients so far."""
+    """Adds the robust examples after a pass, and the gradients so far."""
     statistics.curve.append(
         [
             position.restart,
@@ -567,13 +567,13 @@ def run(
         attack: Name of a part of `ib_keras.attacks`.
         norm: "linf" or "l2".
         epsilon: Radius in pixel units of [0, 1].
-        num_restarts: Independent runs; later ones see only what stands.
+        num_restarts: Independent runs, each on examples still robust.
         batch_size: Largest batch.
         seed: A whole number; the same one gives the same result.
         output: Name of the tensor among several; the place of it in a tuple,
             as "1".
-        outputs: "logits", "log_probabilities" or "probabilities"; None tells
-            by what the model answers, and warns of probabilities.
+        outputs: "logits", "log_probabilities" or "probabilities"; None
+            infers it, with a warning for probabilities.
         **arguments: Those of the attack's `build`.
 
     Returns:
@@ -599,7 +599,7 @@ def run(
         warnings.warn(
             "The model returns probabilities; attacks work on their "
             "logarithm, which has no gradient where float32 rounds one to 1. "
-            'Give a model that returns logits, or say outputs="probabilities".',
+            'Give a model that returns logits, or set outputs="probabilities".',
             stacklevel=2,
         )
     labels = check_labels(labels, len(images), num_classes)

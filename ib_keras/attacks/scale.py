@@ -1,17 +1,17 @@
-"""The scale of a model's logits, found once from its clean answers.
+"""The scale of a model's logits, measured once on clean images.
 
 A classifier is the same when its logits are multiplied by a positive number.
 Cross-entropy is not: with logits that are too large its gradient vanishes in
-float32, with logits that are too small it climbs the mean of all other classes
-in place of the nearest. So attacks see the logits times a power of two, which
-rounds nothing and changes no prediction. Of an ordinary model it is 1: one
-whose right answers lead by no more than float32 resolves, and whose labels
+float32, with logits that are too small it increases the mean of all other
+classes instead of the nearest. So attacks see the logits times a power of two,
+which rounds nothing and changes no prediction. Of an ordinary model it is 1:
+one whose right answers lead by no more than float32 resolves, and whose labels
 would not be likelier at some three times the logits or more. (Models that are
 trained to be robust often are at twice.)
 
 A model with noise averages probabilities over its draws. The scale is applied
-to the logarithm of that mean, which is what attacks climb, and never to the
-draws: those make the classifier.
+to the logarithm of that mean, which attacks maximise, and never to the draws,
+which define the classifier.
 """
 
 import math
@@ -35,7 +35,7 @@ _SMALLEST = 2
 
 
 def find(logits: np.ndarray, labels: np.ndarray) -> float:
-    """What attacks multiply logits by.
+    """The factor that attacks multiply logits by.
 
     Args:
         logits: float `[examples, classes]`, of clean images.

@@ -4,7 +4,7 @@ For l_inf a change sets one window of the image to clean +- epsilon, one sign a
 channel; for l2 it moves the perturbation's mass from one window to another, in
 the shape of a bump. A change is kept if the margin grows. Windows shrink by the
 authors' schedule, which is stated for 10,000 queries and rescaled. Here each
-example draws windows of its own, and the l2 start is a grid of random signs.
+example draws its own windows, and the l2 start is a grid of random signs.
 
 References:
     Andriushchenko et al., "Square attack: a query-efficient black-box
@@ -28,7 +28,7 @@ _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 _GRID = 5
 _TINY = 1e-12
 
-# Purposes that an example's seed is folded with.
+# Constants that an example's seed is folded with, one per purpose.
 _START, _ROW, _SIGN = 1, 2, 3
 
 
@@ -62,7 +62,7 @@ class Square(base.GradientAttack):
     """Random search over windows.
 
     Args:
-        num_steps: Queries; 5000 in AutoAttack. One more looks at the last
+        num_steps: Queries; 5000 in AutoAttack. One more evaluates the last
             proposal.
         initial_share: Share of pixels in the first windows.
     """
@@ -147,7 +147,7 @@ class Square(base.GradientAttack):
             *_corners(example_seeds, shape, size, 1)[0], size, shape
         )
         signs = _signs(seeds_lib.fold(example_seeds, _SIGN), (1, 1, shape[2]))
-        # 2 epsilon from anywhere in the ball, projected, is a face of it.
+        # 2 epsilon from any point of the ball, projected, is on its face.
         moved = ball.project(
             best + 2.0 * geometry.per_image(ball.epsilon, best) * signs
         )
@@ -170,7 +170,7 @@ class Square(base.GradientAttack):
         placed = _place(bump, *corners[0], shape, flips > 0.5)[..., None]
         delta = best - ball.clean
 
-        axes = [1, 2]  # One norm a channel, as the authors' code has it.
+        axes = [1, 2]  # One norm per channel, as in the authors' code.
 
         def norm(x):
             return tf.sqrt(tf.reduce_sum(x * x, axis=axes, keepdims=True))

@@ -1,7 +1,7 @@
 """Uniform noise search: random points of the ball, no gradient at all.
 
-An attack that cannot beat this has found nothing: where noise breaks an
-example that gradients did not, gradients are obfuscated.
+It is a baseline: if noise breaks an example that gradients did not, gradients
+are obfuscated.
 
 References:
     Athalye et al., "Obfuscated gradients give a false sense of security",
@@ -33,8 +33,8 @@ class UniformNoise(base.GradientAttack):
 
     Args:
         num_steps: Points per example after the first.
-        corners: For l_inf, draw from the corners of the ball alone (every
-            pixel moves by epsilon), where most of its volume is far from.
+        corners: For l_inf, draw only corners of the ball (every pixel moves
+            by epsilon), which are far from most of its volume.
     """
 
     gradients_per_step = 0

@@ -4,8 +4,9 @@
     audit = AuditCallback(images, labels, epsilon=0.1, every_epochs=5)
     model.fit(..., callbacks=[audit])
 
-It shows the trend while a model trains. It is no evidence: a weak attack on few
-images gives an upper bound that may be far off; `audit.runner` is for that.
+It shows the trend while a model trains. It is not evidence: a weak attack on
+few images gives an upper bound that can be far too high. Use `ib_keras.audit`
+for evidence.
 """
 
 from collections.abc import Mapping
@@ -27,15 +28,15 @@ PROTOCOLS = ("fgs", "pgd")
 class AuditCallback(keras.callbacks.Callback):
     """Adds `robust_accuracy` to the logs of an epoch.
 
-    Also `clean_accuracy`, on the same images, and `gradient_evaluations`, what
-    the audit has cost. So `History`, `TensorBoard`, `CSVLogger`,
-    `EarlyStopping(monitor="robust_accuracy", mode="max")` and the like see
+    Also `clean_accuracy`, on the same images, and `gradient_evaluations`, the
+    cost. So `History`, `TensorBoard`, `CSVLogger`,
+    `EarlyStopping(monitor="robust_accuracy", mode="max")` and others use
     them, if they come later in the list of callbacks. As with Keras'
     `validation_freq`, epochs without an audit have no such entries.
 
     The model is called with `training=False`, and all variables that are not
-    trained (moving averages, states of random generators) are put back
-    afterwards, so training goes on as it would have done. An `IBClassifier` is
+    trained (moving averages, states of random generators) are restored
+    afterwards, so training continues as without the audit. An `IBClassifier` is
     audited in mean mode. The attack is compiled at the first audit and used
     again at the later ones.
 
@@ -50,9 +51,9 @@ class AuditCallback(keras.callbacks.Callback):
         norm: "linf" or "l2".
         output: Name of the classes' scores among several tensors.
         outputs: What the model returns, "logits", "log_probabilities" or
-            "probabilities"; None to see from what it says. Of probabilities
-            the attack sees the logarithm, which saturates: prefer models that
-            return logits.
+            "probabilities"; None infers it. The attack uses the logarithm
+            of probabilities, which saturates: prefer models that return
+            logits.
         batch_size: Largest batch.
         seed: A whole number; every audit draws the same numbers.
 
@@ -126,7 +127,7 @@ class AuditCallback(keras.callbacks.Callback):
             )
 
     def _prepare(self):
-        """Builds the runner, once; what does not fit is noticed here."""
+        """Builds the runner, once; errors of the model are raised here."""
         if self._runner is not None:
             return
         model = self.model
@@ -141,7 +142,7 @@ class AuditCallback(keras.callbacks.Callback):
         )
 
         def logits_fn(images, noise_seed):
-            del noise_seed  # Nothing is random but the attack.
+            del noise_seed  # Only the attack is random.
             return read(images)
 
         self._runner = runner.Runner(
@@ -154,7 +155,7 @@ class AuditCallback(keras.callbacks.Callback):
 
 
 class _unchanged:  # noqa: N801  A context manager reads like a word.
-    """Puts back what a call may change of a model that is not trained."""
+    """Restores the variables that a call may change but training does not."""
 
     def __init__(self, model):
         self._variables = [v for v in model.variables if not v.trainable]

@@ -1,7 +1,7 @@
 """From a finished audit to its findings and verdict.
 
-The audit's own files are read, so diagnostics can be run when the attacks are
-long done, and again with a larger set.
+The audit's own files are read, so diagnostics can be run later than the
+attacks, and again with a larger set.
 """
 
 from collections.abc import Callable
@@ -25,11 +25,11 @@ from ib_keras.types import ThreatModel
 
 
 def check(config: Mapping[str, Any]) -> None:
-    """Refuses settings that would be found wrong when the attacks are done.
+    """Refuses, before the attacks, wrong settings of the diagnostics.
 
     Raises:
-        UserError: If the set is unknown, the count is none, or there is no
-            model at the twin's path.
+        UserError: If the set is unknown, the count is invalid, or there is no
+            model at the path of the deterministic baseline (`twin`).
     """
     section = config["diagnostics"]
     diagnostics.load(section["set"])
@@ -48,7 +48,7 @@ def build_case(
     twin=None,
     strategy: tf.distribute.Strategy | None = None,
 ) -> Case:
-    """Reads an audit folder into what diagnostics see.
+    """Reads an audit folder into a `Case` for diagnostics.
 
     Args:
         config: The audit config.
@@ -56,7 +56,7 @@ def build_case(
         stages: Its stages.
         summary: What summary.json holds.
         folder: The audit folder.
-        twin: The subject of the twin, or None.
+        twin: The subject of the deterministic baseline, or None.
         strategy: Where to run.
 
     Returns:
@@ -136,7 +136,7 @@ def examine(
         config: The audit config.
         folder: The audit folder.
         make_case: Makes the case.
-        should_stop: Asked between diagnostics.
+        should_stop: Called between diagnostics; true stops.
         quiet: Shows no progress.
 
     Returns:

@@ -16,8 +16,8 @@ from ib_keras.types import check_count
 from ib_keras.types import check_images
 from ib_keras.types import check_labels
 
-# Examples that a model's input and kind of outputs are told by, and the bytes
-# that more than the first few of them may take.
+# Examples that a model's input and kind of outputs are inferred from, and the
+# most bytes that more than the first few of them may take.
 _FEWEST_PROBE, _MOST_PROBE = 500, 2000
 _PROBE_BYTES = 64 << 20
 
@@ -29,8 +29,8 @@ class Examples(NamedTuple):
         images: float32 `[examples, height, width, channels]` in [0, 1].
         labels: int32 `[examples]`.
         dataset: For the summary: name, split, description.
-        probe_images: The examples and what follows them in the split, up to
-            2,000: what a model is found out by.
+        probe_images: The examples and the following ones of the split, up to
+            2,000, from which the model's `IOSpec` is inferred.
         probe_labels: Of these.
         num_classes: Of the data set; None if it does not say.
     """
@@ -47,8 +47,8 @@ def load(config: Mapping[str, Any], metadata: Mapping[str, Any]) -> Examples:
     """Loads the first `num_examples` of the split that a config names.
 
     Args:
-        config: An audit config. Where it names no data set, the model's own
-            is taken, by the arguments it was trained with.
+        config: An audit config. If it names no data set, that of the model's
+            metadata is used, with the arguments of its training.
         metadata: Of the SavedModel, with `input_shape` and `num_classes`
             where they are known.
 
@@ -104,8 +104,8 @@ def section(
 
     Args:
         dataset: The section `dataset` of an audit's config.
-        metadata: Of the SavedModel, whose own data set, with the arguments of
-            its training, stands for what the config does not say.
+        metadata: Of the SavedModel; its data set, with the arguments of its
+            training, replaces what the config leaves out.
 
     Returns:
         `{"name": ..., **arguments of its build()}`.
@@ -136,19 +136,19 @@ def section(
 
 
 def _own(metadata) -> dict[str, Any]:
-    """The section of the data set that a model was trained on, if it says."""
+    """The section of the data set that a model was trained on, if known."""
     config = metadata.get("config")
     data = config.get("data") if isinstance(config, Mapping) else None
     return dict(data) if isinstance(data, Mapping) else {}
 
 
 def _of_trainer(own):
-    """Where the files are is this machine's business, not the trainer's."""
+    """The section without paths, which depend on the machine."""
     return {key: value for key, value in own.items() if key != "data_dir"}
 
 
 def _completed(said, own):
-    """A data set with what else the model's own was trained with, if it is."""
+    """A data set with the other arguments of the model's, if it is the same."""
     told = plugins.needed("data", own["name"])
     if any(said.get(key, own.get(key)) != own.get(key) for key in told):
         return said  # Another file, or another data set of TFDS.
@@ -166,8 +166,8 @@ def misfit(
     Args:
         image_shape: (height, width, channels).
         wanted: The model's, as far as it is known.
-        whose: What to say before "images", with a blank behind it.
-        layout: The one that is asked for.
+        whose: A word before "images", with a blank after it.
+        layout: The requested one.
     """
     fixes = []
     if len(wanted) == 3 and wanted[-1] in (1, 3):
@@ -197,7 +197,7 @@ def of_folder(folder: str, model: Model) -> np.ndarray | None:
         model: Of its summary.
 
     Returns:
-        float32 `[examples, ...]`; None where the data are not here.
+        float32 `[examples, ...]`; None if the data are not available.
     """
     try:
         config = files.read_json(files.join(folder, workdirs.CONFIG_FILE))

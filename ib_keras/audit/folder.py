@@ -1,4 +1,4 @@
-"""What an audit folder holds, by name."""
+"""The names of the files of an audit folder."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,7 @@ FINDINGS = "findings.json"
 SAFETY = "safety.json"
 # Images and labels of an audit that got them as arrays.
 GIVEN = "data.npz"
-# What safety.json has and the summary has not: long, or other each time.
+# Fields of safety.json that the summary omits: long, or different each time.
 SAFETY_ALONE = ("ops", "path", "probe", "seconds")
 
 RADIUS_PREFIX = "epsilon_"
@@ -51,7 +51,7 @@ def check(workdir: str) -> Any:
 
 
 def model_path(summary: Mapping[str, Any]) -> str:
-    """Where the summary says that the audited model is.
+    """The path of the audited model in the summary.
 
     Raises:
         UserError: If there is nothing.
@@ -60,7 +60,7 @@ def model_path(summary: Mapping[str, Any]) -> str:
     if path and files.exists(path):
         return path
     raise UserError(
-        "The audited model is not where the summary says",
+        "The audited model is not at the path in the summary",
         received=f"{path or 'no path'}",
         expected="the model whose sha256 the summary holds",
         fix="Give its place with --saved_model.",

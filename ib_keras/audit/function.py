@@ -29,11 +29,11 @@ from ib_keras.types import check_images
 from ib_keras.types import check_labels
 from ib_keras.types import count_classes
 
-# Images that say how many scores a model answers with, and most images that it
-# is found out by.
+# Images to count the scores of a model with, and most images to infer its
+# `IOSpec` from.
 _FEW, _PROBE = 2, 2000
 
-# What a config must have for the arguments of the call.
+# Sections that a config must have for the arguments of the call.
 _SECTIONS = ("dataset", "model", "stages", "threat_model")
 
 
@@ -58,14 +58,14 @@ def run(
     seed: int | None = None,
     quiet: bool = True,
 ) -> results.AuditResult:
-    """Audits a model by a protocol: attacks, questions about them, a verdict.
+    """Audits a model by a protocol: attacks, diagnostics, a verdict.
 
     Args:
         model: The path of a SavedModel or a `.keras` file, which is checked
             before it is loaded; a Keras model; or a function `(images) ->
             scores [batch, classes]` of TensorFlow operations.
         images: `[examples, height, width, channels]` in [0, 1]; None for those
-            of `dataset`. A model in Python gets them as they are, but for
+            of `dataset`. A model in Python gets them unchanged, except for
             `input_range`.
         labels: int `[examples]`.
         epsilon: Radius in pixel units of [0, 1]; None for the protocol's own
@@ -78,20 +78,20 @@ def run(
             ours.
         num_samples: S of stochastic mode; None for the model's own.
         workdir: The audit folder; the same call resumes. It keeps the images
-            and labels that were given. None for one that is gone with the
-            result.
+            and labels that were given. None for a temporary one, which is
+            removed with the result.
         dataset: Where there are no images, the name of a data set, or the
             section `dataset` of a config; None for the one that a SavedModel
             of ours was trained on.
         num_examples: How many are attacked, the first ones; None for all that
-            are given, or as many as the protocol says. All that are given help
-            to find what a model in a file takes.
-        diagnostics: "none", "quick" or "full": what the verdict rests on; None
+            are given, or as many as the protocol says. All that are given are
+            used to infer the inputs of a model in a file.
+        diagnostics: "none", "quick" or "full", the basis of the verdict; None
             for the protocol's own, "quick" of ours.
         output: Name of the tensor among several that the model returns.
-        outputs: "logits", "log_probabilities" or "probabilities"; None looks.
+        outputs: "logits", "log_probabilities" or "probabilities"; None infers.
         input_range: (lowest, highest) value of the images that the model
-            takes; None for [0, 1] of a model in Python, found for a file.
+            takes; None for [0, 1] of a model in Python, inferred for a file.
         batch_size: Largest batch; None for the protocol's own.
         seed: A whole number; the same one gives the same result. None for the
             protocol's own, 0 of ours.
@@ -165,7 +165,7 @@ def _config(protocol) -> dict[str, Any]:
     )
     if not is_config:
         raise UserError(
-            "The protocol is none",
+            "The protocol is not valid",
             received=repr(protocol)[:100],
             expected="a name, a path, or a config with the sections "
             f"{', '.join(_SECTIONS)}",
@@ -178,8 +178,8 @@ def _config(protocol) -> dict[str, Any]:
 def _audit(config, model, given, folder, quiet) -> results.AuditResult:
     """Audits in a folder, which keeps the arrays that were given, too.
 
-    So they are what a file of the data set `npz` would be, and verification,
-    reports and resuming find them.
+    They are stored as a file of the data set `npz`, so verification, reports
+    and resuming find them.
     """
     if given is not None:
         config["dataset"] = _section(*given, folder)
@@ -213,7 +213,7 @@ def _section(images, labels, folder) -> dict[str, Any]:
 def _check_given(images, labels, dataset):
     if labels is None or dataset is not None:
         raise UserError(
-            "It is not clear which examples are meant",
+            "The examples are ambiguous",
             received="images "
             + ("and a dataset" if dataset is not None else "without labels"),
             expected="images and labels, or a dataset",
@@ -231,7 +231,7 @@ def _check_given(images, labels, dataset):
 
 
 def _examples(audited, images, labels, config) -> Examples:
-    """The examples of the call, as a config's are loaded."""
+    """The examples of the call, in the form of those of a config."""
     if audited.num_classes is not None:
         labels = check_labels(labels, len(images), audited.num_classes)
     about = {k: v for k, v in config["dataset"].items() if k != "path"}
@@ -257,7 +257,7 @@ def _of_python(model: Any, images, section) -> audited_model.AuditedModel:
         return model
     if not callable(model):
         raise UserError(
-            "This is no model",
+            "This is not a model",
             received=repr(model)[:100],
             expected="a path, a Keras model or a function of images",
             fix="Give one of them as the first argument.",
@@ -268,7 +268,7 @@ def _of_python(model: Any, images, section) -> audited_model.AuditedModel:
     shape = modes.image_shape(model) if images is None else images.shape[1:]
     some = tf.zeros([_FEW, *shape]) if images is None else images[:_FEW]
     function = _Inference(model) if is_keras else model
-    answer = function(tf.constant(some))  # Builds what is not built.
+    answer = function(tf.constant(some))  # Builds the model if it is not built.
     is_stochastic = is_keras and modes.is_stochastic(model)
     return audited_model.from_function(
         function,
@@ -300,7 +300,7 @@ class _Inference:
 
 
 def _count_classes(answer, output, count) -> int:
-    """How many classes a model's answer to `count` images is about."""
+    """The number of classes in a model's output for `count` images."""
     name = outputs_lib.choose(answer, output, count, None)
     scores = outputs_lib.flatten(answer)[name]
     return max(int(scores.shape[-1]) if scores.shape.rank > 1 else 2, 2)

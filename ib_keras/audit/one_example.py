@@ -1,4 +1,4 @@
-"""What an audit found of one example: in words and as a picture."""
+"""The result of an audit for one example: in words and as a picture."""
 
 import io
 
@@ -36,7 +36,8 @@ class OneExample:
         index: Of the example in its data set's split.
 
     Raises:
-        UserError: If the folder is no finished audit, or has no such example.
+        UserError: If the folder is not a finished audit, or has no such
+            example.
     """
 
     def __init__(self, folder: str, index: int):
@@ -68,7 +69,7 @@ class OneExample:
         self.outcome = outcomes.of(self._row)
 
     def lines(self) -> list[str]:
-        """What was found, a sentence a line."""
+        """The result, one sentence per line."""
         row, summary = self._row, self._summary
         said = [
             f"Example {self.index} of {summary.dataset['name']}, "
@@ -93,7 +94,7 @@ class OneExample:
             )
         else:
             said.append(
-                "Its data are not at hand: no clean image, no distance."
+                "Its data are not available: no clean image, no distance."
             )
         return said
 
@@ -120,10 +121,9 @@ class OneExample:
         """Writes the clean image, that after the attack and their difference.
 
         Args:
-            path: A PNG, or an SVG by its name. Without the data at hand it has
-                the image after the attack alone, under the name of what it is.
-                The difference is grey where nothing moved, and stretched to the
-                largest move.
+            path: A PNG, or an SVG by its name. If the data are not available it
+                has the image after the attack alone. The difference is grey
+                where nothing changed, and scaled to the largest change.
         """
         from matplotlib import figure as figures
 

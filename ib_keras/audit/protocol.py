@@ -1,4 +1,4 @@
-"""What the config of an audit is built into: its stages, its runner."""
+"""Builds the stages and the runner of an audit from its config."""
 
 from collections.abc import Mapping
 from typing import Any

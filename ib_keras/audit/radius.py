@@ -1,4 +1,4 @@
-"""One radius of an audit, in one folder: the runner's work made to last.
+"""One radius of an audit, in one folder, with saving and resuming.
 
 Progress is saved after batches, resumed from and shown; at the
 end the summary and what broke each example are written.
@@ -66,7 +66,7 @@ class Audit:
         """Runs or resumes the audit and writes its files.
 
         Args:
-            should_stop: Asked after every batch; true saves and stops.
+            should_stop: Called after every batch; true saves and stops.
 
         Returns:
             The summary.
@@ -95,11 +95,11 @@ class Audit:
         sharing.remove_partial(self.folder)
 
     def of_share(self, first: int, last: int, folder: str) -> "Audit":
-        """The part of the audit that one of several processes has.
+        """The share of the audit of one of several processes.
 
         Args:
-            first: Where its examples begin; its runner has to know it too.
-            last: Where they end.
+            first: Position of its first example; its runner needs it too.
+            last: Position after its last example.
             folder: Of its progress.
         """
         some = dataclasses.replace(
@@ -183,7 +183,7 @@ class Audit:
         )
 
     def _identity(self):
-        """What must agree for an audit to be resumed."""
+        """The values that must agree for an audit to be resumed."""
         return {
             "model": self.subject.model.sha256,
             "mode": self.subject.mode,
@@ -197,7 +197,7 @@ class Audit:
         """The progress as it was saved; at the start where there is none.
 
         Raises:
-            UserError: If they are of another audit.
+            UserError: If it is of another audit.
         """
         fresh = self.runner.start(self.subject.images, self.subject.labels)
         path = files.join(self.folder, _PARTIAL_FILE)
@@ -298,7 +298,7 @@ class Audit:
         }
 
     def _versions(self):
-        """Of the stack, and of the code where that is known."""
+        """Versions of the libraries, and the commit of the code if known."""
         found = export.describe_versions()
         if self.git_commit:
             found["git_commit"] = self.git_commit
@@ -345,7 +345,7 @@ class Audit:
 
 
 def _safety(model) -> dict[str, Any] | None:
-    """What the summary says of the safety check; safety.json has all of it.
+    """The safety check in the summary; safety.json has all of it.
 
     Equal audits have equal summaries, so what differs from run to run stays
     there.

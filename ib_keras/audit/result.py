@@ -1,4 +1,4 @@
-"""What an audit found, as Python and notebooks see it."""
+"""The result of an audit, for Python and notebooks."""
 
 import dataclasses
 import os
@@ -19,8 +19,8 @@ class AuditResult:
     """A finished audit.
 
     Attributes:
-        audit: All that the folder holds, read and checked.
-        clean_images: float32 `[examples, ...]`; None where they are not here.
+        audit: The content of the folder, read and checked.
+        clean_images: float32 `[examples, ...]`; None if not available.
     """
 
     audit: loading.Audit
@@ -33,12 +33,12 @@ class AuditResult:
 
     @property
     def clean_accuracy(self) -> float:
-        """Share of examples that the model gets right unattacked."""
+        """Share of examples that are classified correctly without attack."""
         return self.audit.clean_accuracy
 
     @property
     def robust_accuracy(self) -> float:
-        """Share of all examples that are right and that nothing broke."""
+        """Share of all examples that are robust."""
         return self.audit.robust_accuracy
 
     @property
@@ -50,7 +50,7 @@ class AuditResult:
     def verdict(self) -> str | None:
         """One of "believable", "upper_bound", "invalid"; None without checks.
 
-        The robust accuracy is to be read with it.
+        It says whether the robust accuracy can be believed.
         """
         found = verdicts.of(self.audit)
         return found.label if found else None
@@ -119,7 +119,7 @@ class Page:
 
     Attributes:
         path: Of the file.
-        result: The audit, whose folder may go with it.
+        result: The audit, which keeps a temporary folder alive.
     """
 
     path: str
@@ -138,13 +138,13 @@ def load(folder: str, clean_images: np.ndarray | None = None) -> AuditResult:
     Args:
         folder: The audit folder.
         clean_images: The examples before the attack, for the report; None
-            loads them where the config names data that are at hand.
+            loads them if the data of the config are available.
 
     Returns:
         An `AuditResult`.
 
     Raises:
-        UserError: If the folder is no finished audit.
+        UserError: If the folder is not a finished audit.
     """
     folder = os.fspath(folder)
     audit = loading.load(folder)

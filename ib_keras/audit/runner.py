@@ -1,4 +1,4 @@
-"""One audit: a model, data and a protocol in, a folder of evidence out."""
+"""Runs an audit: from a model, data and a protocol to an audit folder."""
 
 import contextlib
 import time
@@ -37,7 +37,7 @@ def plan(
     allow_ops: Sequence[str] = (),
     probe: bool = False,
 ) -> list[dict[str, Any]]:
-    """What a protocol can cost at most, by a measured gradient.
+    """The most that a protocol can cost, from a measured gradient.
 
     Args:
         config: An audit config.
@@ -46,10 +46,10 @@ def plan(
         probe: Whether a child process runs the model first, under limits.
 
     Returns:
-        One row a stage and radius, if every example stood to the end:
+        One row per stage and radius, if every example stays robust:
         `epsilon`, `stage`, `targets` (1 where it has none), `gradients`,
         `queries` (of an attack without gradients) and `seconds` for them at
-        the measured pace. Diagnostics are not in it.
+        the measured speed. Diagnostics are not included.
 
     Raises:
         UserError: As `audit`.
@@ -129,7 +129,7 @@ def audit(
     git_commit: str | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Audits a SavedModel by a protocol, or goes on auditing it.
+    """Audits a SavedModel by a protocol, or resumes its audit.
 
     Args:
         config: Nested JSON values, as `configs/audits/` makes them.
@@ -137,10 +137,10 @@ def audit(
             `AuditedModel`, such as `audited_model.from_function` makes.
         workdir: The audit folder; the same call resumes.
         strategy: Where to run; None for TensorFlow's default device. Workers
-            share the examples out, each on one device, and see one workdir.
+            share the examples, each on one device, and one workdir.
         allow_ops: Operations that the safety check lets pass.
         probe: Whether a child process runs the model first, under limits.
-        should_stop: Asked after every batch; true saves and stops.
+        should_stop: Called after every batch; true saves and stops.
         watchdog_minutes: Ends the process with status 76 and the stack of
             every thread when no call of the model ends for this long; 0 for
             never.
@@ -154,7 +154,7 @@ def audit(
     Raises:
         UserError: If config, model, data or workdir cannot be used, or
             another process holds the workdir.
-        Interrupted: If it was stopped, or a worker was lost; the books are
+        Interrupted: If it was stopped, or a worker was lost; progress is
             saved.
     """
     team = sharing.Team.of(strategy)
@@ -195,7 +195,7 @@ def audit_subject(
         config: As `audit`.
         subject: The model and the examples.
         workdir: As `audit`.
-        load_twin: Gives the undefended twin, if diagnostics shall have one.
+        load_twin: Loads the deterministic baseline, if diagnostics use one.
         strategy: As `audit`.
         should_stop: As `audit`.
         watchdog_minutes: As `audit`.
@@ -367,7 +367,7 @@ def _build_radii(config, subject, stages, workdir, team, quiet) -> list[Audit]:
 
 
 def _restate_diagnostics(workdir, config):
-    """Writes which diagnostics are asked for now into the folder's config."""
+    """Updates the set of diagnostics in the folder's config."""
     path = files.join(workdir, workdirs.CONFIG_FILE)
     stored = files.read_json(path)
     now = dict(config["diagnostics"])
@@ -377,7 +377,7 @@ def _restate_diagnostics(workdir, config):
 
 
 def _say_other_mode(config, subject, say):
-    """Says that the model has a mode that this audit is not about."""
+    """Reports that the model has a mode that is not audited here."""
     if config["mode"] == "mean" and subject.model.metadata.get("is_stochastic"):
         say(
             "In mean mode. The model has a stochastic mode, too: "
@@ -386,7 +386,7 @@ def _say_other_mode(config, subject, say):
 
 
 def _load_twin(config, strategy, allow_ops, probe) -> Subject | None:
-    """The undefended twin that the diagnostics are told of."""
+    """The deterministic baseline (twin) of the diagnostics."""
     path = config["diagnostics"]["twin"]
     if path is None:
         return None

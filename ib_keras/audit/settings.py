@@ -22,8 +22,7 @@ from ib_keras.schemas import CONFIG
 from ib_keras.types import ThreatModel
 from ib_keras.types import check_count
 
-# Draws of a verdict on a model with noise: most of them decide, and how many
-# there are by default.
+# The fewest draws of a judgement on a model with noise, and their default.
 _FEWEST_DRAWS, NUM_DRAWS = 3, 5
 
 # Sets of diagnostics.
@@ -136,7 +135,7 @@ def _check_dataset(section, saved_model):
 
 
 def _metadata(saved_model):
-    """What a model says of itself; None where that is suspiciously long."""
+    """The metadata of a model; None if they are suspiciously long."""
     path = metadata.path(saved_model)
     if not os.path.isfile(path):
         return {}
@@ -146,15 +145,15 @@ def _metadata(saved_model):
 
 
 def check_draws(num_judge_samples: int, has_noise: bool) -> int:
-    """Returns the number of draws of a verdict.
+    """Returns the number of draws of a judgement.
 
     Raises:
-        UserError: If it is no count, or too few for a model with noise.
+        UserError: If it is not a count, or too few for a model with noise.
     """
     count = check_count("num_judge_samples", num_judge_samples)
     if has_noise and count < _FEWEST_DRAWS:
         raise UserError(
-            "A verdict on a model with noise takes several draws",
+            "A judgement on a model with noise takes several draws",
             received=f"num_judge_samples={count}",
             expected=f"{_FEWEST_DRAWS} or more, or none for {NUM_DRAWS}",
             fix="Raise --config.num_judge_samples, or leave it out.",
@@ -166,7 +165,7 @@ def _check_workdir(config, saved_model, workdir, is_alone):
     path = files.join(workdir, workdirs.CONFIG_FILE)
     owner = {"audit": dict(config)}
     if files.exists(path):
-        # Of a remote model the digest is for later.
+        # The digest of a remote model is checked later.
         digest = (files.read_json(path) or {}).get("model_sha256")
         if isinstance(saved_model, str) and not files.is_remote(saved_model):
             digest = options.hash_folder(saved_model.rstrip("/"))

@@ -2,9 +2,9 @@
 
 Shares are slices of the list of examples. An attack draws by an example's
 place in the whole list, so in mean mode the numbers are those of one process,
-up to rounding. Each process keeps its books in a folder of its own, below the
-audit folder that all of them share; when all are done the chief puts them
-together, asks the diagnostics and writes what one process would have written.
+up to rounding. Each process saves its progress in its own folder, below the
+audit folder that all of them share; when all are done the chief merges them,
+runs the diagnostics and writes what one process would have written.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ class Team:
 
     Attributes:
         strategy: That of the run; None for TensorFlow's default device.
-        index: Which process this is; number 0 is the chief.
+        index: Number of this process; 0 is the chief.
         count: How many there are; 1 unless the strategy has workers.
     """
 
@@ -54,28 +54,28 @@ class Team:
 
     @property
     def is_alone(self) -> bool:
-        """Whether there is nobody to share with."""
+        """Whether there is only one process."""
         return self.count == 1
 
     @property
     def devices(self) -> tf.distribute.Strategy | None:
-        """Where this process computes: of several each on a device alone."""
+        """The strategy of this process: one device if there are several."""
         return self.strategy if self.is_alone else None
 
     def wait(self) -> None:
-        """Waits until all processes have come here."""
+        """Waits until all processes have arrived here."""
         if not self.is_alone:
             strategies.wait_for_all(self.strategy)
 
     def share(self, num_examples: int, index: int) -> tuple[int, int]:
-        """Where the share of a process begins, and where it ends."""
+        """First and last position of the share of a process."""
         return (
             num_examples * index // self.count,
             num_examples * (index + 1) // self.count,
         )
 
     def folder(self, folder: str, index: int) -> str:
-        """Where a process keeps its books of an audit in `folder`."""
+        """The folder of a process' progress of an audit in `folder`."""
         return files.join(folder, f"{_FOLDER}{index}_of_{self.count}")
 
     def check(self, config: Mapping[str, Any], num_examples: int) -> None:
@@ -99,18 +99,18 @@ class Team:
         if self.is_alone:
             return
         text = json.dumps(config, sort_keys=True)
-        # Few enough bits for the sums of floats that it is compared by.
+        # Few enough bits to be exact in the sums of floats that compare it.
         digest = int(hashlib.sha256(text.encode()).hexdigest()[:4], 16)
         strategies.check_agreement(
             self.strategy, digest, "digest of config and model", "this audit"
         )
 
     def check_same_folder(self, workdir: str, name: str) -> None:
-        """Refuses a worker that does not see what the chief has written.
+        """Refuses a worker that does not see the files of the chief.
 
         Args:
             workdir: The audit folder.
-            name: Of a file that is there.
+            name: Of a file that exists.
 
         Raises:
             UserError: If it is not.
@@ -127,7 +127,7 @@ class Team:
     def lock(
         self, workdir: str, say: Callable[[str], None]
     ) -> Iterator[workdirs.Lock]:
-        """Holds what this process writes to, as `workdirs.lock` does."""
+        """Locks the folder that this process writes, by `workdirs.lock`."""
         if not self.is_chief:
             workdir = files.make_folder(self.folder(workdir, self.index))
         with workdirs.lock(workdir, say) as held:
@@ -136,14 +136,14 @@ class Team:
     def attack(
         self, audits: Sequence[Any], should_stop: Callable[[], bool]
     ) -> None:
-        """Attacks this process' share, and leaves its books for the chief.
+        """Attacks this process' share, and saves its progress for the chief.
 
         Args:
             audits: `radius.Audit` of each radius.
-            should_stop: Asked after every batch.
+            should_stop: Called after every batch; true stops.
 
         Raises:
-            Interrupted: If it was stopped; the books are saved.
+            Interrupted: If it was stopped; its progress is saved.
         """
         for audit in audits:
             if not audit.is_done:
@@ -156,18 +156,19 @@ class Team:
             audit: `radius.Audit` of one radius.
 
         Raises:
-            UserError: If one has left none, or not to the end.
+            UserError: If one has saved none, or has not finished.
         """
         parts = []
         for index in range(self.count):
             part = self._part(audit, index)
-            part.quiet = True  # Nothing is resumed that it could say.
+            # There is nothing to report: it is read, not resumed.
+            part.quiet = True
             progress = part.restore()
             if progress.position.stage < len(audit.stages):
                 raise UserError(
-                    "A worker has not left its books",
-                    received=f"no whole books in {part.folder}",
-                    expected="those of every worker, in a folder that all "
+                    "A worker has not saved its progress",
+                    received=f"no finished progress in {part.folder}",
+                    expected="that of every worker, in a folder that all "
                     "workers share",
                     fix="Put --workdir on a shared file system or on gs://, "
                     "and start all workers again.",
@@ -182,7 +183,7 @@ class Team:
 
 
 def remove_partial(folder: str) -> None:
-    """Removes what workers have left in an audit folder."""
+    """Removes the folders of workers from an audit folder."""
     for name in files.listdir(folder):
         if name.startswith(_FOLDER):
             files.remove(files.join(folder, name))

@@ -1,4 +1,4 @@
-"""How far a sample can be trusted, and which of two models is better.
+"""Intervals and tests: how accurate a share is, which model is better.
 
 Intervals for shares of examples, and a paired test for two models that were
 audited on the same examples. `training_seeds` summarises several trainings.
@@ -48,7 +48,7 @@ def exact_interval(num_success: int, num_trials: int) -> tuple[float, float]:
     """The 95% Clopper-Pearson interval of a share.
 
     Its coverage is at least 95% whatever the true share is, so it is wider
-    than Wilson's: for claims that must never say too much.
+    than Wilson's: for conservative claims.
 
     Args:
         num_success: How many trials succeeded.
@@ -89,7 +89,7 @@ def _interval(num_success, num_trials, method):
 
 
 def _wilson(num_success, num_trials):
-    """As SciPy has it, whose `stats` takes a second to import."""
+    """As in SciPy, whose `stats` takes a second to import."""
     from scipy import special
 
     z = float(special.ndtri(0.975))
@@ -134,11 +134,11 @@ class Paired:
 
 
 def mcnemar(is_right_a: np.ndarray, is_right_b: np.ndarray) -> Paired:
-    """Tests two models by what each gets right of the same examples.
+    """Tests two models by their correct answers for the same examples.
 
     The p-value is that of a fair coin for the examples on which the models
     differ. The interval is Newcombe's tenth method: Wilson's intervals of both
-    accuracies, joined with the correlation that the pairs show.
+    accuracies, combined with the correlation of the pairs.
 
     Args:
         is_right_a: bool `[n]`, of the first model.
@@ -211,10 +211,10 @@ class Comparison:
     """Two audits of the same examples.
 
     Attributes:
-        robust: By who stands under attack.
-        clean: By who is right unattacked.
-        notes: How the audits differ beside their models; a difference in
-            accuracy may be due to that.
+        robust: Of robust accuracy.
+        clean: Of clean accuracy.
+        notes: Other differences of the audits than their models, which may
+            explain a difference in accuracy.
     """
 
     robust: Paired
@@ -230,7 +230,7 @@ class Comparison:
         }
 
 
-# What two audits may differ in, if it is said.
+# Fields that two audits may differ in, with a note.
 _NOTED = (
     "protocol",
     "protocol_version",
@@ -252,7 +252,7 @@ def compare(folder_a: str, folder_b: str) -> Comparison:
         A `Comparison`, of the first to the second.
 
     Raises:
-        UserError: If a folder is no finished audit, or they are not paired:
+        UserError: If a folder is not a finished audit, or they are not paired:
             other data, other examples or labels, or another threat model.
     """
     folders = (folder_a, folder_b)

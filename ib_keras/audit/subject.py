@@ -1,4 +1,4 @@
-"""What is audited: a model in one mode, and the examples."""
+"""The subject of an audit: a model in one mode, and the examples."""
 
 import dataclasses
 from collections.abc import Callable
@@ -21,25 +21,25 @@ from ib_keras.audit import settings
 from ib_keras.audit.audited_model import behaviour as behaviours
 from ib_keras.errors import UserError
 
-# Examples that the scale of the logits is found by.
+# Examples from which the scale of the logits is measured.
 _SCALE_EXAMPLES = 256
 
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """What is audited: the model in one mode, and the examples.
+    """The subject of an audit: the model in one mode, and the examples.
 
     Attributes:
         model: The loaded model.
         logits_fn: The audited classifier.
         mode: "mean" or "stochastic".
         num_samples: S; None in mean mode.
-        num_judge_samples: Draws per verdict.
+        num_judge_samples: Draws per judgement.
         images: float32 `[examples, ...]`.
         labels: int32 `[examples]`.
         dataset: For the summary: name, split, description.
-        behaviour: What a few calls of the model showed.
-        logit_scale: What attacks see the logits multiplied by; see
+        behaviour: What a few calls of the model have shown.
+        logit_scale: Factor of the logits that attacks see; see
             `attacks.scale`.
     """
 
@@ -69,7 +69,7 @@ def load(
         config: An audit config.
         saved_model: Folder of the SavedModel, a .keras file, or a model
             that is loaded already.
-        strategy: Whose devices get the model's variables.
+        strategy: Its devices get the model's variables.
         allow_ops: Operations that the safety check lets pass.
         probe: Whether a child process runs the model first, under limits.
         given: Examples in place of those that the config names.
@@ -90,7 +90,7 @@ def load(
         )
     state = model.state_hash()
     mode = config["mode"]
-    model.caller(mode)  # Refuses a mode that the model has not.
+    model.caller(mode)  # Refuses a mode that the model lacks.
     is_stochastic = mode == "stochastic"
     num_samples = None
     if is_stochastic:
@@ -152,12 +152,12 @@ def _notes_on_classes(model, found):
         return []
     return [
         f"The data set has {few} classes and the model {many}: its labels are "
-        f"taken for the model's first {few}."
+        f"taken as the model's first {few}."
     ]
 
 
 def _find_scale(logits_fn, found, batch_size) -> float:
-    """By the first examples: the same in each process that has a share."""
+    """From the first examples, the same ones in every process."""
     images = found.images[:_SCALE_EXAMPLES]
     logits = behaviours.batched(
         logits_fn, images, seeds.from_int(0), batch_size
@@ -166,7 +166,7 @@ def _find_scale(logits_fn, found, batch_size) -> float:
 
 
 def _check_radius(threat_model, image_shape):
-    """Refuses a ball of l2 that holds the whole box, by a slip of units."""
+    """Refuses an l2 ball that contains the whole box: wrong units."""
     most = float(np.sqrt(np.prod(image_shape)))
     epsilon = threat_model["epsilon"]
     is_number = isinstance(epsilon, int | float)

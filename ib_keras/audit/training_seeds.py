@@ -1,11 +1,11 @@
 """One number for several trainings that differ in their seed alone.
 
 The rule for collapsed runs: a training whose clean accuracy on the audited
-examples is below `min_clean_accuracy` has learned nothing that an attack could
-take away, so it says nothing of robustness. By default the threshold is half
-way from guessing to knowing, (1 + 1 / classes) / 2. It looks at clean accuracy
-alone and is fixed before any robust accuracy is seen; who was left out, and
-why, is part of the result.
+examples is below `min_clean_accuracy` has learned too little to measure its
+robustness. The default threshold is half way from guessing to perfect accuracy,
+(1 + 1 / classes) / 2. It depends on clean accuracy alone and is fixed before
+any robust accuracy is known; the excluded runs, and why, are part of the
+result.
 """
 
 import dataclasses
@@ -55,11 +55,11 @@ def aggregate(
         folders: Their folders.
         metric: A field of the summary.
         min_clean_accuracy: Below it a run has collapsed; None is half way
-            from guessing to knowing.
+            from guessing to perfect accuracy.
 
     Returns:
-        An `Aggregate`. Left out are collapsed runs, audits that are not
-        finished, and a model that was already counted.
+        An `Aggregate`. Collapsed runs, unfinished audits, and models that were
+        already counted are left out.
 
     Raises:
         UserError: If no run is left, or the audits are not of one kind:
@@ -106,7 +106,7 @@ def aggregate(
 
 
 def halfway(num_classes: int) -> float:
-    """Half way from guessing to knowing: the threshold of the rule."""
+    """The threshold of the rule: half way from guessing to perfect."""
     return (1 + 1 / num_classes) / 2
 
 

@@ -1,14 +1,14 @@
-"""The verdict: what an audit's number is worth, by written rules.
+"""The verdict: whether an audit's number can be believed, by fixed rules.
 
 | verdict | when |
 |---|---|
-| invalid | a check of validity fails: the number is not what it says |
+| invalid | a check of validity fails: the number is wrong |
 | upper bound only | a check of obfuscation fails, or one was not run, and an \
-example stands |
+example is robust |
 | can be believed | otherwise |
 
-Warnings are reported and decide nothing. Where no example stands at any radius
-of the audit, signs of obfuscation change nothing: an upper bound of zero is
+Warnings are reported and have no effect. If no example is robust at any radius
+of the audit, signs of obfuscation have no effect: an upper bound of zero is
 exact.
 """
 
@@ -28,11 +28,11 @@ WORDS = {
     INVALID: "invalid",
 }
 
-# Checks whose failure makes the number void; every other failure is a sign
+# Checks whose failure makes the number invalid; every other failure is a sign
 # that a stronger attack would lower it.
 VALIDITY = ("D12", "D23", "D25", "D32", "D33", "M1", "M2", "M4")
 
-# Checks without which nothing can be believed.
+# Checks that have to be run for a believable number.
 NEEDED = (
     "D1",
     "D2",
@@ -66,13 +66,13 @@ def decide(
         "why"}`; `next`, what to do.
     """
     failed = [f for f in findings if f["status"] == "fail"]
-    void = [f for f in failed if f["id"] in VALIDITY]
-    if void:
+    invalid = [f for f in failed if f["id"] in VALIDITY]
+    if invalid:
         return _verdict(
             INVALID,
             "The number is not what it says it is, whatever the attack.",
-            [(f["id"], f["evidence"]) for f in void],
-            void,
+            [(f["id"], f["evidence"]) for f in invalid],
+            invalid,
         )
     if _none_is_robust(summary):
         return _verdict(
@@ -118,7 +118,7 @@ def _verdict(label, sentence, decided_by, findings):
 
 
 def _none_is_robust(summary):
-    """At no radius that the audit reports."""
+    """Whether no example is robust at any radius of the audit."""
     points = [summary, *summary.get("epsilon_curve", ())]
     return all(point["robust_accuracy"] == 0.0 for point in points)
 

@@ -1,4 +1,4 @@
-"""What every bottleneck is: p(z|x), a marginal, and the weight of the rate."""
+"""The base class of bottlenecks: p(z|x), a marginal, the weight of the rate."""
 
 import keras
 import tensorflow as tf
@@ -53,11 +53,11 @@ class Bottleneck(keras.layers.Layer):
     """
 
     is_stochastic = True
-    # What `weight` is driven by, for logs: its name in the paper.
+    # The paper's name of the parameter that sets `weight`, for logs.
     control = "beta"
 
     def __init__(self, latent_dim, rate_estimator="sampled", **kwargs):
-        # Like its distribution layers, whatever the global policy says.
+        # As its distribution layers, whatever the global policy is.
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
         if rate_estimator not in RATE_ESTIMATORS:
@@ -92,7 +92,7 @@ class Bottleneck(keras.layers.Layer):
         Returns:
             Latents, float32 `[samples, batch, latent_dim]`. The noise is that
             of `seeds.noise`; a replica takes its part of the noise of the
-            global batch, so that several draw together what one would draw.
+            global batch, so that several replicas draw what one would draw.
         """
         loc = posterior.mean()
         return loc + posterior.stddev() * _noise(seed, num_samples, loc)
@@ -106,8 +106,8 @@ class Bottleneck(keras.layers.Layer):
             labels: int32 `[batch]`.
 
         Returns:
-            float32 `[batch]`, in nats. The sampled one can be negative: it is
-            an estimate of what cannot.
+            float32 `[batch]`, in nats. The sampled estimate can be negative,
+            though the rate cannot.
         """
         if self.rate_estimator == "closed_form":
             return self.closed_form_rate(posterior, labels)
@@ -125,7 +125,7 @@ class Bottleneck(keras.layers.Layer):
 
     def weight(self, step) -> tf.Tensor:
         """The factor of the rate at `step`, float32 scalar."""
-        raise NotImplementedError(f"{type(self).__name__} is abstract here")
+        raise NotImplementedError(f"{type(self).__name__} defines no weight")
 
     def get_config(self):
         return {

@@ -19,7 +19,7 @@ class CEB(base.Bottleneck):
         num_classes: Number of classes.
         rho: Larger means less compression.
         anneal_steps: Optimiser steps from `initial_rho` to `rho`.
-        initial_rho: 100 in the paper, where the rate weighs nothing.
+        initial_rho: 100 in the paper, where the weight is 0 in practice.
         rate_estimator: "sampled" or "closed_form".
 
     Raises:

@@ -1,4 +1,4 @@
-"""The deterministic twin: the same network, a K-wide layer, no rate."""
+"""The deterministic baseline (twin): the same network, no noise, no rate."""
 
 import keras
 import tensorflow as tf
@@ -13,8 +13,8 @@ class Deterministic(base.Bottleneck):
 
     Args:
         latent_dim: K, width of the bottleneck; 256 in the paper. None leaves
-            out its layer: z is the features, as wide as they are, and with
-            the linear encoder the model is a linear classifier.
+            out its layer: z is the features, and with the linear encoder the
+            model is a linear classifier.
 
     References:
         Korshunova et al. 2021, section 3.1, the deterministic baseline, and

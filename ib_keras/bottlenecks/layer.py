@@ -26,18 +26,18 @@ from ib_keras.bottlenecks import ceb
 from ib_keras.bottlenecks import vib
 from ib_keras.errors import UserError
 
-# The last step of any schedule: what it comes to.
+# A step after the end of any schedule.
 _END = 2**31 - 1
 
 
 @dataclasses.dataclass
 class Draws:
-    """What the layers called inside of `drawing` do.
+    """How layers draw inside of `drawing`.
 
     Attributes:
         seed: int32 `[2]`; None for no draw, the mean of p(z|x).
         num_samples: S, draws of each row.
-        posteriors: p(z|x) of each call, in turn.
+        posteriors: p(z|x) of each call, in order.
     """
 
     seed: tf.Tensor | None
@@ -45,7 +45,7 @@ class Draws:
     posteriors: list = dataclasses.field(default_factory=list)
 
     def seed_of(self, posterior) -> tf.Tensor:
-        """The seed of the next call, whose p(z|x) is gathered."""
+        """The seed of the next call, whose p(z|x) is stored."""
         self.posteriors.append(posterior)
         count = len(self.posteriors) - 1
         # Two layers must not draw the same noise.
@@ -59,18 +59,18 @@ _draws: contextvars.ContextVar[Draws | None] = contextvars.ContextVar(
 
 @contextlib.contextmanager
 def drawing(seed: tf.Tensor | None, num_samples: Any = 1) -> Iterator[Draws]:
-    """Makes bottleneck layers draw by a seed, and change nothing.
+    """Makes bottleneck layers draw by a seed, without side effects.
 
     A layer called inside returns `[samples * batch, dim]`, all rows of the
     first draw, then all of the second; it adds no rate and writes no variable.
 
     Args:
         seed: int32 `[2]`; None for the mean, whatever a layer's `stochastic`
-            says.
+            is.
         num_samples: S, an integer or scalar tensor.
 
     Yields:
-        The `Draws`, which gather p(z|x).
+        The `Draws`, which store p(z|x).
     """
     token = _draws.set(Draws(seed, num_samples))
     try:
@@ -82,9 +82,9 @@ def drawing(seed: tf.Tensor | None, num_samples: Any = 1) -> Iterator[Draws]:
 class _Rate(keras.metrics.Mean):
     """The mean rate of the batches of `fit` and `evaluate`.
 
-    A batch is counted where its step asks for results, not where the layer is
-    called: so a model that is called for its answers alone, as an export or an
-    attack does, writes no variable.
+    A batch is counted when its step reads the metric, not when the layer is
+    called: so calls that only compute outputs, as in an export or an attack,
+    write no variable.
     """
 
     def __init__(self, **kwargs):
@@ -93,7 +93,7 @@ class _Rate(keras.metrics.Mean):
         self._held = {}
 
     def hold(self, rates: tf.Tensor) -> None:
-        """Takes the rates `[batch]` of a call, before it is known what for."""
+        """Stores the rates `[batch]` of a call, until the metric is read."""
         self._held[threading.get_ident()] = rates
 
     def result(self):
@@ -108,7 +108,7 @@ class _Rate(keras.metrics.Mean):
 
 
 def _is_usable(tensor: tf.Tensor) -> bool:
-    """Whether a tensor belongs to what is computed now, not to a past trace."""
+    """Whether a tensor belongs to the current graph, not an earlier trace."""
     if tf.executing_eagerly() or not tf.is_symbolic_tensor(tensor):
         return tf.executing_eagerly() and not tf.is_symbolic_tensor(tensor)
     return tensor.graph is tf.compat.v1.get_default_graph()
@@ -128,7 +128,7 @@ class BottleneckLayer(keras.layers.Layer):
         super().__init__(**kwargs)
         if stochastic not in (None, True, False):
             raise UserError(
-                "It is not clear whether the layer draws",
+                "stochastic is not one of its values",
                 received=f"stochastic={stochastic!r}",
                 expected="None, True or False",
                 fix="None draws in training alone.",
@@ -143,8 +143,9 @@ class BottleneckLayer(keras.layers.Layer):
         layers.ensure_built(self.bottleneck, input_shape)
         # Counts for the schedule; a layer does not see its optimizer.
         self.step = self._add_state("step", (), "zeros")
-        # What keras.random.SeedGenerator has, but saved with the weights, so
-        # that a training which is resumed draws what it would have drawn.
+        # As the state of keras.random.SeedGenerator, but saved with the
+        # weights, so that a training which is resumed draws what it would have
+        # drawn.
         self.noise_state = self._add_state("noise_state", (2,), self._start)
         self.built = True
 
@@ -176,7 +177,7 @@ class BottleneckLayer(keras.layers.Layer):
         return self.bottleneck(tf.cast(inputs, tf.float32))
 
     def _respond(self, inputs, labels, training, stochastic):
-        """The answer of a call; adds the rate where `labels` allow it."""
+        """The output of a call; adds the rate where `labels` allow it."""
         posterior = self.posterior(inputs)
         draws = _draws.get()
         if draws is not None and draws.seed is None:
@@ -232,7 +233,7 @@ class BottleneckLayer(keras.layers.Layer):
 
 
 def _metric_name(name: str) -> str:
-    """What the metric is called: by the layer's name, if somebody gave one."""
+    """The name of the metric: by the layer's name, if the user gave one."""
     is_automatic = re.fullmatch(r"(vib|ceb)_layer(_\d+)?", name)
     return "rate" if is_automatic else f"{name}_rate"
 
@@ -258,8 +259,8 @@ class VIBLayer(BottleneckLayer):
             is made it is the closed form either way.
         stochastic: Whether to draw: None does in training alone, True always,
             False never. An attribute, too: set it on a trained layer to see
-            its noise. A function that was compiled before keeps what it was.
-            Exports and audits have both modes, whatever is said here.
+            its noise. A function that was compiled before is not changed.
+            Exports and audits have both modes, whatever is set here.
         seed: Of the draws; None takes one of `keras.utils.set_random_seed`.
         anneal_steps: Training steps from `initial_beta` to `beta`.
         initial_beta: See `VIB`.
@@ -326,8 +327,8 @@ class CEBLayer(BottleneckLayer):
     Returns z ~ p(z|x) in training and the mean of p(z|x) otherwise, and adds
     exp(-rho) * mean rate to the model's loss, the rate being
     KL(p(z|x) || q(z|y)) in nats. The marginal q(z|y) is of the label, so the
-    labels are a second input; they weigh in the rate alone, never in z. Train a
-    model of images and labels, and keep a model of images with the same layers:
+    labels are a second input; they enter the rate alone, never z. Train a
+    model of images and labels, and save a model of images with the same layers:
 
         images = keras.Input((28, 28, 1))
         labels = keras.Input((), dtype="int32")

@@ -4,21 +4,21 @@ A part of this package is a module with a function `build(**arguments)` that
 returns a `DataSource` (`source.py`): what the images look like, what the
 classes are called, and `load(split)`, which gives the images as uint8, or as
 float32 in [0, 1], and the labels as int32. The data sets that the library is
-built for fit into memory, so nothing here streams.
+built for fit into memory, so nothing is streamed.
 
 The parts: `mnist` and `cifar10` (TensorFlow Datasets), `tfds` (any image data
-set of theirs), `npz` (an archive of the user's own images and labels),
+set in its catalogue), `npz` (an archive of the user's own images and labels),
 `image_folder` (image files, a folder for each class), `digits` (real images
 that need no network), `random_images` (synthetic, for tests and smoke runs),
-`toy_overlap` and `toy_tsipras` (the paper's toy problems, drawn afresh for
-each batch). `plugins.names("data")` lists them all.
+`toy_overlap` and `toy_tsipras` (the paper's toy problems, newly drawn for each
+batch). `plugins.names("data")` lists them all.
 
 Beside the parts:
 
 * `batches`: training batches that start at any step, and padded evaluation
   batches that hold every example exactly once.
-* `arrays`: a data set of NumPy arrays or `tf.data` that a program has.
-* `images`: images of any size made into those that a model takes.
+* `arrays`: a data set from NumPy arrays or a `tf.data.Dataset`.
+* `images`: images of any size converted to those that a model takes.
 * `features`: vectors as images, for data sets that are drawn.
 * `augment`: random crops and flips of a whole batch at once.
 * `source`: `DataSource`, `make` and `read`, `to_float`,

@@ -1,6 +1,6 @@
-"""Images and labels that a program has: NumPy arrays or a `tf.data.Dataset`.
+"""Data sets from images and labels: NumPy arrays or a `tf.data.Dataset`.
 
-What `npz` and a data set of one's own are made of:
+`npz` and users' own data sets are made of it:
 
     def build(path):
         images, labels = my_reader(path)
@@ -23,7 +23,7 @@ from ib_keras.types import count_classes
 def make(
     name: str, *, description: str | None = None, class_names=None, **splits
 ) -> DataSource:
-    """Makes a data set of whole splits.
+    """Makes a data set from splits.
 
     Args:
         name: What records call it.
@@ -113,7 +113,7 @@ def _pair(split, value):
 def _gather(dataset):
     """All pairs of a `tf.data.Dataset`, which may be in batches."""
     if int(dataset.cardinality()) == -1:
-        raise _wrong("a dataset without end", "a finite one")
+        raise _wrong("an infinite dataset", "a finite one")
     spec = dataset.element_spec
     if not isinstance(spec, tuple):
         raise _wrong("a dataset of single tensors", "one of (image, label)")
@@ -135,7 +135,7 @@ def _gather(dataset):
 
 
 def _is_in_batches(image, label) -> bool:
-    """Whether the elements of these shapes are batches.
+    """Whether elements of these shapes are batches.
 
     Three axes are those of an image, or of a batch of gray images: then the
     labels have its batch axis, too.

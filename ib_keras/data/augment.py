@@ -16,7 +16,7 @@ def random_crop_and_flip(
     An image is padded with `pad` zeros on all sides, cut out again at one of
     the `(2 pad + 1)^2` places, and then mirrored left to right, or not; all
     choices are equally likely and independent between the images. The whole
-    batch is one gather of pixels, which no loop over examples comes near.
+    batch is one gather of pixels, much faster than a loop over examples.
 
     Args:
         images: `[batch, height, width, channels]` of any dtype; all but

@@ -1,9 +1,9 @@
-"""Batches: shuffled or new ones to train on, padded ones to evaluate on.
+"""Batches: shuffled or newly drawn for training, padded for evaluation.
 
-Training never runs out and has no state: the batch of global step t is a
-function of (data, batch size, seed, t) alone, whoever asks for it and wherever
-they started. So a resumed run sees what the uninterrupted one would have seen,
-at no cost, and several devices see the same batch as one.
+Training batches are infinite and stateless: the batch of global step t is a
+function of (data, batch size, seed, t) alone. So a resumed run sees the same
+batches as an uninterrupted one, at no cost, and several devices see the same
+batch as one.
 
 The arrays are captured by the pipeline as tensors and never become part of a
 graph. Pass tensors to share them between pipelines without a copy.
@@ -26,11 +26,13 @@ from ib_keras.data.source import AugmentFn
 from ib_keras.data.source import DrawFn
 from ib_keras.errors import UserError
 
-_SHUFFLE, _AUGMENT, _DRAW = 0, 1, 2  # What a seed is folded for.
+# Constants that seeds are folded with, one per purpose.
+_SHUFFLE, _AUGMENT, _DRAW = 0, 1, 2
 
 # Rounds of the cipher behind `tf.random.experimental.index_shuffle`, which
 # fixes 4. At 50,000 or 60,000 examples the permutations of two epochs are then
-# correlated (0.2 to 0.3); from 8 on no test tells them from random ones.
+# correlated (0.2 to 0.3); from 8 on no test distinguishes them from random
+# ones.
 _ROUNDS = 16
 
 # Steps whose seeds are folded at once: the fold is some 150 small operations,
@@ -41,7 +43,7 @@ _SEED_BLOCK = 256
 def check_batch_size(
     batch_size: int, num_examples: int, num_replicas: int = 1
 ) -> None:
-    """Refuses a training batch size that cannot be served.
+    """Refuses a training batch size that cannot be used.
 
     Args:
         batch_size: Examples in a global batch.
@@ -78,8 +80,8 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
 def shuffled(positions: tf.Tensor, seed: tf.Tensor, size: int) -> tf.Tensor:
     """Maps positions to examples by a random permutation of the data set.
 
-    The permutation is never written out: each position is encrypted by
-    itself, so a batch costs the same wherever it is. The cipher works on 16
+    The permutation is not stored: each position is encrypted by itself, so a
+    batch costs the same at every position. The cipher works on 16
     bits or more: even a small data set costs 65,536 encryptions an epoch.
 
     Args:
@@ -92,7 +94,7 @@ def shuffled(positions: tf.Tensor, seed: tf.Tensor, size: int) -> tf.Tensor:
     """
     return tf.raw_ops.RandomIndexShuffle(
         index=positions,
-        seed=tf.pad(seed, [[1, 0]]),  # The operation takes three words.
+        seed=tf.pad(seed, [[1, 0]]),  # A key has three words.
         max_index=tf.constant(size - 1, tf.int64),
         rounds=_ROUNDS,
     )
@@ -114,8 +116,8 @@ def train_batches(
     """Makes the training batches of the steps from `start_step` on.
 
     Step t belongs to epoch `t // steps_per_epoch`. Each epoch goes through
-    the data set in an order of its own; what is left after its last whole
-    batch is dropped, and differs between epochs.
+    the data set in its own order; the rest after its last whole batch is
+    dropped, and differs between epochs.
 
     Several devices share a global batch as contiguous slices: the pipeline of
     shard s gives, for each step, `num_local` elements, the slices
@@ -198,11 +200,11 @@ def fresh_batches(
     shard_index: int = 0,
     num_local: int = 1,
 ) -> tf.data.Dataset:
-    """Makes training batches of examples that no batch had before.
+    """Makes training batches of newly drawn examples.
 
     Example i of step t is drawn with the seed folded from (seed, t, i). Each
     shard draws the whole global batch and keeps its part, as `train_batches`
-    does, so that not a bit depends on how many devices there are.
+    does, so that the result does not depend on the number of devices.
 
     Args:
         draw: That of a `DataSource`.
@@ -222,7 +224,7 @@ def fresh_batches(
         UserError: If the batch size is not divisible by the devices, or there
             is no such shard.
     """
-    # Of examples that are drawn there are always enough.
+    # Newly drawn examples never run out.
     check_batch_size(batch_size, batch_size, num_shards * num_local)
     _check_shard(shard_index, num_shards)
     shard = batch_size // num_shards
@@ -355,7 +357,7 @@ def _tensors(images, labels) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _slices(batch: tf.Tensor, num_local: int) -> tf.Tensor:
-    """Cuts the batch axis into `[num_local, rest]`, if there is need to."""
+    """Splits the batch axis into `[num_local, rest]`, if there are several."""
     if num_local == 1:
         return batch
     rest = batch.shape[0] // num_local
@@ -365,7 +367,7 @@ def _slices(batch: tf.Tensor, num_local: int) -> tf.Tensor:
 def _finish(dataset: tf.data.Dataset) -> tf.data.Dataset:
     options = tf.data.Options()
     options.deterministic = True
-    # The shards are cut here; a second cut by a strategy would lose examples.
+    # Shards are made here; sharding again in a strategy would lose examples.
     options.experimental_distribute.auto_shard_policy = (
         tf.data.experimental.AutoShardPolicy.OFF
     )

@@ -35,8 +35,7 @@ def build(data_dir: str | None = None, download: bool = True) -> DataSource:
 
     Returns:
         A `DataSource` with images 32x32x3. Its description is "CIFAR-10 (JPEG
-        re-encoded)" where the prepared copy holds JPEG images, so that no
-        report calls them CIFAR-10.
+        re-encoded)" where the prepared copy holds JPEG images.
 
     Raises:
         UserError: If the data is not there and cannot or must not be

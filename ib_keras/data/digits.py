@@ -1,10 +1,10 @@
-"""Digits: the 1,797 real 8x8 digits that scikit-learn carries in its wheel.
+"""Digits: the 1,797 real 8x8 digits that are part of scikit-learn.
 
 No network is needed: the TFDS data set `ib_digits` is prepared from the
 installed scikit-learn when it is first used. The split into 1,438 training and
 359 test images is this library's: of each class a fifth (rounded), chosen with
 a fixed seed, is for the test. No image is in both, but the 13 writers are, so
-test accuracy flatters a model somewhat. Pixels are scaled from 0..16 to
+test accuracy is somewhat optimistic. Pixels are scaled from 0..16 to
 0..255.
 
 References:

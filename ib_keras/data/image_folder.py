@@ -4,16 +4,16 @@
     photos/train/dog/7.jpg      photos/dog/7.jpg
     photos/test/cat/2.png
 
-On the left, the splits are the folders `train`, `test` and `validation` that
-there are. On the right there is one split, `test`; with `test_fraction` it is
-that part of each class, and `train` is the rest.
+On the left, the splits are those of the folders `train`, `test` and
+`validation` that exist. On the right there is one split, `test`; with
+`test_fraction` it is that part of each class, and `train` is the rest.
 
 Names of classes, kinds of files and pixels are as those of
 `keras.utils.image_dataset_from_directory`, but that pixels are rounded to 8
 bits. That function sorts by class, and an audit takes the first examples of a
 split: so the order here is that of a hash of each file's path below its split.
-It is the same on every machine and mixes the classes, and a file that is added
-moves none of another class to another split.
+It is the same on every machine and mixes the classes, and adding a file moves
+no file of another class to another split.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ class _Files(NamedTuple):
 
 
 class _Folder(NamedTuple):
-    """What a folder holds, and what becomes of its images."""
+    """The content of a folder, and how its images are converted."""
 
     files: dict[str, _Files]
     class_names: tuple[str, ...]
@@ -111,7 +111,7 @@ def build(
 
 
 def check(**arguments) -> None:
-    """Refuses what `build` refuses; it lists files and reads no image."""
+    """Refuses what `build` refuses; lists files, but reads no image."""
     build(**arguments)
 
 
@@ -204,7 +204,7 @@ def _class_names(path, roots) -> list[str]:
 
 
 def _are_alike(folders) -> bool:
-    """Whether each holds the same folders, as splits do and classes do not."""
+    """Whether all hold the same folders, as splits do and classes do not."""
     return (
         len(folders) > 0
         and len(folders[0]) > 1
@@ -213,7 +213,7 @@ def _are_alike(folders) -> bool:
 
 
 def _files(root, names) -> _Files:
-    """The images below a split's folder, by the hash of where they are."""
+    """The images below a split's folder, ordered by their paths' hashes."""
     found = []
     for label, name in enumerate(names):
         for folder, _, entries in os.walk(os.path.join(root, name)):
@@ -254,13 +254,14 @@ def _cut(path, whole, fraction) -> dict[str, _Files]:
 
 
 def _size(path) -> tuple[int, int]:
-    """Height and width of an image, by the head of its file."""
+    """Height and width of an image, from the header of its file."""
     from PIL import Image
 
     try:
         with Image.open(path) as image:
             return image.height, image.width
-    except OSError as error:  # PIL's own for what is no image is one.
+    except OSError as error:
+        # Also PIL's own error for files that are not images.
         raise _damaged(path, error) from error
 
 
@@ -275,7 +276,7 @@ def _decode(paths, form, is_resized) -> np.ndarray:
         )
         return form(image) if is_resized else image
 
-    # As bytes, for a name on disk need not be text.
+    # As bytes, since a name on disk may not be valid text.
     dataset = tf.data.Dataset.from_tensor_slices(list(map(os.fsencode, paths)))
     dataset = dataset.map(read, num_parallel_calls=tf.data.AUTOTUNE)
     found = np.empty((len(paths), *form.size, form.channels), np.uint8)
@@ -302,7 +303,7 @@ def _odd(path, shape, expected) -> UserError:
 
 def _damaged(path, error) -> UserError:
     why = (getattr(error, "message", None) or str(error)).splitlines()[0]
-    # What comes before it are nodes and iterators of TensorFlow's.
+    # The prefixes of TensorFlow's messages are nodes and iterators.
     why = re.sub(r"^(\{\{.*?\}\} )?(.*Iterator::Root\S*: )?", "", why)
     return UserError(
         "An image cannot be read",

@@ -1,8 +1,8 @@
-"""Images of any size and colour, made into those that a model takes.
+"""Images of any size and colour, converted to those that a model takes.
 
 Shared by the data sets whose images are the user's: `image_size` and
-`color_mode` mean what they mean to `keras.utils.image_dataset_from_directory`,
-and the pixels are those that it gives, rounded to 8 bits.
+`color_mode` are those of `keras.utils.image_dataset_from_directory`, and so are
+the pixels, rounded to 8 bits.
 """
 
 import os
@@ -26,11 +26,11 @@ _INTERPOLATIONS = (
 
 
 class Form(NamedTuple):
-    """What images are made into.
+    """The form that images are converted to.
 
     Attributes:
-        size: (height, width); None for the size that they have.
-        channels: 1, 3 or 4; None for those that they have.
+        size: (height, width); None keeps their size.
+        channels: 1, 3 or 4; None keeps theirs.
         interpolation: A method of `tf.image.resize`.
         crop: Whether to cut what does not fit the ratio of `size`, instead of
             stretching the image.
@@ -42,7 +42,7 @@ class Form(NamedTuple):
     crop: bool = False
 
     def __call__(self, image):
-        """Takes a uint8 image `[height, width, channels]` to this form."""
+        """Converts a uint8 image `[height, width, channels]` to this form."""
         import tensorflow as tf
 
         if self.size is not None:
@@ -72,7 +72,7 @@ def form(
     interpolation: str = "bilinear",
     crop_to_aspect_ratio: bool = False,
 ) -> Form:
-    """Checks the arguments of a data set that say what its images become.
+    """Checks the arguments of a data set that convert its images.
 
     Args:
         image_size: (height, width), or one number for both; None for the size
@@ -85,7 +85,7 @@ def form(
         The `Form`.
 
     Raises:
-        UserError: If one of them is none of these.
+        UserError: If one of them is invalid.
     """
     if color_mode is not None and color_mode not in CHANNELS:
         raise unknown_name(
@@ -100,7 +100,7 @@ def form(
         )
     if not isinstance(crop_to_aspect_ratio, bool):
         raise UserError(
-            "crop_to_aspect_ratio is not of its kind",
+            "crop_to_aspect_ratio is not a boolean",
             received=repr(crop_to_aspect_ratio),
             expected="True or False",
             fix="Set it to one.",

@@ -1,4 +1,4 @@
-"""Images and labels of a user's own, from one NumPy archive.
+"""A user's own images and labels, from one NumPy archive.
 
 `numpy.savez("mine.npz", images=images, labels=labels)` makes one of the split
 "test"; with `x_train, y_train, x_test, y_test`, as `keras.datasets` stores
@@ -49,7 +49,7 @@ def check(path: str, **unused) -> None:
         with zipfile.ZipFile(path) as file:
             names = [name.removesuffix(".npy") for name in file.namelist()]
     except (OSError, zipfile.BadZipFile):
-        files.read_npz(path)  # It says what is wrong.
+        files.read_npz(path)  # Raises the error.
         raise
     _pairs(path, names)
 
@@ -70,7 +70,7 @@ def build(
         A `DataSource` with the splits that the file has.
 
     Raises:
-        UserError: If the file is not there, is none, or holds something else.
+        UserError: If the file is missing, or is not such an archive.
     """
     check(path)
     held = files.read_npz(path)

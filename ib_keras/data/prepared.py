@@ -1,4 +1,4 @@
-"""Folders prepared by TensorFlow Datasets: found or made, then read whole.
+"""Folders prepared by TensorFlow Datasets: found or made, then read.
 
 Shared by the data sets that TFDS knows. A prepared folder is
 `<data_dir>/<name>/<version>`; `data_dir` is an argument, else the environment
@@ -46,7 +46,7 @@ def source(
         UserError: As `open_builder` and `describe`.
     """
     folder = None
-    # What has imported it already may have put a stand-in in its place.
+    # Other code may have replaced it by a mock.
     if "tensorflow_datasets" not in sys.modules:
         folder = records.find(name, version, data_dir)
     start = folder and records.first_bytes(folder)
@@ -76,8 +76,8 @@ def open_builder(
         data_dir: Folder of prepared data sets, or None for TFDS's own rule.
         download: Whether a data set that is not there may be downloaded and
             prepared.
-        is_local: Whether it is made without a network, and so prepared even
-            where downloads are off.
+        is_local: Whether it needs no network, and so is prepared even where
+            downloads are off.
 
     Returns:
         A `tfds.core.DatasetBuilder` whose folder exists.
@@ -99,7 +99,8 @@ def open_builder(
         )
     try:
         builder.download_and_prepare()
-    except Exception as error:  # Network, disk and TFDS each have their own.
+    except Exception as error:
+        # Network, disk and TFDS each raise their own errors.
         # Another process may have finished the same folder meanwhile.
         builder = construct(name, data_dir)
         if builder.data_path.exists():
@@ -165,7 +166,7 @@ def load(
     key = (os.fspath(builder.data_path), str(split), keys, form)
     if key not in _cache:
         arrays = _decode(builder, str(split), keys, form)
-        # Nothing on disk means a stand-in, tfds.testing.mock_data.
+        # Without files it is mocked by tfds.testing.mock_data.
         if not builder.data_path.exists():
             return arrays
         _cache[key] = arrays
@@ -173,7 +174,7 @@ def load(
 
 
 def forget() -> None:
-    """Drops the splits that this process has read."""
+    """Frees the splits that this process has read."""
     _cache.clear()
 
 
@@ -182,7 +183,7 @@ def describe(builder, original: str) -> str:
 
     TFDS stores images that it prepared itself losslessly, as PNG. Neither
     `features.json` nor `dataset_info.json` records that somebody prepared a
-    folder with another encoding, so the first stored image is looked at.
+    folder with another encoding, so the first stored image is checked.
 
     Args:
         builder: The result of `open_builder`.
@@ -240,7 +241,8 @@ def construct(name: str, data_dir=None):
         data_dir = os.path.expanduser(os.fspath(data_dir))
     try:
         return tfds.builder(name, data_dir=data_dir or None)
-    except Exception as error:  # JSON, protobuf and TFDS each have their own.
+    except Exception as error:
+        # JSON, protobuf and TFDS each raise their own errors.
         raise UserError(
             f"The folder of the data set {name} cannot be read",
             received=f"in {data_dir or 'the default data_dir'}: "
@@ -287,10 +289,11 @@ def _frozen(images, labels):
 
 @contextlib.contextmanager
 def _damage_errors(builder):
-    """Turns what a damaged folder raises into one line for a person."""
+    """Turns the errors of a damaged folder into a `UserError`."""
     try:
         yield
-    except Exception as error:  # Files, records and TFDS each have their own.
+    except Exception as error:
+        # Files, records and TFDS each raise their own errors.
         raise UserError(
             f"The data set {builder.name} cannot be read",
             received=f"in {builder.data_path}: {_reason(error)}",
@@ -305,7 +308,7 @@ def _prepare_error(builder, error: Exception, is_local: bool) -> UserError:
         return UserError(
             f"The data set {builder.name} could not be prepared",
             received=received,
-            expected="a folder that can be written, with room left",
+            expected="a folder that can be written, with space left",
             fix="Point data_dir (or the environment variable TFDS_DATA_DIR) "
             "to such a folder.",
         )

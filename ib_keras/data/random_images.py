@@ -2,9 +2,9 @@
 
 Each class has a pattern of uniform noise, and an image is, in every pixel,
     image = 3/4 noise + 1/4 pattern of its class        (units of [0, 1]).
-So no pixel says much about the class, all of them together do, and a model
-learns it in a few steps. Image i of a split is a function of the seed, the
-split's name and i alone: more images never change the earlier ones.
+So one pixel has little information on the class, but all of them have much, and
+a model learns it in a few steps. Image i of a split is a function of the seed,
+the split's name and i alone: more images never change the earlier ones.
 """
 
 import numpy as np
@@ -16,7 +16,8 @@ from ib_keras.data.source import DataSource
 from ib_keras.errors import UserError
 
 _PATTERN_SHARE = 0.25
-_PATTERNS, _TRAIN, _TEST = 0, 1, 2  # What a seed is folded for.
+# Constants that seeds are folded with, one per purpose.
+_PATTERNS, _TRAIN, _TEST = 0, 1, 2
 _BLOCK = 256  # Images drawn at once.
 
 

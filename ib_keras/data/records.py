@@ -1,9 +1,9 @@
-"""Prepared folders read without TFDS, where they are of the usual form.
+"""Prepared folders read without TFDS, where they have the usual format.
 
-To import TFDS and to open a data set takes longer than to read its records.
-Only what is exactly known is read here: one file of records a split, images as
-PNG or JPEG, one label each. Of all else, damage included, `read` gives None,
-and TFDS has the word.
+Importing TFDS and opening a data set takes longer than reading its records.
+Only one known format is read here: one file of records per split, images as PNG
+or JPEG, one label each. In all other cases, damage included, `read` returns
+None, and TFDS is used.
 """
 
 import json
@@ -19,7 +19,7 @@ _LABEL = "tensorflow_datasets.core.features.class_label_feature.ClassLabel"
 
 
 def find(name: str, version: str, data_dir: str | None) -> str | None:
-    """The folder of a data set, where TFDS would take it too.
+    """The folder of a data set that TFDS would use.
 
     Args:
         name: Of the data set.
@@ -27,7 +27,7 @@ def find(name: str, version: str, data_dir: str | None) -> str | None:
         data_dir: As of `prepared.open_builder`.
 
     Returns:
-        Its path; None where there is none, or other versions besides.
+        Its path; None if there is none, or other versions as well.
     """
     folder = os.path.join(root(data_dir), name)
     try:
@@ -56,7 +56,7 @@ def read(folder: str, split: str) -> tuple[np.ndarray, np.ndarray] | None:
 
     Returns:
         Images uint8 and labels int32, as TFDS gives them; None where the
-        folder or the split is of another form.
+        folder or the split has another format.
     """
     import tensorflow as tf
 
@@ -98,7 +98,7 @@ def first_bytes(folder: str) -> bytes | None:
 
 
 def _open(folder, split):
-    """Path, image shape, size, start and stop of a split of a known form."""
+    """Path, image shape, size, start and stop of a split; None if unknown."""
     with open(os.path.join(folder, "dataset_info.json"), "rb") as file:
         info = json.load(file)
     with open(os.path.join(folder, "features.json"), "rb") as file:

@@ -1,8 +1,8 @@
-"""What a data set is to the rest of the library, and its units.
+"""The interface of data sets to the library, and their units.
 
-A `DataSource` gives whole splits as arrays. `to_float` takes them to the
-library's units, float32 in [0, 1]; `channel_statistics` measures them there,
-for models that normalise their input.
+A `DataSource` gives splits as arrays. `to_float` converts them to the library's
+units, float32 in [0, 1]; `channel_statistics` measures them in these units, for
+models that normalise their input.
 """
 
 import dataclasses
@@ -40,11 +40,11 @@ class DataSource:
 
     Args:
         name: The part's name, such as "cifar10".
-        description: The name for reports, such as "CIFAR-10". It says so
-            where the copy at hand is not the original.
+        description: The name for reports, such as "CIFAR-10", with a remark
+            where the local copy is not the original.
         image_shape: `(height, width, channels)`.
         class_names: One name for each class, in the order of the labels.
-        load: Takes a split in TFDS's words ("train", "test[:1000]",
+        load: Takes a split in TFDS's syntax ("train", "test[:1000]",
             "train[:90%]") and returns images, uint8 or float32 in [0, 1]
             `[n, height, width, channels]`, and labels, int32 `[n]`, always in
             the same order. The arrays may be shared between callers and are
@@ -53,13 +53,12 @@ class DataSource:
             returns images to train on, or None where the data set is trained
             on as it is.
         draw: Draws new examples of the split "train", where its distribution
-            is known: whoever trains on that split as a whole then sees no
-            example twice, and `load` gives a fixed sample of it. Takes seeds
+            is known: training on that whole split then sees no example
+            twice, and `load` gives a fixed sample of it. Takes seeds
             int32 `[n, 2]`, also inside compiled code, and returns images and
             labels as `load` does.
-        feature_range: What the pixels 0 and 1 stand for in units of the data
-            set's own, for models that compute in those; None where there are
-            none.
+        feature_range: The values of the pixels 0 and 1 in the data set's own
+            units, for models that compute in those; None if it has none.
     """
 
     name: str
@@ -87,12 +86,13 @@ def make(section: Mapping[str, Any]) -> DataSource:
         The `DataSource`.
 
     Raises:
-        UserError: As `plugins.build`, or if the module gives something else.
+        UserError: As `plugins.build`, or if the module returns something
+            else.
     """
     source = plugins.build("data", section)
     if not isinstance(source, DataSource):
         raise UserError(
-            "The data set is none",
+            "The result of build() is not a data set",
             received=f"a {type(source).__name__} from build() of "
             f"{section['name']}",
             expected="an ib_keras.data.source.DataSource",
@@ -103,7 +103,7 @@ def make(section: Mapping[str, Any]) -> DataSource:
 
 
 def read(source: DataSource, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Loads a split; a user's own data set is not taken on trust.
+    """Loads a split, and checks that of a user's own data set.
 
     Args:
         source: The data set.
@@ -113,13 +113,14 @@ def read(source: DataSource, split: str) -> tuple[np.ndarray, np.ndarray]:
         Images uint8, or float32 in [0, 1], and labels int32.
 
     Raises:
-        UserError: If the split does not exist, or is not what `source` says.
+        UserError: If the split does not exist, or differs from what `source`
+            declares.
     """
     images, labels = source.load(split)
     shape = tuple(source.image_shape)
     if tuple(images.shape[1:]) != shape:
         raise UserError(
-            "The images are not of the shape that the data set says",
+            "The images do not have the shape that the data set declares",
             received=f"{source.name} {split} of shape {tuple(images.shape)}",
             expected=f"[n, {', '.join(map(str, shape))}]",
             fix="Correct load() or image_shape of the data set.",
@@ -130,18 +131,18 @@ def read(source: DataSource, split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def to_float(images) -> "tf.Tensor":
-    """Takes images to the library's units, inside or outside compiled code.
+    """Converts images to the library's units, also in compiled code.
 
     Gives the same bits as `images.astype("float32") / 255` in NumPy: compilers
     turn a float32 division by a constant into a product with its reciprocal,
-    which is another float for half of the 256 values, so it is in float64.
+    which differs for half of the 256 values, so it is computed in float64.
 
     Args:
         images: uint8 in [0, 255] of any shape, or floating point.
 
     Returns:
-        float32 in [0, 1], `images / 255`; what is floating point already is
-        returned as it is.
+        float32 in [0, 1], `images / 255`; floating point images are returned
+        unchanged.
 
     Raises:
         UserError: If the images have another dtype.
@@ -173,9 +174,8 @@ def channel_statistics(
         images: `[n, height, width, channels]`, uint8 or in [0, 1].
 
     Returns:
-        `(mean, deviation)`, two tuples of `channels` floats in the units of
-        [0, 1]; the deviation divides by the count, and is 0 for a channel
-        that is constant.
+        `(mean, std)`, two tuples of `channels` floats in the units of [0, 1];
+        the variance divides by the count, and is 0 for a constant channel.
 
     Raises:
         UserError: If there are no images.

@@ -1,7 +1,7 @@
 """Split strings: which examples "train[:90%]" or "test[:64]" are.
 
-The words are TFDS's own, read by TFDS's own parser, so that every data set of
-the package understands the same ones.
+The syntax is that of TFDS, read by its own parser, so it is the same for every
+data set of the package.
 """
 
 from collections.abc import Mapping

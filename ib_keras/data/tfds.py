@@ -1,7 +1,7 @@
 """Any image data set of TensorFlow Datasets (TFDS), by its name there.
 
 `tfds:fashion_mnist`, `tfds:emnist/letters`, `tfds:cifar10_corrupted/fog_3`:
-what follows the colon is what `tfds.builder` takes. A folder that somebody
+the text after the colon is an argument of `tfds.builder`. A folder that was
 prepared in TFDS's format is read without the code that prepared it.
 """
 
@@ -51,7 +51,7 @@ def build(
         UserError: If TFDS has no such data set, it has no images or classes
             under these keys, or it is not there and cannot be downloaded.
     """
-    # What is wrong is said before anything is downloaded.
+    # Errors are raised before anything is downloaded.
     _, keys, form = _open(
         tfds_name, image_key, label_key, image_size, color_mode, data_dir
     )
@@ -120,7 +120,7 @@ def _construct(tfds_name, data_dir):
         return prepared.construct(tfds_name, data_dir)
     except UserError as error:
         cause = error.__cause__
-        # Of a config or version; what a damaged folder raises is of others.
+        # Of a config or version; damaged folders raise other errors.
         if type(cause) in (AssertionError, ValueError):
             raise _wrong_version(tfds_name, cause) from cause
         if not isinstance(cause, tfds.core.DatasetNotFoundError):

@@ -1,4 +1,4 @@
-"""The paper's toy problem: one feature decides, another nearly does.
+"""The paper's toy problem: one feature decides, another one nearly.
 
 The label y is -1 or +1, each with probability 1/2, and
     x1 = y U(0, 10),
@@ -6,12 +6,12 @@ The label y is -1 or +1, each with probability 1/2, and
 So the sign of x1 is always right, with a margin of up to 10, and that of x2 in
 9 of 10 cases, with a margin of up to 1.
 
-Splits: "train" is drawn afresh for each batch (`load` gives a fixed sample of
-it); "test"; and "adversarial", the paper's attack computed beforehand: x1 as
-always, x2 from the low-density regions alone, so that its sign is always
+Splits: "train" is newly drawn for each batch (`load` gives a fixed sample of
+it); "test"; and "adversarial", the paper's attack computed in advance: x1 is
+the same, x2 from the low-density regions alone, so that its sign is always
 wrong. Test and adversarial examples are independent.
 
-A pixel is 1/2 + x/32, so 0 and 1 stand for -16 and 16, and the paper's
+A pixel is 1/2 + x/32, so 0 and 1 mean -16 and 16, and the paper's
 perturbation of x2 by 1 is 1/32 in pixel units. No feature is ever exactly 0.
 
 References:
@@ -27,7 +27,8 @@ from ib_keras.data import features
 from ib_keras.data.source import DataSource
 
 _BOUND = 16.0
-_TRAIN, _TEST, _ADVERSARIAL = 0, 1, 2  # What a seed is folded for.
+# Constants that seeds are folded with, one per purpose.
+_TRAIN, _TEST, _ADVERSARIAL = 0, 1, 2
 
 
 def build(num_examples: int = 10_000, seed: int = 0) -> DataSource:
@@ -68,7 +69,7 @@ def _draw(example_seeds, probability):
     units = seeds.uniform(example_seeds, (4,))
     which, first, second, agrees = tf.unstack(units, axis=1)
     y = features.signs(which)
-    # Rounded to the grid, 0 would be of neither sign.
+    # Rounded to the grid, 0 would have no sign.
     least = features.grid(_BOUND)
     x1 = y * tf.maximum(10.0 * first, least)
     x2 = y * features.signs(agrees, probability) * tf.maximum(second, least)

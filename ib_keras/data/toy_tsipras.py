@@ -6,11 +6,11 @@ The label y is -1 or +1, each with probability 1/2, and
 The mean of the 100 Gaussian features predicts y in Phi(eta sqrt(100)) = 99.87%
 of the cases, better than x1 does, until they are shifted by 2 eta.
 
-Splits: "train" is drawn afresh for each batch (`load` gives a fixed sample of
+Splits: "train" is newly drawn for each batch (`load` gives a fixed sample of
 it); "test"; and "adversarial": the same examples after the paper's attack of
 l_inf size 2 eta, x2, ..., x101 shifted by -2 eta y, and x1 as it was.
 
-A pixel is 1/2 + x/16, so 0 and 1 stand for -8 and 8, and 2 eta = 0.6 is 0.0375
+A pixel is 1/2 + x/16, so 0 and 1 mean -8 and 8, and 2 eta = 0.6 is 0.0375
 in pixel units. Nothing is cut off: normal numbers of `seeds.normal` are below
 5.8 in size, as they come from uniform ones of 24 bits.
 

@@ -15,15 +15,15 @@ _BLOCKS_PER_STAGE = 2
 
 
 def _convolution(units: int, size: int, strides: int = 1):
-    # He et al. pad 1 on both sides whatever the stride; Keras' "same" pads
-    # only behind where the stride is 2. The shapes agree.
+    # He et al. pad by 1 on both sides for every stride; Keras' "same" pads
+    # only at the end where the stride is 2. The shapes agree.
     return keras.layers.Conv2D(
         units, size, strides=strides, padding="same", use_bias=False
     )
 
 
 def _normalise_and_activate(x):
-    # Of the global batch, so that a run does not depend on how many share it.
+    # Over the global batch, so that results do not depend on the replicas.
     count = tf.distribute.get_strategy().num_replicas_in_sync
     x = FusedBatchNormalization(
         momentum=0.9, epsilon=1e-5, synchronized=count > 1

@@ -1,8 +1,8 @@
 """The paper's figures, from the records of sweeps.
 
-`reading` reads the folders, `points` picks the numbers, a file a kind of figure
-draws them, `style` says how all of them look, `captions` what stands under
-them. `FIGURES` is the table of all; `write` draws one and writes its files.
+`reading` reads the folders, `points` selects the numbers, one file per kind of
+figure draws them, `style` sets their look, `captions` their captions. `FIGURES`
+is the table of all; `write` draws one and writes its files.
 """
 
 import dataclasses
@@ -30,8 +30,8 @@ class Figure:
 
     Attributes:
         draws: `(number, runs)` -> `Drawing`.
-        configs: The experiments it can be drawn from, the paper's first; of
-            those that are there the first is taken. None needs no runs.
+        configs: The experiments it can be drawn from, the paper's first; the
+            first available one is used. None needs no runs.
     """
 
     draws: Callable[..., drawing.Drawing]
@@ -94,8 +94,8 @@ def draw(number: int, sweeps: Sequence[reading.Runs]) -> drawing.Drawing:
 
     Args:
         number: Of the figure, a key of `FIGURES`.
-        sweeps: From `reading.load`; those of other experiments are passed
-            over.
+        sweeps: From `reading.load`; those of other experiments are
+            skipped.
 
     Returns:
         Its `Drawing`.
@@ -136,8 +136,7 @@ def write(
         folder: Where `figure_N.*` go; files of these names are replaced.
 
     Returns:
-        The paths, and what a reader should know: which runs are missing or
-        left out.
+        The paths, and notes: which runs are missing or left out.
 
     Raises:
         UserError: As `draw`, or if the folder cannot be written.

@@ -1,4 +1,4 @@
-"""The small line under a figure: what it is made of, and what is not in it."""
+"""The caption of a figure: its data, and what is left out."""
 
 from collections.abc import Iterable
 from collections.abc import Sequence
@@ -26,12 +26,12 @@ def write(
     images: str = "test images",
     more: str = "",
 ) -> str:
-    """Says what data, what budget, how many seeds and examples, who is out.
+    """States data, budget, numbers of seeds and examples, and excluded runs.
 
     Args:
-        runs: All that the figure would draw.
-        points: All that it draws.
-        images: What the examples are called.
+        runs: All runs of the figure.
+        points: All points that it draws.
+        images: The name of the examples.
         more: A sentence of the figure itself.
 
     Returns:
@@ -49,7 +49,7 @@ def write(
 def notes(
     runs: reading.Runs, points: Iterable[points_lib.Point]
 ) -> tuple[str, ...]:
-    """What is printed beside: each run that is not in the figure, by name."""
+    """The printed notes: each run that is not in the figure, by name."""
     drawn = {p.run.name for p in points}
     fates: dict[str, list[str]] = {}
     for name, why in runs.missing.items():
@@ -69,7 +69,7 @@ def notes(
 
 
 def percent(share: float) -> str:
-    """A share with one digit behind the point."""
+    """A share with one digit after the point."""
     return f"{100 * share:.1f}"
 
 
@@ -101,7 +101,7 @@ def _data(runs) -> str:
 
 
 def _seeds(runs) -> str:
-    """How many seeds stand behind each value; twins by themselves."""
+    """The number of seeds of each value; separately for the baseline."""
     groups: dict[tuple, set] = {}
     for run in runs:
         others = {k: v for k, v in run.labels.items() if k != "seed"}

@@ -1,4 +1,4 @@
-"""What a figure is once it is drawn: the picture, its numbers, its notes."""
+"""A drawn figure: the picture, its numbers, its notes."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from ib_keras.figures import reading
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """A figure and what belongs to it.
+    """A figure with its numbers and notes.
 
     Attributes:
         figure: The picture.
@@ -32,8 +32,8 @@ def check_points(
     """Refuses to draw a figure that would be empty.
 
     Raises:
-        UserError: If there is nothing to draw: what is needed, what became of
-            the runs, and the command that makes them.
+        UserError: If there is nothing to draw, with what is needed, the states
+            of the runs, and the command that makes them.
     """
     if points:
         return

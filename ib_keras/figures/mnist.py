@@ -9,14 +9,14 @@ from ib_keras.figures import points as points_lib
 from ib_keras.figures import reading
 from ib_keras.figures import style
 
-# From this radius on every image can be made solid grey. A classifier gives one
-# class to all of these, so that no more than the largest class can be right
-# under an attack that does its work.
+# From this radius on every image can be made solid grey, which a classifier
+# assigns to one class. So under a successful attack at most the share of the
+# largest class is correct.
 _GREY = 0.5
 _ON_GREY = (
     r"At $\epsilon\geq$0.5 all images can be made solid grey, and one answer "
-    "is right for the largest class at most: above the dashed line an attack "
-    "has not done its work."
+    "is right for the largest class at most: above the dashed line the attack "
+    "has failed."
 )
 _BETA = 0.01
 
@@ -67,7 +67,7 @@ def draw_fgs(number: int, runs: reading.Runs) -> drawing.Drawing:
 
 
 def _one_answer(runs) -> float | None:
-    """The most that one answer for all images has right; None if not known."""
+    """The highest accuracy of one class for all images; None if not known."""
     audits = [run.record["audits"].get("fgs_mean", {}) for run in runs]
     shares = [audit.get("largest_class_share") for audit in audits]
     return max((share for share in shares if share), default=None)

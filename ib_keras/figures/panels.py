@@ -1,7 +1,8 @@
-"""What panels have in common: accuracies on an axis of beta, rho or restarts.
+"""Functions for panels: accuracies on an axis of beta, rho or restarts.
 
-A seed is a dot or a thin line of its own; the twin is the mean over its seeds
-with the range from the lowest to the highest, as in the paper's figure 1.
+Each seed is a dot or a thin line; the deterministic baseline (the twin) is the
+mean over its seeds with the range from the lowest to the highest, as in the
+paper's figure 1.
 """
 
 import dataclasses
@@ -20,13 +21,13 @@ from ib_keras.figures import captions
 from ib_keras.figures import style
 from ib_keras.figures.points import Point
 
-_LEAST_TOP = 10.0  # Per cent: a flat zero shall look like one.
+_LEAST_TOP = 10.0  # Per cent: a line at zero has to be visible.
 _LEVEL = {"color": style.GREY, "lw": 0.8, "ls": (0, (3, 2))}
 _MARKED = (1, 2, 5)  # Restarts with a marker, times powers of ten.
 
 
 def draw_swept(axes: Axes, points: Sequence[Point], swept: str) -> None:
-    """Dots a seed against beta (log axis) or rho, a thin line the means.
+    """One dot per seed against beta (log axis) or rho, a thin line of means.
 
     Args:
         axes: The panel.
@@ -40,7 +41,7 @@ def draw_swept(axes: Axes, points: Sequence[Point], swept: str) -> None:
     for position, key in enumerate(modes):
         look = style.look(*key)
         own = [p for p in models if (p.model, p.mode) == key]
-        # Beside each other, so that no mode hides the other.
+        # Side by side, so that no mode hides the other.
         shift = between * (position - (len(modes) - 1) / 2)
         means = _means(own)
         axes.plot(
@@ -68,7 +69,7 @@ def draw_swept(axes: Axes, points: Sequence[Point], swept: str) -> None:
 
 
 def draw_twin(axes: Axes, points: Sequence[Point]) -> None:
-    """A level of its own, whatever x is."""
+    """A horizontal level for all x."""
     values = [100 * p.y for p in points if not p.is_collapsed]
     if not values:
         return
@@ -78,7 +79,7 @@ def draw_twin(axes: Axes, points: Sequence[Point]) -> None:
 
 
 def draw_restarts(axes: Axes, lines: Sequence[Sequence[Point]]) -> None:
-    """A line a seed against restarts (log axis); the twin a line and a band.
+    """One line per seed against restarts (log axis); a band for the twin.
 
     Args:
         axes: The panel.
@@ -129,7 +130,7 @@ def set_percent(
     Args:
         panels: The first one gets the label.
         label: Of the axis, without the unit.
-        points: All that is drawn on them.
+        points: All points on them.
     """
     highest = max(_LEAST_TOP, *(100 * p.y for p in points), 0.0)
     step = 20 if highest > 50 else 10 if highest > 20 else 5
@@ -145,12 +146,12 @@ def set_percent(
 
 
 def title(axes: Axes, text: str) -> None:
-    """Over a panel, from its left edge."""
+    """The title above a panel, at its left edge."""
     axes.set_title(text, loc="left")
 
 
 def say_empty(axes: Axes, text: str) -> None:
-    """In a panel that has nothing to draw."""
+    """The text in a panel without data."""
     axes.set_xticks([])
     axes.grid(False)
     axes.text(
@@ -179,7 +180,7 @@ def draw_legend(
     Args:
         figure: The figure.
         points: All that is drawn.
-        level: What the dashed level is, if there is one.
+        level: The meaning of the dashed level, if there is one.
     """
     points = list(points)
     keys = sorted({(p.model, p.mode) for p in points if not p.run.is_twin})
@@ -216,7 +217,7 @@ def _twin_entry(label: str, num_seeds: int):
 
 
 def _between_modes(xs: Sequence[float], is_log: bool) -> float:
-    """How far the dots of two modes are apart, in decades or in x."""
+    """The distance of the dots of two modes, in decades or in x."""
     places = np.log10(xs) if is_log else np.asarray(xs)
     gaps = np.diff(places)
     return min(0.1, 0.4 * gaps.min()) if gaps.size else 0.1
@@ -227,7 +228,7 @@ def _shifted(x: float, shift: float, is_log: bool) -> float:
 
 
 def _means(points: Iterable[Point]) -> dict[float, float]:
-    """By x the mean over seeds, of what counts."""
+    """The mean over seeds by x, without collapsed runs."""
     found: dict[float, list[float]] = {}
     for point in points:
         if not point.is_collapsed:

@@ -37,13 +37,13 @@ class Point:
     Attributes:
         model: The label of its run.
         mode: "mean" or "stochastic".
-        x: What the axis has: beta, rho or restarts; None where a twin has no
-            such value.
+        x: The value on the axis: beta, rho or restarts; None for a
+            deterministic baseline (twin) without it.
         y: An accuracy, a share of 1.
         interval: Its 95% interval; None where the count is not known.
-        num_examples: What the accuracy is of; None where not known.
+        num_examples: Of the accuracy; None where not known.
         run: The run.
-        is_collapsed: Whether the run counts for nothing.
+        is_collapsed: Whether the run is left out of means.
     """
 
     model: str
@@ -61,7 +61,7 @@ class Point:
         return self.run.labels.get("seed")
 
     def row(self, figure: int, panel: str) -> tuple:
-        """What `COLUMNS` name."""
+        """The values of `COLUMNS`."""
         low, high = self.interval or (None, None)
         return (
             figure,
@@ -85,7 +85,7 @@ def of_audit(
     swept: str,
     epsilon: float | None = None,
 ) -> list[Point]:
-    """Robust accuracies of one audit, a point a run that has it.
+    """Robust accuracies of one audit, one point per run that has it.
 
     Args:
         runs: The runs.
@@ -119,7 +119,7 @@ def of_audit(
 def of_restarts(
     runs: Iterable[reading.Run], audit: str, epsilon: float | None = None
 ) -> list[list[Point]]:
-    """Robust accuracy after 1, 2, ... restarts, a line a run that has it.
+    """Robust accuracy after 1, 2, ... restarts, one line per run.
 
     Args:
         runs: The runs.
@@ -127,7 +127,7 @@ def of_restarts(
         epsilon: A radius of the audit's curve; None is the audit's own.
 
     Returns:
-        A list of points a run.
+        A list of points per run.
     """
     lines = []
     for run in runs:
@@ -163,7 +163,7 @@ def of_restarts(
 def of_result(
     runs: Iterable[reading.Run], field: str, swept: str, *, mode: str
 ) -> list[Point]:
-    """An accuracy that training itself measured, a point a run.
+    """An accuracy that training itself measured, one point per run.
 
     Args:
         runs: The runs.
@@ -218,7 +218,7 @@ def interval(share: float, count: int) -> tuple[float, float]:
 
 
 def widest(points: Iterable[Point]) -> float | None:
-    """The farthest that an interval reaches from its share; None for none."""
+    """The longer half of an interval; None without one."""
     arms = [
         max(p.interval[1] - p.y, p.y - p.interval[0])
         for p in points
@@ -257,7 +257,7 @@ def _is_same(a: float, b: float) -> bool:
 
 
 def _radius(record, epsilon):
-    """The audit and what it says at a radius; None if it says nothing."""
+    """The audit and its numbers at a radius; None if it has none."""
     if record is None:
         return None
     if epsilon is None:
@@ -271,7 +271,7 @@ def _radius(record, epsilon):
 
 
 def _whole(curve, num_restarts: int) -> list[float]:
-    """Restarts with nobody left to attack were not run: accuracy stays 0."""
+    """Restarts without examples left were not run: accuracy stays 0."""
     values = [float(value) for value in curve]
     if values[-1] == 0:
         values += [0.0] * (num_restarts - len(values))

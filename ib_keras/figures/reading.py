@@ -1,8 +1,8 @@
-"""What the folders of sweeps hold: planned runs and what became of each.
+"""Reads the folders of sweeps: planned runs and the state of each.
 
-`sweep.json`, the plan, and `records/`, one small file a finished run, are all
-that is read. A record that cannot be used takes its own run out and no other;
-who was left out, and why, is kept, since every figure says so.
+Only `sweep.json`, the plan, and `records/`, one small file per finished run,
+are read. A record that cannot be used excludes its own run alone; excluded
+runs, and why, are kept, since every figure states them.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from ib_keras.errors import UserError
 from ib_keras.figures import records
 
 SWEEP_FILE = "sweep.json"
-# What a twin's label `model` is; every other run has what was swept.
+# The label `model` of deterministic baselines (twins).
 TWINS = ("deterministic", "linear")
 _NOT_BEGUN = "not begun"
 
@@ -27,8 +27,8 @@ class Run:
 
     Attributes:
         name: In its sweep.
-        labels: What it is grouped by: model, beta or rho, seed.
-        record: Its file, checked for what figures need.
+        labels: By which it is grouped: model, beta or rho, seed.
+        record: The content of its file, checked.
     """
 
     name: str
@@ -53,14 +53,14 @@ class Runs:
     Attributes:
         config: The experiment, a module of `configs/`.
         preset: Of the config.
-        budget: What the preset cuts, a sentence.
+        budget: How the preset reduces the budget, a sentence.
         folders: Where they came from.
         planned: Name -> labels.
-        done: Those that count.
+        done: Valid runs.
         collapsed: Finished, but left out for their clean accuracy.
-        excluded: Name -> why it does not count; the collapsed ones too.
-        missing: Name -> what is known of a run without a usable record.
-        notes: What else a reader should know.
+        excluded: Name -> why it is left out; the collapsed ones too.
+        missing: Name -> the state of a run without a usable record.
+        notes: Other notes.
         overrides: Fields of the config that were set for all runs.
     """
 
@@ -77,7 +77,7 @@ class Runs:
     overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def of(self, is_wanted: Callable[[Mapping[str, Any]], bool]) -> "Runs":
-        """Those whose labels are wanted."""
+        """The runs with the wanted labels."""
         planned = {n: lb for n, lb in self.planned.items() if is_wanted(lb)}
         return dataclasses.replace(
             self,
@@ -88,8 +88,8 @@ class Runs:
             missing={n: w for n, w in self.missing.items() if n in planned},
         )
 
-    def known_of(self, name: str) -> int | None:
-        """What is known of a run: 0 all, 1 a part, 2 its failure, or None."""
+    def state_of(self, name: str) -> int | None:
+        """The state of a run: 0 complete, 1 partial, 2 failed, or None."""
         if name in self.excluded:
             return 2 if self.excluded[name].startswith("failed") else 0
         for run in self.done:
@@ -99,7 +99,7 @@ class Runs:
 
     @property
     def command(self) -> str:
-        """What makes the missing runs."""
+        """The command that makes the missing runs."""
         preset = f":{self.preset}" if self.preset else ""
         words = [
             "python -m launch.sweep",
@@ -165,11 +165,11 @@ def load(folder: str) -> Runs:
 
 
 def merge(sweeps: Sequence[Runs]) -> Runs:
-    """Takes parts of one sweep together, such as those of several machines.
+    """Merges parts of one sweep, such as those of several machines.
 
     Args:
-        sweeps: Of one config and preset. Of a run that is in several the
-            first that is whole counts, or else the first that lacks least.
+        sweeps: Of one config and preset. For a run in several of them the
+            first complete one is used, or else the most complete one.
 
     Returns:
         All their runs.
@@ -181,7 +181,7 @@ def merge(sweeps: Sequence[Runs]) -> Runs:
     for other in sweeps[1:]:
         if _budget(other) != _budget(first):
             raise UserError(
-                "Sweeps of several budgets make no figure together",
+                "Sweeps of several budgets cannot be in one figure",
                 received="; ".join(
                     f"{sweep.folders[0]} is {' '.join(_budget(sweep))}"
                     for sweep in (first, other)
@@ -194,14 +194,14 @@ def merge(sweeps: Sequence[Runs]) -> Runs:
     planned = {n: lb for sweep in sweeps for n, lb in sweep.planned.items()}
     done, collapsed, excluded, missing, notes = [], [], {}, {}, []
     for name in planned:
-        having = [s for s in sweeps if s.known_of(name) is not None]
+        having = [s for s in sweeps if s.state_of(name) is not None]
         if not having:
             reasons = [s.missing[name] for s in sweeps if name in s.missing]
             missing[name] = min(reasons, key=lambda why: why == _NOT_BEGUN)
             continue
         if len(having) > 1:
             notes.append(f"{name} is in several folders; one counts.")
-        best = min(having, key=lambda sweep: sweep.known_of(name))
+        best = min(having, key=lambda sweep: sweep.state_of(name))
         if name in best.excluded:
             excluded[name] = best.excluded[name]
             collapsed += [run for run in best.collapsed if run.name == name]
@@ -249,7 +249,7 @@ def _without_record(folder: str, name: str) -> str:
 
 
 def _strangers(folder, planned) -> tuple[str, ...]:
-    """Records of runs that the plan does not know are told of, not drawn."""
+    """Records of runs outside of the plan are noted, not drawn."""
     names = [
         name.removesuffix(".json")
         for name in files.listdir(files.join(folder, records.RECORDS))

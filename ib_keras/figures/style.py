@@ -1,9 +1,9 @@
-"""How figures look: sizes, type and colours of a two-column paper.
+"""The style of figures: sizes, fonts and colours of a two-column paper.
 
 Widths are those of one column and of two, in inches; the colours are Okabe and
 Ito's, which the colour-blind can tell apart, and markers differ as well, for
-print in grey. Only matplotlib's objects are used, never pyplot, and its own
-defaults are taken in place of the user's, so equal numbers give equal bytes.
+print in grey. Only matplotlib's objects are used, never pyplot, and its
+defaults instead of the user's settings, so equal numbers give equal bytes.
 """
 
 import contextlib
@@ -98,14 +98,14 @@ COLLAPSED = Look("collapsed", "#8c8c8c", "o", True)  # Or its mode's marker.
 
 
 def look(model: str, mode: str) -> Look:
-    """The look of a series; of any other model a plain one."""
+    """The style of a series; a default one for other models."""
     plain = Look(f"{model}, {mode} mode", "#e69f00", "v")
     return LOOKS.get((model, mode), plain)
 
 
 @contextlib.contextmanager
 def settings():
-    """The defaults of matplotlib and ours, whatever its user has set."""
+    """The defaults of matplotlib and ours, without the user's settings."""
     defaults = {
         key: value
         for key, value in matplotlib.rcParamsDefault.items()
@@ -123,10 +123,10 @@ def figure(
     Args:
         width: `ONE_COLUMN` or `TWO_COLUMNS`.
         height: Of all but the caption, in inches.
-        caption: What the figure is made of; broken into lines.
+        caption: Its caption; broken into lines.
 
     Returns:
-        The figure, whose layout leaves the caption its room.
+        The figure, with space for the caption.
     """
     made = matplotlib.figure.Figure(figsize=(width, height))
     matplotlib.backends.backend_agg.FigureCanvasAgg(made)

@@ -1,10 +1,10 @@
-"""A figure's numbers as a table that one can read: a line a group of seeds."""
+"""A figure's numbers as a table: one line per group of seeds."""
 
 from collections.abc import Sequence
 
 import pandas as pd
 
-# Of a curve over restarts these are enough.
+# The restarts of a curve that are shown.
 _RESTARTS = (1, 2, 5, 10, 20, 50, 100)
 _FEW = 20
 

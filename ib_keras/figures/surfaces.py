@@ -1,4 +1,4 @@
-"""Figures 4 and 10: the loss around test images, a surface each.
+"""Figures 4 and 10: the loss around test images, one surface per image.
 
 The model is the highest-scoring one under AA+MT, as in the paper. The plane is
 that of a PGD attack's direction and a random one, in units of epsilon; the
@@ -81,7 +81,7 @@ def draw(
     grid = figure.subplots(
         1, len(chosen), squeeze=False, subplot_kw={"projection": "3d"}
     )[0]
-    # The label of an upright axis would be cut: no layout knows its size.
+    # The label of a vertical 3D axis would be cut: layouts ignore its size.
     figure.supylabel("cross-entropy (nats)", size="medium")
     rows = []
     for position, (axes, one) in enumerate(zip(grid, chosen, strict=True)):

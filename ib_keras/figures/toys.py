@@ -1,7 +1,7 @@
 """Figures 5 and 7: clean and adversarial accuracy on the toy problems.
 
 Training itself measures both. Here collapsed runs are drawn, marked as such:
-what they collapse to is on the axis, and where they begin is the point.
+their accuracy, and the beta from which runs collapse, are the result.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ _PANELS = (
 
 
 def draw(number: int, runs: reading.Runs) -> drawing.Drawing:
-    """Both accuracies against beta, VIB in both modes and the twin."""
+    """Both accuracies against beta, VIB in both modes and the baseline."""
     by_panel = [_points(runs, field) for _, field in _PANELS]
     points = [p for found in by_panel for p in found]
     drawing.check_points(

@@ -1,1 +1,1 @@
-"""Grids of trainings and their audits: what figures are drawn from."""
+"""Grids of trainings and their audits, from which figures are drawn."""

@@ -1,4 +1,4 @@
-"""The folder of a sweep: what is where, whose it is, and what is done."""
+"""The folder of a sweep: its paths, its owner and the state of its runs."""
 
 import contextlib
 import os
@@ -23,7 +23,7 @@ TABLE_FILE = "table.csv"
 RUNS, RECORDS = "runs", "records"
 LOG_FILE = "log.txt"
 
-# Such as "train: 40/600 step, 1.5 min left, loss 0.3", without the facts.
+# Such as "train: 40/600 step, 1.5 min left, loss 0.3", without the values.
 _PROGRESS = re.compile(r"[^:]+: (\d+/\d+ \w+(?:, [\d.]+ min left)?)")
 
 # States of a run that has no record.
@@ -31,7 +31,7 @@ TO_DO, RESUMABLE = "to do", "resumable"
 
 
 class Folder:
-    """The places of a sweep's folder.
+    """The paths of a sweep's folder.
 
     Args:
         path: The folder, which need not be there yet. A local one, for it is
@@ -60,11 +60,11 @@ class Folder:
         return files.join(self.path, RECORDS, f"{name}.json")
 
     def log(self, run: Run) -> str:
-        """What is printed while a run is done."""
+        """The log of a run."""
         return files.join(self.run(run.name), LOG_FILE)
 
     def how_far(self, run: Run) -> str:
-        """How far a run is in what it does, as its log ends; may be empty."""
+        """The progress of a run, from the end of its log; may be empty."""
         try:
             with open(self.log(run), "rb") as log:
                 log.seek(max(os.path.getsize(log.name) - 500, 0))
@@ -81,7 +81,7 @@ class Folder:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Holds the folder for this process; the kernel lets go at its end.
+        """Locks the folder for this process; the kernel unlocks it at its end.
 
         Raises:
             UserError: If another sweep runs in it.
@@ -143,14 +143,14 @@ class Folder:
             )
 
     def claim(self, plan: Plan) -> None:
-        """Writes `sweep.json`, if it does not say so already."""
+        """Writes `sweep.json`, if its content would change."""
         path = files.join(self.path, SWEEP_FILE)
         content = plan.to_json()
         if not files.exists(path) or files.read_json(path) != content:
             files.write_json(path, content)
 
     def state(self, run: Run) -> tuple[str, dict[str, Any] | None]:
-        """What became of a run.
+        """The state of a run.
 
         Returns:
             Its status and its record. A run without a record, or whose record
@@ -166,7 +166,7 @@ class Folder:
         record = None
         if files.exists(path):
             record = records.read(path)
-            # Of what failed nothing counts, so its audits may be mended.
+            # A failed run has no results, so its audits may be corrected.
             if record["status"] != records.FAILED:
                 if records.check(record, run, path):
                     return record["status"], record
@@ -178,12 +178,12 @@ class Folder:
         return (RESUMABLE if begun else TO_DO), record
 
     def is_finished(self, run: Run) -> bool:
-        """Whether nothing is left to do; what failed is tried again."""
+        """Whether nothing is left to do; failed runs are tried again."""
         return self.state(run)[0] in (records.DONE, records.DIVERGED)
 
 
 def _identity(sweep) -> dict[str, Any]:
-    """What makes `sweep.json` that of one sweep."""
+    """The fields by which `sweep.json` identifies a sweep."""
     sweep = sweep if isinstance(sweep, dict) else {}
     overrides = sweep.get("overrides")
     return {

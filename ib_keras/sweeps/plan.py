@@ -1,7 +1,7 @@
-"""What a sweep is made of: its runs, by the grid that a config module names.
+"""The plan of a sweep: its runs, from the grid of a config module.
 
-A config module says `sweep(add, preset)` and calls `add` once a run; here each
-call becomes a `Run`, whole and checked before anything is trained.
+A config module defines `sweep(add, preset)` and calls `add` once per run; here
+each call becomes a complete `Run`, which is checked before anything is trained.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ class Run:
 
     Attributes:
         name: Of its folder; unique in the sweep.
-        labels: What figures group by.
+        labels: By which figures group runs.
         config: The whole config of the training.
         audits: Name -> the whole config of an audit, in their order.
         landscape: What loss surfaces to evaluate; None for none.
@@ -45,7 +45,7 @@ class Plan:
     Attributes:
         config: Name of the config module.
         preset: What follows the colon of --config.
-        budget: What was cut, in a sentence.
+        budget: How the budget was reduced, in a sentence.
         overrides: Fields that were set for all runs that have them.
         runs: In the order of the grid.
     """
@@ -57,7 +57,7 @@ class Plan:
     runs: tuple[Run, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """What `sweep.json` holds."""
+        """The content of `sweep.json`."""
         return {
             "format_version": 1,
             "config": self.config,
@@ -77,12 +77,13 @@ def make(
     get_protocol: Callable[[str], Mapping[str, Any]],
     overrides: Mapping[str, Any] | None = None,
 ) -> Plan:
-    """Calls a config module's `sweep` and makes its runs whole.
+    """Calls a config module's `sweep` and completes its runs.
 
     Args:
         config: Name of the config module.
         preset: What follows the colon of --config.
-        sweep: `sweep(add, preset)`; may return the sentence on what was cut.
+        sweep: `sweep(add, preset)`; may return the sentence on the reduced
+            budget.
         get_config: Gives the training config of a module of `configs/`, or of
             the sweep's own for None, with the preset, as JSON values.
         get_protocol: Gives a config of `configs/audits/`, as JSON values.
@@ -139,7 +140,7 @@ def make(
 
 
 def matters(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Those overrides that change a result, and so make it another sweep."""
+    """The overrides that change results, and so make it another sweep."""
     return {k: v for k, v in overrides.items() if k not in settings.MAY_DIFFER}
 
 
@@ -176,7 +177,7 @@ def override(
 
 
 def _plain(value):
-    """As JSON gives it back: what is compared with files later."""
+    """The value after a round trip through JSON, to compare with files."""
     return json.loads(json.dumps(value))
 
 
@@ -195,7 +196,7 @@ def _has(values, name) -> bool:
 def _check_name(name, runs):
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise UserError(
-            "A run has a name that is no folder's",
+            "The name of a run cannot be that of a folder",
             received=f"{name!r}",
             expected="small letters, digits and _ . -",
             fix="Correct the config's sweep().",
@@ -229,7 +230,7 @@ def _audit(run, name, section, get_protocol, training):
             expected="a name of small letters and digits, and a protocol",
             fix="Correct the config's sweep().",
         )
-    # Attacked is the copy of the data that was trained on.
+    # The audit uses the copy of the data that was trained on.
     data = training.get("data", {})
     changes = {
         f"dataset.{field}": data[field]
@@ -254,7 +255,7 @@ def _check_landscape(run, landscape):
 
 
 def choose(plan: Plan, only: str | None) -> list[Run]:
-    """The runs whose names match somewhere.
+    """The runs whose names match an expression.
 
     Args:
         plan: The sweep.

@@ -1,8 +1,8 @@
-"""Workers and the runs that they do: who does what, and who has died.
+"""The worker processes of a sweep and the runs that they execute.
 
-Workers are made once and do run after run, for a process takes seconds to
-start and a toy takes seconds to train. A worker that dies takes its run with
-it: that is tried once more, by a new one.
+A worker executes many runs, since a process takes seconds to start and a toy
+problem takes seconds to train. If a worker dies, its run is tried once more by
+a new one.
 """
 
 import collections
@@ -18,8 +18,8 @@ from multiprocessing import resource_tracker
 from ib_keras.sweeps import worker
 from ib_keras.sweeps.plan import Run
 
-# A worker is renewed after so many runs: what TensorFlow never gives back is
-# given back by the end of a process.
+# A worker is replaced after so many runs: TensorFlow does not free all memory
+# before the end of a process.
 RUNS_PER_WORKER = 20
 _TRIES = 2
 _LOOK_SECONDS = 1.0
@@ -27,7 +27,7 @@ _END_SECONDS = 20.0
 
 
 class _Worker:
-    """One process, and the run that it does."""
+    """One process, and the run that it executes."""
 
     def __init__(self, context, settings):
         self.connection, theirs = context.Pipe()
@@ -52,7 +52,7 @@ class _Worker:
         self.run = run
         self.doing = "starting"
         self.num_runs += 1
-        # Of one that has died its sentinel tells.
+        # Its sentinel shows that it has died.
         with contextlib.suppress(OSError):
             self.connection.send(run)
 
@@ -62,13 +62,13 @@ class _Worker:
             self.connection.send(None)
 
     def messages(self):
-        """What it has said since; what it said before it died too."""
+        """Its new messages, also those from before it died."""
         with contextlib.suppress(EOFError, OSError):
             while self.connection.poll():
                 yield self.connection.recv()
 
     def end(self) -> None:
-        """Waits for its end, and makes one."""
+        """Waits for its end, and kills it after a while."""
         self.process.join(_END_SECONDS)
         if self.process.is_alive():
             self.process.kill()
@@ -78,8 +78,8 @@ class _Worker:
 
 @contextlib.contextmanager
 def _held_back():
-    """A new process gets signals once it has said what to do with them."""
-    # The first process also starts the tracker, which would let them through.
+    """Blocks signals until a new process has installed its handlers."""
+    # The first process also starts the resource tracker, which unblocks them.
     resource_tracker.ensure_running()
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
@@ -90,14 +90,14 @@ def _held_back():
 
 
 def share_cores(num_workers: int) -> None:
-    """Gives each worker that is made from now on its part of the cores."""
+    """Gives each new worker its part of the cores."""
     cores = max(len(os.sched_getaffinity(0)) // num_workers, 1)
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(cores))
     os.environ.setdefault("TF_NUM_INTEROP_THREADS", str(cores))
 
 
 class Pool:
-    """Does runs.
+    """Executes runs.
 
     Args:
         settings: For the workers.
@@ -107,7 +107,7 @@ class Pool:
         on_death: Called with a run that killed its workers, and how they
             ended.
         on_look: Called about once a second with the runs at work and what
-            each is doing.
+            each does.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class Pool:
         self._is_stopping = False
 
     def do(self, runs: Sequence[Run], should_stop: Callable[[], bool]) -> None:
-        """Does all runs, or stops when asked to: then those at work save."""
+        """Executes all runs, or stops when asked to: running ones save."""
         self._queue.extend(runs)
         share_cores(self._num_workers)
         try:
@@ -182,7 +182,7 @@ class Pool:
         ends += [w.process.sentinel for w in self._workers]
         connections.wait(ends, _LOOK_SECONDS)
         for each in list(self._workers):
-            # First, so that its last words are heard below.
+            # First, so that its last messages are read below.
             is_dead = not each.process.is_alive()
             for word, text in each.messages():
                 self._hear(each, word, text)
@@ -196,7 +196,7 @@ class Pool:
         run, each.run = each.run, None
         each.is_leaving = word == worker.INTERRUPTED
         if each.is_leaving and not self._is_stopping:
-            self._again(run, "it was told to end")
+            self._again(run, "it was stopped")
             return
         self._on_end(run, word)
 

@@ -1,9 +1,9 @@
 """`records/NAME.json`: all that figures need of a finished run.
 
-A record is made of what training and audits left in the run's folder, so that
-a run that was killed and went on has the record of one that was not, but for
-seconds, of which `wall` is the last attempt alone. `versions` and `git_commit`
-are those of who wrote it; `model` has those of the training.
+A record is made from the files of training and audits in the run's folder, so
+that a run that was killed and resumed has the same record as one that was not,
+but for seconds, of which `wall` is the last attempt alone. `versions` and
+`git_commit` are those of the writer; `model` has those of the training.
 """
 
 import hashlib
@@ -63,7 +63,7 @@ _AUDIT_MAY_DIFFER = ("dataset.data_dir", "dataset.download")
 
 
 def fingerprint(run: Run) -> str:
-    """SHA-256 of all that a run is made by."""
+    """SHA-256 of all configs of a run."""
     text = json.dumps(
         [run.config, run.audits, run.landscape], sort_keys=True, default=list
     )
@@ -73,7 +73,7 @@ def fingerprint(run: Run) -> str:
 def frame(
     run: Run, preset: str, status: str, git_commit: str | None
 ) -> dict[str, Any]:
-    """The fields of a record that do not rest on results, in their order."""
+    """The fields of a record that do not depend on results, in their order."""
     return {
         "format_version": FORMAT_VERSION,
         "name": run.name,
@@ -145,7 +145,7 @@ def compose(
 
 
 def landscapes(path: str, spec: Mapping[str, Any]) -> list[Any] | None:
-    """The loss surfaces of a file; None if it has none by this spec."""
+    """The loss surfaces of a file; None if it has none of this spec."""
     if not files.exists(path):
         return None
     found = files.read_json(path)
@@ -160,8 +160,8 @@ def failure(
 
     Args:
         run: The run.
-        path: Of its record. What is done there is kept, beside the error, for
-            then it is audits added since that failed.
+        path: Of its record. Its results are kept, with the error: then audits
+            that were added later have failed.
         error: What happened, a line.
         preset: Of the sweep.
         git_commit: Of the code.
@@ -220,15 +220,15 @@ def _audit(place) -> tuple[dict[str, Any], float]:
 
 
 def _largest_class_share(place) -> float:
-    """What a classifier gets right that says one class for all images."""
+    """The accuracy of a classifier that predicts one class for all images."""
     labels = files.read_npz(files.join(place, folders.EXAMPLES))["label"]
     return float(np.bincount(labels).max() / len(labels))
 
 
 def _train_seconds(folder, config) -> float | None:
-    """The time of the training steps, whoever made them, by the log.
+    """The time of the training steps over all attempts, from the log.
 
-    None where the log cannot be read: it is worth no whole run.
+    None where the log cannot be read, which does not fail the run.
     """
     batch_size = config["train"]["batch_size"]
     total, before = 0.0, 0
@@ -252,7 +252,7 @@ def _train_seconds(folder, config) -> float | None:
 
 
 def read(path: str) -> dict[str, Any]:
-    """Reads a record, for what a sweep has to know of it.
+    """Reads a record, and checks the fields that a sweep uses.
 
     Raises:
         UserError: If it is missing, damaged or of another format.
@@ -273,12 +273,12 @@ def read(path: str) -> dict[str, Any]:
         received=f"{path} ({reason})",
         expected=f"format_version {FORMAT_VERSION}, as launch.sweep writes it",
         fix="Restore it; or remove it and run the same command again, which "
-        "makes it anew from the folder of the run.",
+        "makes it again from the folder of the run.",
     )
 
 
 def check(record: Mapping[str, Any], run: Run, path: str) -> bool:
-    """Whether a record is all of what its run asks for.
+    """Whether a record has all results of its run.
 
     Args:
         record: As `read` gives it.

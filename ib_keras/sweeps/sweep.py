@@ -1,4 +1,4 @@
-"""Runs a sweep, or what is left of it, and says what it came to."""
+"""Runs a sweep, or the rest of it, and reports its results."""
 
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -39,14 +39,14 @@ def run(
     git_commit: str | None = None,
     quiet: bool = False,
 ) -> list[tuple[Run, str, Any]]:
-    """Does what is left of a sweep.
+    """Executes the remaining runs of a sweep.
 
     Args:
         plan: The sweep.
         workdir: Its folder; the same call resumes.
-        num_workers: How many processes do runs.
+        num_workers: Number of worker processes.
         only: A regular expression that names of runs must match.
-        should_stop: Asked about once a second; true saves and stops.
+        should_stop: Called about once a second; true saves and stops.
         command: How this was started, for models and audits.
         git_commit: Of the code, for models and records.
         quiet: Shows no progress.
@@ -56,7 +56,7 @@ def run(
 
     Raises:
         UserError: If the folder is another sweep's, in use, or damaged.
-        Interrupted: If it was stopped; the runs at work are saved.
+        Interrupted: If it was stopped; the active runs are saved.
     """
     if type(num_workers) is not int or num_workers < 1:
         raise UserError(
@@ -69,7 +69,7 @@ def run(
     folder = Folder(workdir)
     folder.check(plan)
     with folder.lock():
-        folder.check(plan)  # What the holder before us has written.
+        folder.check(plan)  # Written by the previous owner of the lock.
         folder.claim(plan)
         left = [run for run in chosen if not folder.is_finished(run)]
         if left:
@@ -142,7 +142,7 @@ class _Job:
 
 
 def _write_table(folder: Folder, plan: Plan) -> None:
-    """Writes the table, if it does not say so already."""
+    """Writes the table, if its content would change."""
     text = table.to_csv(rows(folder, plan))
     path = folder.table
     if not files.exists(path) or files.read_text(path) != text:
@@ -152,7 +152,7 @@ def _write_table(folder: Folder, plan: Plan) -> None:
 def estimate(
     found: Sequence[tuple[Run, str, Any]], num_workers: int
 ) -> str | None:
-    """How long the rest takes, by the runs that are done.
+    """The time that the rest will take, from the finished runs.
 
     Args:
         found: Run, status and record of each.

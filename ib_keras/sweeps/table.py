@@ -1,7 +1,7 @@
-"""One row a run: for `table.csv` and for the console.
+"""One row per run: for `table.csv` and for the console.
 
-No times are in it, so that a sweep that was killed and went on has the table
-of one that was not.
+It holds no times, so that a sweep that was killed and resumed has the same
+table as one that was not.
 """
 
 import csv
@@ -33,7 +33,7 @@ def rows(
     for run, _, _ in states:
         order.update(dict.fromkeys(("name", *run.labels)))
     order.update(dict.fromkeys(("status", "collapsed")))
-    # Accuracies before attacks, whichever run comes first.
+    # Accuracies before robust accuracies, whichever run is first.
     for is_attack in (False, True):
         for row in found:
             order.update(
@@ -78,7 +78,7 @@ def to_csv(found: Sequence[Mapping[str, str]]) -> str:
 
 
 def to_text(found: Sequence[Mapping[str, str]]) -> str:
-    """The table in aligned columns; columns in which nothing stands go."""
+    """The table in aligned columns, without empty columns."""
     names = [n for n in found[0] if any(row[n] for row in found)]
     lines = [names] + [[_short(n, row[n]) for n in names] for row in found]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -91,7 +91,7 @@ def to_text(found: Sequence[Mapping[str, str]]) -> str:
 
 
 def _short(column: str, text: str) -> str:
-    """Four digits of an accuracy; that a run collapsed, without the numbers."""
+    """Four digits of an accuracy; "collapsed" in place of the numbers."""
     if column == "collapsed":
         return "yes" if text else ""
     is_accuracy = "@" in column or column.rpartition("/")[2] in _ACCURACIES

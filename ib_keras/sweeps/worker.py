@@ -1,8 +1,8 @@
-"""A worker: a process that does whole runs, one after the other.
+"""A worker: a process that executes runs, one after the other.
 
-It is told of a run through a pipe and says through it what it is doing and
-what came of it. Whatever else comes while a run goes on asks it to stop: at the
-next safe place it saves and says so.
+It receives runs through a pipe, and sends its progress and the result of each.
+Any other message during a run asks it to stop: at the next checkpoint it saves
+and reports that.
 """
 
 import contextlib
@@ -34,16 +34,16 @@ from ib_keras.sweeps.folder import Folder
 from ib_keras.sweeps.plan import Run
 from ib_keras.training import loop
 
-# What a worker says of a run, beside the statuses of records.
+# The status of an interrupted run, beside those of records.
 DOING, INTERRUPTED = "doing", "interrupted"
 
-# A training or an audit that stands still for so long ends its process.
+# A training or an audit that hangs for so long ends its process.
 _WATCHDOG_MINUTES = 30.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What all runs of a sweep share.
+    """The settings that all runs of a sweep share.
 
     Attributes:
         workdir: Folder of the sweep.
@@ -69,7 +69,7 @@ def serve(connection, settings: Settings) -> None:
     should_stop = _heed_signals(connection)
     logging.set_verbosity(logging.ERROR)  # As in every command.
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    # A pipe that breaks off is the end of the sweep itself.
+    # The pipe breaks when the sweep itself ends.
     with contextlib.suppress(EOFError, OSError):
         while not should_stop.is_asked:
             run = connection.recv()
@@ -88,7 +88,7 @@ def serve(connection, settings: Settings) -> None:
 
 
 class _Stop:
-    """Whether to stop: a signal came, or the sweep says something."""
+    """Whether to stop: after a signal or a message of the sweep."""
 
     def __init__(self, connection):
         self._connection = connection
@@ -102,11 +102,11 @@ class _Stop:
 
 
 def _heed_signals(connection) -> _Stop:
-    """Ctrl-C reaches all processes; the sweep passes it on, so not twice."""
+    """Ignores Ctrl-C, which the sweep passes on by a message."""
     stop = _Stop(connection)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, stop.on_signal)
-    # The sweep held them back until now.
+    # The sweep has blocked them until now.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
     return stop
 
@@ -117,7 +117,7 @@ def _end_with_parent() -> None:
 
 
 def _forget() -> None:
-    """Gives back what a run has held, so that a hundred of them fit."""
+    """Frees the memory of a run."""
     keras.backend.clear_session()
     gc.collect()
 
@@ -129,31 +129,31 @@ def do_run(
     should_stop: Callable[[], bool],
     say: Callable[[str], None],
 ) -> str:
-    """Does what is left of a run, and writes its record when all is done.
+    """Executes the rest of a run, and writes its record when it is complete.
 
     Args:
         run: The run.
         settings: Of the sweep.
-        should_stop: Asked often; true saves and stops.
-        say: Called with what is being done.
+        should_stop: Called often; true saves and stops.
+        say: Called with the current step.
 
     Returns:
         The status of its record, or "interrupted".
 
     Raises:
-        MemoryError: If this process has not enough for it; so does
+        MemoryError: If this process has too little memory; so does
             TensorFlow's ResourceExhaustedError.
     """
     folder = Folder(settings.workdir)
     own = folder.run(run.name)
     began = time.monotonic()
     try:
-        # Before the log, for it makes the folder one of this config.
+        # Before the log, since it writes the folder's config.
         workdirs.claim(own, run.config, loop.MAY_DIFFER)
         with _output_to(folder.log(run)):
             record = _attempt(run, own, settings, should_stop, say)
     except (MemoryError, tf.errors.ResourceExhaustedError):
-        raise  # A new process has what this one holds.
+        raise  # A new process has the memory that this one uses.
     except Exception as error:
         record = records.failure(
             run,
@@ -172,7 +172,7 @@ def do_run(
 
 
 def _attempt(run, own, settings, should_stop, say):
-    """The record of a run; None where it was stopped."""
+    """The record of a run; None if it was stopped."""
     try:
         _do(run, own, settings, should_stop, say)
         return records.compose(run, own, settings.preset, settings.git_commit)
@@ -191,7 +191,7 @@ def _attempt(run, own, settings, should_stop, say):
 
 
 def _do(run: Run, own, settings, should_stop, say) -> None:
-    """Trains, audits and surfaces; what is done already is not repeated."""
+    """Trains, audits and evaluates landscapes, where that is not done yet."""
 
     def begin(what):
         print(f"Begins: {what}.", flush=True)
@@ -240,10 +240,10 @@ def _do(run: Run, own, settings, should_stop, say) -> None:
 
 
 def _set_aside_another(place: str, config) -> None:
-    """Renames an audit of another config, which no finished run rests on.
+    """Renames an audit folder of another config.
 
-    Of a run that is done such a config is refused before; here it is one that
-    failed or was stopped, and that was corrected since.
+    For a finished run such a config was refused before; here the run failed or
+    was stopped, and its config was corrected since.
     """
     path = files.join(place, workdirs.CONFIG_FILE)
     if not files.exists(path):
@@ -258,18 +258,18 @@ def _set_aside_another(place: str, config) -> None:
 
 def _stop_if(should_stop, where):
     if should_stop():
-        raise Interrupted(f"Stopped {where}; the same command goes on there.")
+        raise Interrupted(f"Stopped {where}; the same command resumes there.")
 
 
 def one_line(error: Exception) -> str:
-    """An error as a record has it."""
+    """The text of an error in a record."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}"[:500]
 
 
 @contextlib.contextmanager
 def _output_to(path: str):
-    """Sends what is printed, also by libraries in C, to the end of a file."""
+    """Appends all output, also that of C libraries, to a file."""
     saved = [os.dup(1), os.dup(2)]
     try:
         with (

@@ -1,13 +1,13 @@
-"""Work beside the training: one piece at a time, in order, no error lost."""
+"""Background work during training: one task at a time, errors are raised."""
 
 import concurrent.futures
 from collections.abc import Callable
 
 
 class Background:
-    """A thread that does what it is given while the caller goes on.
+    """A thread that runs tasks while the caller continues.
 
-    A context: at its end the piece in flight is finished, whatever ends it.
+    A context: at its end the running task is finished, also after an error.
     """
 
     def __init__(self):
@@ -25,24 +25,24 @@ class Background:
             self.wait()
 
     def run(self, piece: Callable[[], None]) -> None:
-        """Starts a piece, once the one before it is finished.
+        """Starts a task, after the previous one has finished.
 
         Raises:
-            BaseException: What the one before has raised.
+            BaseException: The error of the previous task.
         """
         self.wait()
         self._piece = self._executor.submit(piece)
 
     def check(self) -> None:
-        """Raises what a finished piece has raised; never waits."""
+        """Raises the error of a finished task; never waits."""
         if self._piece is not None and self._piece.done():
             self.wait()
 
     def wait(self) -> None:
-        """Waits for the piece in flight.
+        """Waits for the running task.
 
         Raises:
-            BaseException: What it has raised, once.
+            BaseException: Its error, once.
         """
         piece, self._piece = self._piece, None
         if piece is not None:

@@ -1,4 +1,4 @@
-"""What the code knows of images and labels, epoch by epoch, for `model.fit`.
+"""Bounds of the information in the code z, epoch by epoch, for `model.fit`.
 
 from ib_keras.training.callback import RateCallback
 rate = RateCallback(images, labels, every_epochs=5)
@@ -27,7 +27,7 @@ class RateCallback(keras.callbacks.Callback):
     can be below 0 for a decoder that is worse than guessing. Both hold up to
     the error of estimates from so many images, H(Y) being that of their labels.
 
-    `History`, `TensorBoard`, `CSVLogger` and the like see them, if they come
+    `History`, `TensorBoard`, `CSVLogger` and others log them, if they come
     later in the list of callbacks. The model is called with `training=False`.
 
     Args:
@@ -38,7 +38,7 @@ class RateCallback(keras.callbacks.Callback):
 
     Raises:
         UserError: If images or labels cannot be used, or, when training
-            begins, the model is no `IBClassifier` with a rate.
+            begins, the model is not an `IBClassifier` with a rate.
 
     References:
         Alemi et al., "Deep variational information bottleneck", 2017, section

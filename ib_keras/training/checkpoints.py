@@ -1,4 +1,4 @@
-"""Checkpoints: one file each, whole or absent, restored from the newest good.
+"""Checkpoints: one file each, written atomically; the newest valid is restored.
 
 A checkpoint is a single `.npz` of every variable of model and optimizer (with
 the averages and the step) and a JSON header. One file is atomic by a rename,
@@ -42,7 +42,7 @@ class Checkpoints:
     def prepare(
         self, step: int, variables, header: dict[str, Any]
     ) -> Callable[[], None]:
-        """Takes the values of one checkpoint as they are now.
+        """Copies the current values for one checkpoint.
 
         Args:
             step: Optimiser steps made.
@@ -51,10 +51,10 @@ class Checkpoints:
 
         Returns:
             A function that writes the checkpoint and removes those that are
-            not kept, on any thread. It raises UserError if the place has no
-            room or cannot be written; older checkpoints stay.
+            not kept, on any thread. It raises UserError if there is no space
+            or the place cannot be written; older checkpoints stay.
         """
-        # Copies: training goes on in the memory of the variables.
+        # Copies: training continues to change the variables.
         arrays = {
             _key(index, variable): np.array(variable.value)
             for index, variable in enumerate(variables)
@@ -75,7 +75,7 @@ class Checkpoints:
         self.prepare(step, variables, header)()
 
     def remove_leftovers(self) -> None:
-        """Removes what writes that were killed half-way have left."""
+        """Removes the temporary files of interrupted writes."""
         for name in files.listdir(self.folder):
             if files.is_leftover(name):
                 files.remove(files.join(self.folder, name))
@@ -85,14 +85,14 @@ class Checkpoints:
 
         Args:
             variables: As in `save`.
-            say: Called with a line for each checkpoint that is passed over.
+            say: Called with a line for each checkpoint that is skipped.
 
         Returns:
             The header with its step; None where there is no checkpoint.
 
         Raises:
-            UserError: If there are checkpoints and none can be used: a run is
-                never silently begun again.
+            UserError: If there are checkpoints and none can be used: a run
+                never restarts silently.
         """
         problems = []
         for step in reversed(self._steps()):
@@ -100,13 +100,13 @@ class Checkpoints:
                 return self._restore_one(self._path(step), variables)
             except UserError as error:
                 problems.append(f"{error.what}: {error.received}")
-                say(f"Checkpoint of step {step} is passed over: {error}")
+                say(f"Checkpoint of step {step} is skipped: {error}")
         if problems:
             raise UserError(
                 "No checkpoint can be restored",
                 received=f"{len(problems)} in {self.folder}, the newest: "
                 f"{problems[0]}",
-                expected="at least one whole checkpoint of this model",
+                expected="at least one complete checkpoint of this model",
                 fix="Restore the folder, or choose a new --workdir.",
             )
         return None
@@ -141,6 +141,6 @@ class Checkpoints:
 
 def _key(index: int, variable) -> str:
     # Paths need not be unique; positions are. Keras numbers the layers of a
-    # process as they come, so the second model built has other paths.
+    # process in the order of creation, so a second model has other paths.
     path = re.sub(r"_\d+(?![^_/])", "", variable.path)
     return f"{index:04d}:{path.replace('/', '.')}"

@@ -1,4 +1,4 @@
-"""Our training loop: many steps a call, on any strategy, resumable.
+"""The training loop: many steps per call, on any strategy, resumable.
 
 `train` is the whole job of `launch.train`: data, model, optimiser, steps,
 evaluation, checkpoints, logs and the SavedModel at the end.
@@ -51,7 +51,7 @@ from ib_keras.watchdog import Watchdog
 _SCHEDULE = ("learning_rate", "decay_factor", "decay_every_epochs")
 _UNEVEN = "decay_at_epochs"  # In place of the last, a list.
 
-# Purposes that the run's seed is folded with.
+# Constants that the run's seed is folded with, one per purpose.
 _DATA, _NOISE, _EVALUATE, _MONITOR = 1, 2, 3, 4
 
 # What a training step measures, in the order of the vector it returns; behind
@@ -121,7 +121,7 @@ def build_optimizer(
 
 @contextlib.contextmanager
 def averaged_weights(model: keras.Model, optimizer):
-    """Lends the model its Polyak averages, where the optimizer keeps them."""
+    """Gives the model its Polyak averages for a while, if there are any."""
     averages = getattr(optimizer, "_model_variables_moving_average", None)
     if not optimizer.use_ema or not averages:
         yield
@@ -176,7 +176,7 @@ class Steps:
             step,
             lambda loss: tf.reduce_sum(loss) / self._batch_size,
         )
-        # Two passes over all weights: only where it will be logged.
+        # Two passes over all weights: only for steps that are logged.
         norm = tf.cond(
             is_last,
             lambda: tf.linalg.global_norm(gradients),
@@ -212,7 +212,7 @@ class Steps:
         return total / tf.cast(num_steps, tf.float32), norm, first_bad
 
     def trace(self, iterator) -> None:
-        """Traces the training steps, which the first call would do too."""
+        """Traces the training steps, as the first call would."""
         self.train.get_concrete_function(iterator, tf.constant(1))
 
     def train_steps(self, iterator, num_steps: int):
@@ -233,7 +233,7 @@ class Steps:
         means, norm, first_bad = self.train(iterator, tf.constant(num_steps))
         if int(first_bad) >= 0:
             raise DivergedError(
-                "The loss is not finite any more",
+                "The loss is no longer finite",
                 received=f"NaN or infinity at step {before + int(first_bad)}",
                 expected="finite losses",
                 fix="Lower optim.learning_rate, or anneal the rate for "
@@ -295,7 +295,7 @@ def _is_correct(logits, labels):
 
 
 class _Run:
-    """One training run: what is built once, and what happens when."""
+    """One training run: its objects and its schedule of events."""
 
     def __init__(self, config, workdir, strategy, quiet, startup=None):
         self.config = config
@@ -377,7 +377,7 @@ class _Run:
         return own + [v for v in self.optimizer.variables if id(v) not in seen]
 
     def restore(self, workdir) -> int:
-        """Restores what `workdir` has; workers but the chief have another."""
+        """Restores the checkpoint in `workdir`, which only the chief writes."""
         self.checkpoints.remove_leftovers()
         checkpoints = Checkpoints(files.join(workdir, CHECKPOINTS))
         header = checkpoints.restore(self.variables, say=self.say)
@@ -427,7 +427,7 @@ class _Run:
         return iter(self.strategy.distribute_datasets_from_function(pipeline))
 
     def next_stop(self, step) -> int:
-        """The next step at which the host has something to do."""
+        """The next step at which the host logs, evaluates or saves."""
         config = self.config
         periods = [
             config["steps_per_call"],
@@ -486,7 +486,7 @@ class _Run:
         return values
 
     def save(self, step):
-        """Takes what a checkpoint holds; it is written in the background."""
+        """Copies the values of a checkpoint, written in the background."""
         header = {
             "gathered": self.gathered,
             "seconds": self.seconds,
@@ -499,7 +499,7 @@ class _Run:
         self.background.run(lambda: [write() for write in writes])
 
     def first_call(self, iterator, num_steps):
-        """The call that has to trace and to compile, and says how long."""
+        """The first call, which traces and compiles; its time is printed."""
         with self.startup.part("trace"):
             self.steps.trace(iterator)
         name = f"compile and {num_steps} steps"
@@ -537,7 +537,7 @@ class _Run:
                     self.evaluate(done)
                 if done % self.config["checkpoint"]["every_steps"] == 0:
                     self.save(done)
-                # All stop at the same step, or the others would wait.
+                # All workers stop at the same step, or the others would wait.
                 asked = strategies.sum_over_workers(
                     self.strategy, should_stop()
                 )
@@ -654,19 +654,19 @@ def train(
     provenance: Mapping[str, Any] | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Trains, or goes on training, the classifier of a config.
+    """Trains, or resumes training, the classifier of a config.
 
     Args:
         config: Nested JSON values, as `configs/` makes them.
         workdir: Folder of checkpoints, logs and the SavedModel; the same
             config in the same folder resumes.
         strategy: Where to run; one device by default.
-        should_stop: Asked between calls; true saves a checkpoint and stops.
+        should_stop: Called between calls; true saves a checkpoint and stops.
         watchdog_minutes: Ends the process with status 76 and the stack of
             every thread when no call of steps, evaluation or export ends for
             this long; 0 for never.
-        startup: Name -> seconds of what went before, to be printed with the
-            parts of the time to the first step.
+        startup: Name -> seconds of earlier parts of the start, to be printed
+            with the time to the first step.
         provenance: JSON values for the metadata, such as the git commit.
         quiet: Prints nothing.
 
@@ -676,10 +676,10 @@ def train(
     Raises:
         UserError: If the config, the data or the workdir cannot be used, or
             another process holds the workdir.
-        DivergedError: If the loss is not finite any more.
+        DivergedError: If the loss is no longer finite.
         Interrupted: If it was stopped; a checkpoint is saved.
     """
-    # What is refused is refused before anything is written.
+    # All checks come before anything is written.
     settings.check_start(config, workdir, is_alone=False)
     workdirs.check(workdir, config, MAY_DIFFER)
     done = files.join(workdir, RESULT_FILE)
@@ -694,7 +694,7 @@ def train(
         if strategies.is_chief(strategy):
             workdirs.check_free(workdir)
         else:
-            # All do the same; what the others write is for nobody.
+            # All workers do the same; files of the others are temporary.
             own = stack.enter_context(tempfile.TemporaryDirectory())
             quiet = True
         run = _Run(config, own, strategy, quiet, Startup(startup))
@@ -710,6 +710,6 @@ def train(
 
         run.loop(run.restore(workdir), should_stop, check)
         result = run.finish(dict(provenance or {}))
-        # A worker that left would be one lost to those that still write.
+        # A worker that ends early would look lost to those that still write.
         strategies.sum_over_workers(strategy, 1)
         return result

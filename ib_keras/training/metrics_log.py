@@ -18,8 +18,8 @@ class MetricsLog:
     """Rows of measured values, one JSON object a line.
 
     The file is rewritten whole at each flush, which remote file systems allow.
-    Checkpoints hold the rows too, and a resumed run goes on from those: it
-    never says a thing twice, and does without the file.
+    Checkpoints hold the rows too, and a resumed run continues from those: no
+    row is repeated, and the file is not needed.
 
     Args:
         workdir: Folder of the run.
@@ -40,17 +40,17 @@ class MetricsLog:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """What was added, as JSON values."""
+        """The rows, as JSON values."""
         return list(self._rows)
 
     def restore(
         self, step: int, rows: list[dict[str, Any]] | None = None
     ) -> None:
-        """Takes the rows up to a checkpoint's step.
+        """Restores the rows up to a checkpoint's step.
 
         Args:
             step: Optimiser steps made; what is later is dropped.
-            rows: What `rows` gave then; read from the file if None.
+            rows: Those of the checkpoint; read from the file if None.
 
         Raises:
             UserError: If the file has to be read and is damaged.
@@ -73,7 +73,7 @@ class MetricsLog:
             ) from error
 
     def add(self, step: int, epoch: float, kind: str, values) -> None:
-        """Adds a row, in place of one that says the same.
+        """Adds a row, in place of one of the same step and kind.
 
         Args:
             step: Optimiser steps made.
@@ -82,7 +82,7 @@ class MetricsLog:
             values: Name -> float.
         """
         row = {"step": step, "epoch": round(epoch, 6), "kind": kind, **values}
-        # A run killed in its very last moments evaluates its last step again.
+        # A run that was killed at its end evaluates its last step again.
         self._rows = [
             other
             for other in self._rows
@@ -97,7 +97,7 @@ class MetricsLog:
                     tf.summary.scalar(f"{kind}/{name}", value)
 
     def _open(self):
-        # Here, since it takes long to import and not every command logs.
+        # Imported here, since that is slow and not every command logs.
         from tensorboard.plugins.hparams import api
 
         self._writer = tf.summary.create_file_writer(self._folder)
@@ -106,7 +106,7 @@ class MetricsLog:
                 api.hparams(self._hparams)
 
     def prepare(self) -> Callable[[], None]:
-        """Takes the rows as they are now; returns what writes them.
+        """Copies the current rows; returns a function that writes them.
 
         The function writes the file atomically, on any thread.
         """

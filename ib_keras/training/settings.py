@@ -1,6 +1,6 @@
-"""The config of a training, and what can be refused without TensorFlow.
+"""The config of a training, and its checks that do not need TensorFlow.
 
-`check` is of fields and numbers alone; `check_start` is all that can be said
+`check` checks fields and numbers; `check_start` checks all that can be checked
 before anything is built, in milliseconds.
 """
 
@@ -23,7 +23,7 @@ CHECKPOINTS = "checkpoints"
 BEST_CHECKPOINT = "best_checkpoint"
 BEST_SAVED_MODEL = "saved_model_best"
 
-# Fields that change no result: a run may be continued with others.
+# Fields that change no result: a run may be resumed with other values.
 MAY_DIFFER = (
     "data.data_dir",
     "data.download",
@@ -91,7 +91,7 @@ def check_optimizer(section: Mapping[str, Any]) -> None:
     """Refuses an optimiser that does not exist.
 
     Raises:
-        UserError: If the section `optim` names none that there is.
+        UserError: If the section `optim` names an unknown one.
     """
     name = section.get("name")
     if name not in OPTIMIZERS:
@@ -129,7 +129,7 @@ def check_start(
         plugins.check("data", config["data"])
         return
     workdirs.check(workdir, config, MAY_DIFFER)
-    # What is done needs its data no more.
+    # A finished run does not need its data any more.
     if not files.exists(files.join(workdir, RESULT_FILE)):
         plugins.check("data", config["data"])
         workdirs.check_writable(workdir)

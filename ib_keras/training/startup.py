@@ -1,4 +1,4 @@
-"""Where the time to the first step goes."""
+"""The parts of the time to the first step."""
 
 import contextlib
 import time
@@ -10,7 +10,7 @@ class Startup:
     """Seconds of each part of a start, in their order.
 
     Args:
-        before: Name -> seconds of parts that are over.
+        before: Name -> seconds of parts that have ended.
     """
 
     def __init__(self, before: Mapping[str, float] | None = None):
@@ -18,7 +18,7 @@ class Startup:
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Measures what is done inside."""
+        """Measures the time inside of the context."""
         began = time.monotonic()
         try:
             yield

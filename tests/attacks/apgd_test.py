@@ -31,7 +31,7 @@ def test_checkpoints_are_those_of_the_authors_code(num_steps, expected):
 
 
 def quadratic(num_classes=4, seed=0):
-    """A smooth function with bends, and its NumPy twin with a gradient."""
+    """A smooth function with bends, and the same in NumPy with a gradient."""
     rng = np.random.default_rng(seed)
     size = int(np.prod(SHAPE))
     linear = rng.normal(size=(size, num_classes))

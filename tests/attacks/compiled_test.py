@@ -152,7 +152,7 @@ def test_an_attack_that_names_no_numbers_shares_with_its_equals_alone():
 
     assert base.kind(Own(3, 1.0)) == base.kind(Own(3, 1.0))
     assert base.kind(Own(3, 1.0)) != base.kind(Own(4, 1.0))
-    # What cannot be compared is shared with nobody.
+    # What cannot be compared is not shared.
     one, other = Own(3, [1.0]), Own(3, [1.0])
     assert base.kind(one) != base.kind(other)
     assert base.numbers(one) == {}

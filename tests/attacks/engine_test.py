@@ -1,4 +1,4 @@
-"""Tests for one run of one attack: chunks, compaction, the judge, the books."""
+"""Tests for one run of one attack: chunks, compaction, the judge, results."""
 
 import copy
 from typing import NamedTuple
@@ -379,7 +379,7 @@ def say(monkeypatch):
 
 
 def test_the_largest_share_of_all_claims_is_kept(say):
-    """What stands was never more in doubt than the books say."""
+    """The margin of a robust example is the largest of its run."""
     images = flat_images(0.1, 0.3, 0.2)
     # Judged at every step: the first rises to 0.4, the others fall from it.
     say(lambda mean: 0.4 - np.abs(mean - 0.2))
@@ -401,7 +401,7 @@ def test_after_a_claim_turned_down_the_judged_iterate_dates_the_break(say):
     np.testing.assert_allclose(result.adversarial_images[0], 0.17, atol=1e-6)
 
 
-def lottery(share):
+def coin(share):
     """A right classifier that a coin makes sure of a wrong class, at times.
 
     The coin is tossed for each image by the seed and the image's pixels.
@@ -421,13 +421,13 @@ def test_a_lottery_is_claimed_and_not_booked():
     images, _ = data(24)
     labels = np.zeros(24, np.int32)
     attack = Walk(20, 0.001)
-    model = lottery(0.05)
+    model = coin(0.05)
     result = run(make(model, attack, 24, draws=15), images, labels)
     claimed = result.margin > 0
     assert claimed.sum() > 8  # 1 - 0.95^21 = 66% of them are expected.
     assert not result.is_broken.any()
     assert 0 < result.wrong_share.max() < 0.5
-    # One draw a judgement books some of them: the reason for many.
+    # With one draw per judgement some are broken: the reason for many.
     gullible = run(make(model, attack, 24, draws=1), images, labels)
     assert gullible.is_broken.any()
 
@@ -446,7 +446,7 @@ def test_a_lucky_draw_does_not_hide_what_is_always_wrong():
 
     images = flat_images(*np.linspace(0.1, 0.11, 8))
     labels = np.zeros(8, np.int32)
-    # Short of 0.3, what stands keeps the luckiest claim as nearest miss.
+    # Below 0.3, robust examples keep the largest claim as nearest miss.
     result = run(
         make(model, Walk(12, 0.015), 8, draws=15), images, labels, epsilon=1.0
     )
@@ -487,7 +487,7 @@ def test_a_lucky_draw_does_not_hide_what_is_wrong_in_the_same_chunk(
 
 
 def test_the_judge_never_draws_with_a_seed_that_the_attack_saw():
-    """Nor with one of its own again: every judgement is on fresh noise."""
+    """Nor twice with one of its own: every judgement is on fresh noise."""
     seen = {"attack": [], "judge": []}
 
     def spy(who, logits_fn):
@@ -497,7 +497,7 @@ def test_the_judge_never_draws_with_a_seed_that_the_attack_saw():
 
         return recorded
 
-    model = lottery(0.3)
+    model = coin(0.3)
     images, _ = data(12)
     engine = make(
         spy("attack", model),
@@ -546,7 +546,7 @@ class Leap(Walk):
 
 
 def test_a_proposal_is_in_the_ball_before_it_is_asked_about():
-    """So what stands keeps a nearest miss that is admissible."""
+    """So the nearest miss of a robust example is admissible."""
     images = flat_images(0.1, 0.2)
     logits_fn = band(0.45, 9.0)
     result = run(
@@ -567,7 +567,7 @@ def test_a_judge_needs_more_than_half_of_its_draws():
     attack = Walk(1, 0.001)
     shares = {}
     for share in (0.2, 0.8):
-        judge = judging.Judge(lottery(share), "linf", 9)
+        judge = judging.Judge(coin(share), "linf", 9)
         judgement = judge(images, images, labels, 0.2, JUDGE_SEED)
         wrong = np.rint(9 * judgement.wrong_share)
         assert abs(wrong.mean() / 9 - share) < 0.07
@@ -575,7 +575,7 @@ def test_a_judge_needs_more_than_half_of_its_draws():
         # All draws are sure of themselves, so their mean is a vote.
         np.testing.assert_array_equal(judgement.prediction, wrong > 4.5)
     result = run(
-        make(lottery(1.0), attack, 64, judged=lottery(0.8), draws=9),
+        make(coin(1.0), attack, 64, judged=coin(0.8), draws=9),
         images,
         labels,
     )
@@ -621,7 +621,7 @@ def test_the_judge_gives_the_mean_of_probabilities():
 def test_a_thorough_verdict_takes_five_times_the_draws():
     images, _ = data(400)
     labels = np.zeros(400, np.int32)
-    judge = judging.Judge(lottery(0.3), "linf", 5)
+    judge = judging.Judge(coin(0.3), "linf", 5)
     some = judge(images, images, labels, 0.2, JUDGE_SEED)
     more = judge(images, images, labels, 0.2, JUDGE_SEED, True)
     assert set(np.rint(5 * some.wrong_share)) <= set(range(6))
@@ -746,7 +746,7 @@ class Aim(Walk):
 
 
 def test_targets_reach_the_examples_that_they_belong_to(compiled):
-    """Through padding and compaction: half of the batch falls early."""
+    """Through padding and compaction: half of the batch is broken early."""
 
     def logits_fn(images, seed):
         mean = tf.reduce_mean(images, axis=[1, 2, 3])

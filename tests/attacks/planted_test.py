@@ -142,7 +142,7 @@ def test_many_looks_do_not_book_luck():
     attack = {"name": "pgd", "num_steps": 40}
     # A look claims (p), five draws uphold it by 3 wrong, 25 more by 13. With
     # p = 0.2 that is 4e-6 a look, and so 0.05 in 60 examples of 200 looks;
-    # five draws alone would book 0.011 a look, nine examples of ten.
+    # five draws alone would break 0.011 per claim, nine examples of ten.
     ledger = run(
         chance(0.2), images, labels, *[attack] * 5, num_judge_samples=5
     )

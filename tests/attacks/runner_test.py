@@ -386,7 +386,7 @@ def test_batch_size_changes_rounding_alone_and_no_start_at_all():
         )
 
 
-def lottery(images, seed):
+def coin(images, seed):
     """Right, but for a coin that each image tosses: 5% of sure errors."""
     key = tf.bitcast(tf.reduce_sum(images, axis=[1, 2, 3]), tf.int32)
     unit = seeds.uniform(seeds.fold(seed, key), (1,))[:, 0]
@@ -394,7 +394,7 @@ def lottery(images, seed):
 
 
 class Noise(pgd.PGD):
-    """Goes nowhere in particular; the lottery has no gradient."""
+    """Makes random steps; the model has no gradient."""
 
     def step(self, logits_fn, state, iteration):
         seed = base.model_seed(state.seeds, iteration)
@@ -410,7 +410,7 @@ def test_a_model_that_errs_at_random_is_not_broken_by_chance(compiled):
     images, _ = data(20)
     labels = np.zeros(20, np.int32)
     stage = Stage("noise", Noise(9, 1.0, "margin", True, 1), 2)
-    runner = make([stage], lottery, num_judge_samples=11)
+    runner = make([stage], coin, num_judge_samples=11)
     ledger = run(runner, images, labels)
     assert ledger.clean_accuracy == 1.0
     assert ledger.robust_accuracy == 1.0
@@ -630,7 +630,7 @@ def build(num_targets):
 
 @pytest.fixture
 def aim(tmp_path, monkeypatch):
-    """A targeted attack in a module of somebody else's."""
+    """A targeted attack in a user's module."""
     (tmp_path / "foreign_attacks").mkdir()
     (tmp_path / "foreign_attacks" / "aim.py").write_text(AIM)
     monkeypatch.syspath_prepend(tmp_path)
@@ -651,7 +651,7 @@ def pixels(*rows):
     return np.float32(rows)[:, None, None]
 
 
-# Epsilon is 0.2. The first falls to class 2, its third logit; the second to
+# Epsilon is 0.2. The first is broken as class 2, its third logit; the second to
 # class 3, its second logit; nothing is near the third.
 PIXELS = pixels(
     [0.9, 0.5, 0.74, 0.76], [0.9, 0.1, 0.3, 0.85], [0.9, 0.3, 0.1, 0.2]

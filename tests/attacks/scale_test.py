@@ -95,7 +95,7 @@ def test_cross_entropy_does_not_weaken_over_decades(attack):
     for factor in DECADES:
         found = net().attacked(attack, factor).robust_accuracy
         assert found <= max(itself, half) + 0.01, factor
-        # The case must be a hard one: as they are they would stand.
+        # The case must be a hard one: unscaled they would stay robust.
         kept = net().attacked(attack, factor, logit_scale=1.0).robust_accuracy
         assert kept >= itself + 0.05 * (factor != 10.0), factor
 

@@ -28,7 +28,7 @@ def linear(images, seed=None):
 
 
 def follow(epsilon, *stages):
-    """Spent and left after each batch, and the books at the end."""
+    """Spent and left work after each batch, and the ledger at the end."""
     images = np.random.default_rng(1).random((20, 2, 2, 1), np.float32)
     labels = tf.argmax(linear(images), axis=1, output_type=tf.int32).numpy()
     runner = Runner(

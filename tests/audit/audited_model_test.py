@@ -106,7 +106,7 @@ def test_stochastic_mode_draws_by_the_seed(model, images):
 
 
 def test_a_logits_fn_outlives_the_model_it_came_from(images):
-    """TensorFlow drops the variables of a model that nobody holds."""
+    """TensorFlow frees the variables of a model without references."""
     logits_fn = audited_model.load(runs.digits_model("vib")).logits_fn("mean")
     gc.collect()
     assert logits_fn(images, seeds.from_int(0)).shape == (8, 10)
@@ -303,7 +303,7 @@ def test_metadata_of_another_shape_than_the_graphs(tmp_path):
     model = model.infer_io(np.zeros([3, 4, 4, 1]), np.zeros(3, int))
     assert model.about["input_shape"] == (4, 4, 1)
     assert "(5, 5, 1)" in model.notes[0]
-    assert "the graph is believed" in model.notes[0]
+    assert "the graph is used" in model.notes[0]
 
 
 def test_metadata_of_another_number_of_classes(tmp_path):
@@ -312,7 +312,7 @@ def test_metadata_of_another_number_of_classes(tmp_path):
     )
     assert model.num_classes == 4
     assert model.notes == (
-        "The metadata say 2 classes, the graph gives 4: the graph is believed.",
+        "The metadata say 2 classes, the graph gives 4: the graph is used.",
     )
 
 

@@ -133,7 +133,7 @@ def test_a_stronger_attack_can_be_given_as_configs_have_it():
 
 
 def fast_gradient_sign(model, images, labels, epsilon):
-    """Who stands one step on the logarithm of the model's probabilities."""
+    """Which are robust to one step on the log of the probabilities."""
     pixels = tf.Variable(images)
     with tf.GradientTape() as tape:
         log_p = tf.math.log(model(pixels, training=False))

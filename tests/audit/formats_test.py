@@ -30,7 +30,7 @@ def judge(folder, label="upper_bound", **changes):
     verdict = {
         "label": label,
         "sentence": f"The verdict is {label}",
-        "decided_by": [{"id": "D6", "why": "5 | more fell & broke"}],
+        "decided_by": [{"id": "D6", "why": "5 | more broke & failed"}],
         "next": ["Run aa_mt"],
         **changes,
     }
@@ -199,7 +199,7 @@ def test_markdown_is_a_table_with_each_number_beside_its_budget(
     assert (
         "signs of gradient obfuscation. The verdict is upper_bound." in source
     )
-    assert "- D6: 5 \\| more fell \\& broke." in source
+    assert "- D6: 5 \\| more broke \\& failed." in source
     assert "- Next: Run aa_mt." in source
 
 
@@ -323,7 +323,7 @@ def test_the_card_has_what_the_hub_reads(folder, content):
     assert robust["args"]["verdict"] == "upper bound"
     assert robust["args"]["restarts"] == 20
     assert "signs of gradient obfuscation. The verdict is upper_bound." in card
-    assert "D6: 5 \\| more fell" in card
+    assert "D6: 5 \\| more broke" in card
 
 
 def test_an_invalid_number_is_kept_out_of_the_cards_metadata(folder, content):
@@ -564,10 +564,10 @@ def test_what_people_added_is_not_replaced(folder, content, tmp_path, name):
     formats.write([folder], name, str(path))  # The same again loses nothing.
     path.write_text(path.read_text() + "Licence: MIT.")
     error = runs.refused(formats.write, [folder], name, str(path))
-    assert "would replace" in str(error)
+    assert "would overwrite" in str(error)
     assert path.read_text().endswith("Licence: MIT.")
     error = runs.refused(formats.write, [folder], name, str(tmp_path))
-    assert "would replace" in str(error)
+    assert "would overwrite" in str(error)
 
 
 def test_a_row_has_the_commit_that_made_it(folder, content):

@@ -294,7 +294,7 @@ def test_a_model_of_the_same_weights_is_not_taken_for_the_audited_one():
         ({"protocol": "mine.py"}, "no such protocol"),
         ({"epsilon": 8}, "Did you mean 8/255"),
         ({"mode": "random"}, 'received: "random"|"random"'),
-        ({"model": 5}, "This is no model"),
+        ({"model": 5}, "This is not a model"),
         ({"model": "nowhere"}, "no SavedModel"),
         ({"images": np.zeros([0, 8, 8, 1]), "labels": []}, "no examples"),
         ({"images": np.full([2, 8, 8, 1], 7.0), "labels": [0, 1]}, "outside"),

@@ -1,4 +1,4 @@
-"""One process at a time in an audit folder, and none that stands still."""
+"""One process at a time in an audit folder, and none that hangs."""
 
 import json
 import os
@@ -127,7 +127,7 @@ def test_an_audit_that_hangs_ends_with_all_stacks_and_resumes(tmp_path, where):
 def test_calls_that_know_no_watchdog_beat_for_it(monkeypatch):
     ended = []
     monkeypatch.setattr(watchdog.os, "_exit", ended.append)
-    watchdog.beat()  # Where nobody watches.
+    watchdog.beat()  # Without a watchdog.
     with watchdog.Watchdog(0.4), watchdog.Watchdog(0.0):
         for _ in range(12):
             time.sleep(0.1)

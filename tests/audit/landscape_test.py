@@ -423,14 +423,14 @@ def test_a_constant_model_is_no_sign_of_anything():
 def test_luck_with_noise_is_no_misclassification():
     """Wrong on 3 draws of 10: some of the points are so on most of five."""
 
-    def lottery(images, seed):
+    def coin(images, seed):
         unit = tf.random.stateless_uniform([images.shape[0]], seed)
         score = tf.where(unit < 0.3, 1.0, -1.0)
         return two_logits(score + 0.0 * images[:, 0, 0, 0])
 
     images = np.stack([grey()] * 2)
     ledger = ledger_of(images, np.zeros(2, np.int32), images + signs())
-    finding, written, _ = ask(lottery, ledger, images, num_judge_samples=5)
+    finding, written, _ = ask(coin, ledger, images, num_judge_samples=5)
     assert (written["landscapes"]["margin"] > 0).mean() > 0.2
     assert finding.status != "fail", finding
 

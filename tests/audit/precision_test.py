@@ -63,7 +63,7 @@ def audit(folder, model=None, **changes):
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    """A model in bfloat16, its twin by hand, and what was exported of it."""
+    """A model in bfloat16, the same in float32 by hand, and its export."""
     low = models.randomise(models.build("vib", precision="bfloat16"))
     full = models.build("vib")
     for weight, value in zip(full.weights, low.weights, strict=True):
@@ -145,7 +145,7 @@ def test_a_residual_network_is_traced_in_both():
 
 
 def test_a_finished_training_is_exported_again(tmp_path):
-    """As one of an older version needs, whose export has no twins."""
+    """For older exports, which have no float32 endpoints."""
     again = tmp_path / "again"
     shutil.copytree(workdir(), again)
     before = json.loads((again / loop.RESULT_FILE).read_text())
@@ -283,7 +283,7 @@ def test_a_foreign_model_in_float16_cannot_be_compared(tmp_path):
     }
     summary = audit(tmp_path, path, **changes)
     assert summary["model"]["precision"] == "float16"
-    assert any("no float32 twin" in n for n in summary["model"]["notes"])
+    assert any("no float32 endpoint" in n for n in summary["model"]["notes"])
     found = findings(tmp_path)["D34"]
     assert found["status"] == "warn"
     assert "cannot be compared" in found["evidence"]

@@ -176,10 +176,10 @@ def test_modes_are_crossed_and_the_lottery_is_told(tmp_path, folder):
         "stochastic",
         "fixed noise",
     ]
-    lottery = between(page.words, "Lottery: ", " Examples ")
-    assert "✓ pass D23: Is robustness a property of the image" in lottery
-    assert "One draw is right on 61.5% on average" in lottery
-    assert "num draws 20 mean 0.615 every draw 0.6" in lottery
+    fresh = between(page.words, "Fresh noise: ", " Examples ")
+    assert "✓ pass D23: Is robustness a property of the image" in fresh
+    assert "One draw is right on 61.5% on average" in fresh
+    assert "num draws 20 mean 0.615 every draw 0.6" in fresh
 
 
 def test_classes_are_counted(folder):

@@ -292,7 +292,7 @@ def test_wrong_share_and_target_are_shown_where_known(tmp_path, folder):
     [
         (True, 0.87, 0.48, "Robust although its margin is above 0"),
         (True, -0.5, 0.48, ""),
-        (True, -0.5, 0.52, "Robust by a hair: wrong in 52.0% of fresh draws"),
+        (True, -0.5, 0.52, "Barely robust: wrong in 52.0% of fresh draws"),
         (False, -0.1, 0.6, "Broken although its margin is below 0"),
         (False, 0.1, 0.6, ""),
     ],
@@ -319,7 +319,7 @@ def test_an_outcome_that_looks_odd_is_explained(
         assert words in page.words
         assert page.words.count(words) <= 12
     else:
-        assert "although" not in page.words and "by a hair" not in page.words
+        assert "although" not in page.words and "Barely" not in page.words
     if is_robust and margin > 0:
         assert "It is wrong in 48.0% of fresh draws" in page.words
 

@@ -54,7 +54,7 @@ def clean_examples(count):
 
 
 def two_stages(**changes):
-    """FGS, then PGD with three restarts on what stands."""
+    """FGS, then PGD with three restarts on robust examples."""
     stages = runs.audit_config("fgs_epsilons")["stages"]
     config = runs.audit_config(**changes)
     config["stages"] = stages | config["stages"]
@@ -349,7 +349,7 @@ def test_the_plan_counts_the_queries_of_attacks_without_gradients():
     assert row["seconds"] > 0
 
 
-# Stopped, killed, out of room: then the same again.
+# Stopped, killed, disk full: then the same again.
 
 
 class Parts:
@@ -411,7 +411,7 @@ def but_for_the_clock(summary):
 
 
 def assert_same_audit(folder, reference):
-    """The examples bit for bit, the summary but for the clock; no books."""
+    """Equal examples, an equal summary but for times, and no progress file."""
     both = (pathlib.Path(f) / "examples.npz" for f in (folder, reference))
     ours, theirs = (path.read_bytes() for path in both)
     assert ours == theirs
@@ -457,7 +457,7 @@ def test_an_audit_may_be_stopped_again_and_again(parts, reference, tmp_path):
 
 @pytest.fixture
 def eager_to_save(monkeypatch):
-    """Books are saved after every batch, not every few seconds."""
+    """Progress is saved after every batch, not every few seconds."""
     monkeypatch.setattr(radius.Audit, "_save_every", lambda self: -1.0)
 
 
@@ -550,7 +550,7 @@ def test_books_of_another_audit_are_refused(parts, tmp_path):
 
 
 # Runs the audit of a command line: model, workdir, config, seconds to wait. The
-# books are saved after every batch, and then the process waits, to be killed.
+# progress is saved after every batch, then the process waits to be killed.
 DRIVER = """
 import json, sys, time
 from ib_keras.audit import radius
@@ -866,7 +866,7 @@ REFUSED = {
         "0",
         "1 or more",
     ),
-    "a twin that is not there": (
+    "a baseline that is not there": (
         {"diagnostics.twin": "/nowhere/twin"},
         "/nowhere/twin",
         "saved_model.pb",
@@ -934,7 +934,7 @@ MODELS = {
     ),
     "fewer logits than classes": (
         {"mean": lambda x: {"z": runs.bright_or_dark(x)[0]}},
-        "not one row of scores an image",
+        "not one row of scores per image",
     ),
 }
 
@@ -1004,7 +1004,7 @@ def test_a_disk_that_takes_nothing_is_one_clear_error(
 
 
 def test_the_attack_runner_alone_gives_what_the_audit_gives(finished):
-    """The loop of the attack room alone, by hand, on the same examples."""
+    """The loop of the attacks alone, by hand, on the same examples."""
     _, examples = read(finished)
     loaded = tf.saved_model.load(runs.digits_model("vib"))
     images, labels = clean_examples(60)

@@ -203,7 +203,7 @@ class Workers:
         configs: One for each.
         model: The SavedModel.
         workdir: Of both.
-        pauses: Seconds that each waits after every batch, its statistics saved.
+        pauses: Seconds that each waits after every batch, its progress saved.
     """
 
     def __init__(self, configs, model, workdir, pauses=(0, 0)):

@@ -40,7 +40,7 @@ def loaded_once():
 
 
 def two_stages(**changes):
-    """FGS, then PGD with two restarts on what stands."""
+    """FGS, then PGD with two restarts on robust examples."""
     stages = runs.audit_config("fgs_epsilons")["stages"]
     changes = {
         "num_examples": 40,
@@ -244,7 +244,7 @@ def test_a_stochastic_audit_passes_on_fresh_noise(noisy, seed):
     per_draw = fresh["accuracy_per_draw"]
     assert per_draw == pytest.approx(summary["expected_accuracy"], abs=0.2)
     assert fresh["accuracy_on_every_draw"] <= per_draw
-    assert fresh["lottery"] == per_draw - fresh["accuracy_on_every_draw"] >= 0
+    assert fresh["gap"] == per_draw - fresh["accuracy_on_every_draw"] >= 0
 
 
 # Touched ones do not.
@@ -626,7 +626,7 @@ def test_a_touched_folder_is_caught_and_named(honest, tmp_path, case):
         assert failed == (name,)
 
 
-# Forgers who mend the numbers, too.
+# Forgeries that correct the numbers, too.
 
 
 def recount(folder):

@@ -418,7 +418,7 @@ def test_what_keras_exports_of_it_writes_no_variable(tmp_path):
 
 def test_feature_maps_are_refused_with_the_layer_that_mends_it():
     model = keras.Sequential([VIBLayer(DIM, name="bottleneck")])
-    with pytest.raises(UserError, match="one row an image.*GlobalAverage"):
+    with pytest.raises(UserError, match="one row per image.*GlobalAverage"):
         model.build((None, 8, 8, 3))
 
 

@@ -127,7 +127,7 @@ CONTRACT = []
 def parametrize(function, cases):
     CONTRACT.append(function)
     # With this scope all tests of one case run before the next case's:
-    # foreign code that draws makes TensorFlow prepare its functions anew.
+    # foreign code that draws makes TensorFlow prepare its functions again.
     mark = pytest.mark.parametrize(
         "case", cases, ids=[case.id for case in CASES], scope="module"
     )
@@ -147,7 +147,7 @@ def is_plain(case):
 
 
 def compiled_contract(function, is_quick=is_plain):
-    """The same for what compiles anew in each case: many are slow."""
+    """The same for attacks that compile again in each case: many are slow."""
     return parametrize(
         function,
         [
@@ -345,7 +345,7 @@ def test_it_fulfils_the_protocol(case):
 
 @contract
 def test_what_it_claims_is_in_the_ball_and_in_the_box(case):
-    """Whatever may be booked; a search may pass outside of the ball."""
+    """Images that may be recorded; a search may leave the ball."""
     far = begin(case, LARGE_EPSILON[case.norm])
     clean = images_of(case)
     for states, radius in (
@@ -368,7 +368,7 @@ def test_what_is_booked_is_in_the_ball_and_in_the_box(case):
     images = ledger.adversarial_images
     check_admissible(case.norm, images, images_of(case), EPSILON[case.norm])
     assert ledger.clean_accuracy == 1.0
-    # What stands keeps the nearest miss, and its margin.
+    # Robust examples keep the nearest miss, and its margin.
     robust = ledger.is_robust & (ledger.margin > -np.inf)
     margin = losses.margin(MODEL(tf.constant(images), SEED), ledger.label)
     np.testing.assert_allclose(
@@ -547,7 +547,7 @@ def test_it_takes_as_many_gradients_as_it_says(case):
 
 @compiled_contract
 def test_it_breaks_what_is_easy_to_break(case):
-    """And what is booked is wrong, and is in the ball and the box."""
+    """And recorded images are wrong, and in the ball and the box."""
     epsilon = LARGE_EPSILON[case.norm]
     ledger = run(case, epsilon)
     assert ledger.clean_accuracy == 1.0
@@ -619,7 +619,7 @@ def test_batch_size_changes_nothing_but_rounding(case):
 
 @compiled_contract
 def test_passes_side_by_side_are_those_of_one_after_another(case):
-    """The books too, but for rounding: a larger batch sums in other order."""
+    """The ledger too, up to rounding: a larger batch sums in other order."""
     if attack_of(case).runs_eagerly:
         pytest.skip("foreign code runs one pass after another")
     one, together = (
@@ -684,7 +684,7 @@ def test_the_parts_are_found_by_their_files():
 
 
 DROPPED = '''
-"""An attack that somebody has just dropped into the package."""
+"""An attack that was just added to the package."""
 
 from typing import NamedTuple
 

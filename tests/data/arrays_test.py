@@ -43,7 +43,7 @@ WRONG = {
         {"test": PAIRS.map(lambda image, label: image)},
         "single tensors",
     ),
-    "a dataset without end": ({"test": PAIRS.repeat()}, "without end"),
+    "an infinite dataset": ({"test": PAIRS.repeat()}, "infinite"),
     "two shapes": (
         {"train": (IMAGES, LABELS), "test": (IMAGES[..., :1], LABELS)},
         "(6, 5, 1)",

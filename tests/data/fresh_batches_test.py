@@ -1,4 +1,4 @@
-"""Batches that are drawn afresh are a function of the seed and the step."""
+"""Newly drawn batches are a function of the seed and the step."""
 
 import numpy as np
 import pytest

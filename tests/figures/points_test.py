@@ -86,7 +86,7 @@ def test_restarts_that_had_nobody_left_are_zero():
     found["stages"][0]["num_restarts"] = 5
     (line,) = points.of_restarts([run(audits={"r": found})], "r")
     assert [p.y for p in line] == [0.1, 0.0, 0.0, 0.0, 0.0]
-    # But where somebody stands, what was not run is not drawn.
+    # But with robust examples left, restarts that were not run are not drawn.
     found = audit({0.2: 0.1}, {0.2: [0.2, 0.1]})
     found["stages"][0]["num_restarts"] = 5
     (line,) = points.of_restarts([run(audits={"r": found})], "r")

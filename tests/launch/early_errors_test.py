@@ -271,7 +271,7 @@ def test_a_baseline_that_is_not_there(tmp_path, flags):
     audit_folder.write(str(tmp_path), model="vib")
     before = runs.snapshot(str(tmp_path))
     said = refused("report", f"--workdir={tmp_path}", "--baseline=bib", *flags)
-    expected = "compares nothing" if "model_card" in flags[0] else '"bib"'
+    expected = "does not compare" if "model_card" in flags[0] else '"bib"'
     assert expected in said
     assert runs.snapshot(str(tmp_path)) == before
 
@@ -305,7 +305,7 @@ def test_an_audit_without_its_model(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "summary.json").write_text('{"model": {"path": "gone"}}')
     said = refused("verify", f"--workdir={tmp_path}")
-    assert "The audited model is not where the summary says" in said
+    assert "The audited model is not at the path in the summary" in said
 
 
 def test_a_format_and_a_figure_that_there_are_not(tmp_path):

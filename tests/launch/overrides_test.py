@@ -94,7 +94,7 @@ def extended(*arguments):
 
 
 def test_the_arguments_of_another_part_are_taken():
-    """Its own remain, and those of the part that stood there are gone."""
+    """Its own remain, and those of the previous part are removed."""
     found = extended("--config.data.name=npz", "--config.data.path=1234")
     assert found["data"] == {"name": "npz", "path": "1234"}
     found = extended("--config.data.name=tfds:kmnist")

@@ -52,7 +52,7 @@ def test_a_training_takes_an_archive_by_flags(folder):
     metadata = export.read_metadata(f"{folder}/run/{loop.SAVED_MODEL}")
     assert metadata["input_shape"] == list(own_files.SHAPE)
     assert metadata["class_names"] == list(own_files.NAMES)
-    # Of the random images that stood in the config nothing is left.
+    # Nothing is left of the random images of the config.
     assert metadata["config"]["data"] == {
         "name": "npz",
         "path": f"{folder}/own.npz",

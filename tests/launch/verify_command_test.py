@@ -55,7 +55,7 @@ def test_a_touched_audit_ends_with_2_and_names_what(audit, tmp_path):
     failures = [x for x in errors.splitlines() if x.startswith("FAILED")]
     (failure,) = failures
     assert failure.startswith("FAILED counts: robust_accuracy is ")
-    assert "is not what it claims: 1 of " in errors
+    assert "has false claims: 1 of " in errors
     assert json.loads(output.read_text())["failed"] == ["counts"]
 
 

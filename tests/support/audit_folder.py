@@ -3,7 +3,7 @@
 `write` makes what every audit has; `write_findings` and `write_safety` add
 what audits with diagnostics and with a scan of the model have.
 
-The numbers hang together: the curves, the stages and the headline are counted
+The numbers are consistent: the curves, the stages and the headline are counted
 from the same examples that `examples.npz` holds.
 """
 

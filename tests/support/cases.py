@@ -14,7 +14,7 @@ from ib_keras.types import ThreatModel
 
 
 class AuditedModel:
-    """What diagnostics ask of a model."""
+    """The attributes of a model that diagnostics read."""
 
     precision = "float32"
     other_precision = None

@@ -1,6 +1,6 @@
 """Trainings of a tenth of a second, whose files are written like any other's.
 
-Arithmetic stands for the steps, so that a test can afford hundreds of runs.
+Arithmetic replaces the steps, so that a test can afford hundreds of runs.
 """
 
 import os

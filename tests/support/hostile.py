@@ -164,7 +164,7 @@ def _endless(images, marker):
         lambda count: [count + tf.reduce_sum(images)],
         [tf.constant(1.0)],
     )
-    # Nobody would wait for a result that nobody uses.
+    # Nothing would wait for an unused result.
     tf.debugging.assert_greater(last, 0.0)
 
 

@@ -180,7 +180,7 @@ def refused(function, *arguments, **more) -> UserError:
 
 
 def snapshot(folder) -> dict[str, bytes | None]:
-    """All there is in a folder; None stands for a folder."""
+    """The content of a folder; None for a folder."""
     root = pathlib.Path(folder)
     return {
         path.relative_to(root).as_posix(): (

@@ -234,7 +234,7 @@ def test_surfaces_of_another_spec_are_not_taken(done, tmp_path):
     assert len(records.landscapes(path, run.landscape)) == 1
     assert records.landscapes(path, run.landscape | {"grid": 7}) is None
     assert records.landscapes(str(tmp_path / "none"), run.landscape) is None
-    listed = tmp_path / "landscapes.json"  # No spec stands beside these.
+    listed = tmp_path / "landscapes.json"  # Without a spec.
     listed.write_text("[]")
     assert records.landscapes(str(listed), run.landscape) is None
 

@@ -137,7 +137,7 @@ def test_a_bad_newest_is_passed_over_and_said(tmp_path, fault):
     assert checkpoints.restore(into, said.append)["step"] == 5
     assert_restored(into, 5)
     (line,) = said
-    assert line.startswith("Checkpoint of step 10 is passed over: ")
+    assert line.startswith("Checkpoint of step 10 is skipped: ")
     assert str(path_of(tmp_path, 10)) in line
     assert "\n" not in line
 

@@ -392,7 +392,7 @@ def test_a_newest_checkpoint_cut_short_is_passed_over_and_said(
     capsys.readouterr()
     loop.train(config, str(workdir))
     said = capsys.readouterr().out
-    assert "Checkpoint of step 3 is passed over: A file is damaged" in said
+    assert "Checkpoint of step 3 is skipped: A file is damaged" in said
     assert "Resuming at step 2" in said
     assert fast_runs.outcome(workdir) == fast_runs.outcome(
         tmp_path / "reference"

@@ -1,15 +1,15 @@
-"""The audited model: anybody's, made into functions to logits.
+"""The audited model: any model, as functions to logits.
 
 The files of this package, in the order of the work:
 
-* `options`: what a user says of a model, without TensorFlow.
-* `loading`: a checked folder or file into functions and variables.
-* `signatures`: which function of several is meant.
-* `io_spec`: how images go in and scores come out; `outputs`: what scores are.
-* `infer_io` (with `selection`): what the graph does not tell, by a few calls.
+* `options`: what the user specifies, without TensorFlow.
+* `loading`: from a checked folder or file to functions and variables.
+* `signatures`: the choice of one function of several.
+* `io_spec`: the format of inputs and outputs; `preprocessing`: of pixel values.
+* `infer_io` (with `selection`): infers the specification by a few calls.
 * `model`: the model itself, and its functions to logits.
-* `checks`: refusals before anything is written; `behaviour`: what a few calls
-  show of a model that answers.
+* `checks`: refusals before anything is written; `behaviour`: observations from
+  a few calls.
 """
 
 from ib_keras import lazy

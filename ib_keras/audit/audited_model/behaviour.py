@@ -1,8 +1,8 @@
-"""How a model behaves when it is called: what diagnostics of it only read.
+"""Observations from a few calls of a model, which diagnostics read.
 
 A few forward passes and one gradient on clean examples show whether answers
-depend on chance, on the batch or on earlier calls, and whether a gradient is
-there. Nothing here judges; the diagnostics do.
+depend on randomness, on the batch or on earlier calls, and whether there is a
+gradient. Only the diagnostics judge them.
 """
 
 import dataclasses
@@ -25,11 +25,11 @@ _GRADIENT_IMAGES = 16
 
 @dataclasses.dataclass(frozen=True)
 class Behaviour:
-    """What was seen.
+    """Observations from a few calls.
 
     Attributes:
-        num_images: How many clean images were asked.
-        num_correct: Right answers among them in each of five equal calls.
+        num_images: Number of clean images.
+        num_correct: Correct answers in each of five equal calls.
         max_distance: Largest L2 distance between the first call's logits and
             another's, each row divided by its norm; NaN rows left out.
         is_random: Whether equal calls, seed included, differ.
@@ -43,7 +43,7 @@ class Behaviour:
         random_ops: Random operations in the graph.
         assign_ops: Operations in the graph that write variables.
         gradient: "present", "zero" (all exactly 0), "none" or "raises".
-        gradient_problem: What was raised, or "".
+        gradient_problem: The error that was raised, or "".
         zero_gradient_share: Share of images whose whole gradient is 0.
         nonfinite_share: Share of images with a logit that is not finite.
         nonfinite_gradient_share: The same of gradients.
@@ -85,14 +85,14 @@ class Behaviour:
         notes = []
         if self.augmentation and self.is_random:
             notes.append(
-                "The model answers by chance because layers of augmentation "
+                "The model is random because layers of augmentation "
                 f"({', '.join(self.augmentation)}) are active: re-export it "
                 "with training=False."
             )
         elif self.is_random:
             notes.append(
                 "Equal calls of the model give different answers; no seed "
-                "repeats them, so verdicts take the mean over several calls."
+                "repeats them, so judgements take several calls."
             )
         if self.changed_variables:
             notes.append(
@@ -116,13 +116,13 @@ def observe(
     mode: str = "mean",
     state: dict[str, str] | None = None,
 ) -> Behaviour:
-    """Calls a model and looks.
+    """Calls a model a few times.
 
     Args:
-        model: An inferred `model.AuditedModel`.
+        model: An `AuditedModel` with an `io_spec`.
         logits_fn: Its function of the mode that is audited.
-        images: float32 `[examples, ...]`, clean; the first 64 are used but
-            for the order of the classes, which up to 500 decide.
+        images: float32 `[examples, ...]`, clean; the first 64 are used, and
+            up to 500 for the order of the classes.
         labels: int `[examples]`.
         mode: "mean" or "stochastic".
         state: `model.state_hash()` before the first call; None takes it now.
@@ -139,8 +139,8 @@ def observe(
     is_random = len(set(correct)) > 1 or distance > 1e-4
     difference, where = None, ""
     if not is_random:
-        # Noise by a seed is drawn for a whole batch, so it is the mode
-        # without noise that must not know its batch.
+        # Noise by a seed is drawn for a whole batch, so the mode without noise
+        # is tested.
         quiet = logits_fn if mode == "mean" else model.logits_fn("mean")
         difference, where = _batch_difference(quiet, few, seed)
     gradient = _gradient(logits_fn, images[:_GRADIENT_IMAGES], seed)
@@ -190,7 +190,7 @@ def _call(logits_fn, images, seed):
 
 
 def batched(logits_fn, images, seed, size=_MOST) -> np.ndarray:
-    """Logits `[examples, classes]`, asked in batches of `size`."""
+    """Logits `[examples, classes]`, in batches of `size`."""
     return np.concatenate(
         [
             _call(logits_fn, images[first : first + size], seed)
@@ -200,11 +200,11 @@ def batched(logits_fn, images, seed, size=_MOST) -> np.ndarray:
 
 
 def _distance(first, second):
-    """The largest distance of two answers, rows that are not finite aside."""
+    """The largest distance of two answers, without rows that are not finite."""
     both = np.isfinite(first).all(axis=1) & np.isfinite(second).all(axis=1)
-    # An image that is answered once and not another time is a difference.
+    # An answer that is finite in one call only is a difference.
     if (np.isfinite(first).all(1) != np.isfinite(second).all(1)).any():
-        return 2.0  # As far as two vectors of length 1 can be.
+        return 2.0  # The largest distance of two vectors of length 1.
     first, second = (
         x[both] / np.maximum(np.linalg.norm(x[both], axis=1), 1e-12)[:, None]
         for x in (first.astype(np.float64), second.astype(np.float64))
@@ -229,7 +229,7 @@ def _batch_difference(logits_fn, images, seed):
     for name, answer in answers.items():
         rows = finite[: len(answer)]
         gap = np.abs(answer - whole[: len(answer)])[rows]
-        # A finite answer that is none in another batch is a difference too.
+        # An answer that is finite in one batch only is a difference too.
         gap = float(np.nan_to_num(gap, nan=scale).max(initial=0.0)) / scale
         if gap > largest:
             largest, where = gap, name
@@ -248,11 +248,11 @@ def _gradient(logits_fn, images, seed):
     try:
         with tf.GradientTape() as tape:
             tape.watch(images)
-            # Gaps, for the sum of probabilities' logarithms cancels.
+            # Differences, since sums of log-probabilities cancel.
             top = tf.math.top_k(logits_fn(images, seed), 2).values
             gap = top[:, 0] - top[:, 1]
         gradient = tape.gradient(gap, images)
-    except Exception as error:  # A foreign graph can raise anything.
+    except Exception as error:  # A foreign graph can raise any error.
         problem = f"{type(error).__name__}: {reason(error)}"
         return found | {"gradient": "raises", "gradient_problem": problem}
     if gradient is None:

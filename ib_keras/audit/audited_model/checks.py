@@ -1,4 +1,4 @@
-"""What a model must be to be attacked at all."""
+"""Requirements on a model that is to be attacked."""
 
 import numpy as np
 import tensorflow as tf
@@ -19,21 +19,21 @@ def check_gradients(
 
     Args:
         logits_fn: The audited classifier.
-        images: float32 `[examples, ...]`, clean ones; the first is asked twice,
-            for a model may hold assertions about images.
+        images: float32 `[examples, ...]`, clean ones; the first is repeated,
+            since a model may hold assertions about images.
         num_classes: How many logits there should be.
         is_needed: False where no attack takes a gradient.
 
     Raises:
-        UserError: If it is no function from such images to so many logits, or
-            there is no gradient with respect to images.
+        UserError: If it is not a function from such images to so many logits,
+            or there is no gradient with respect to images.
     """
     images = tf.repeat(tf.constant(images[:1]), 2, axis=0)
     seed = seeds.from_int(0)
     try:
         logits = logits_fn(images, seed)
         answer = f"shape {tuple(logits.shape)}, {logits.dtype.name}"
-    except Exception as error:  # A foreign graph can raise anything.
+    except Exception as error:  # A foreign graph can raise any error.
         answer = f"{type(error).__name__}: {reason(error)}"
     if answer != f"shape {(2, num_classes)}, float32":
         raise UserError(
@@ -52,7 +52,7 @@ def check_gradients(
             tape.watch(images)
             logits = logits_fn(images, seed)
         gradient = tape.gradient(logits, images)
-    except Exception as error:  # A foreign graph can raise anything.
+    except Exception as error:  # A foreign graph can raise any error.
         problem = reason(error)
     if gradient is None:
         raise UserError(
@@ -62,19 +62,19 @@ def check_gradients(
             fix="Export it without rounding, casts to integers or operations "
             "that have no gradient, and with its custom gradients: "
             "tf.saved_model.SaveOptions(experimental_custom_gradients=True). "
-            "Protocols of gradient-free attacks alone need none.",
+            "Protocols of only gradient-free attacks need none.",
         )
 
 
 def check_finite(
     logits_fn: LogitsFn, images: np.ndarray, batch_size: int
 ) -> None:
-    """Refuses a model that answers no image with finite logits.
+    """Refuses a model without finite logits for any image.
 
-    The runner refuses it too, but first here, where nothing is written yet.
+    The runner refuses it too, but here nothing is written yet.
 
     Raises:
-        UserError: If there is not one finite answer.
+        UserError: If there is no finite answer.
     """
     for first in range(0, len(images), batch_size):
         batch = tf.constant(images[first : first + batch_size])

@@ -1,4 +1,4 @@
-"""Finds, by a few calls on clean examples, how a model is to be called."""
+"""Infers the inputs and outputs of a model by a few calls on clean examples."""
 
 import dataclasses
 from typing import Any
@@ -49,7 +49,7 @@ def infer_io(model, images, labels, mode="mean", num_samples=None) -> Any:
     io_spec = chosen.io_spec
     if io_spec.outputs not in KINDS:
         raise UserError(
-            "It cannot be told whether the outputs are logits",
+            "The outputs cannot be recognised as logits",
             received=f"values from {answers.scores.min():.4g} to "
             f"{answers.scores.max():.4g} whose rows do not sum to 1",
             expected="logits, or probabilities that sum to 1",
@@ -66,11 +66,11 @@ def infer_io(model, images, labels, mode="mean", num_samples=None) -> Any:
 
 
 def _choose_by_more(model, call, candidates, images, labels):
-    """As `_choose` on all images, when the first few did not tell."""
+    """As `_choose` on all images, if the first few did not decide."""
     try:
         return _choose(model, call, candidates, images, labels)
     except selection.Undecided as error:
-        # None of what comes close need be right.
+        # None of the close candidates need be right.
         if len({c.preprocessing for c in candidates}) > 1:
             few = images[:_MOST], labels[:_MOST]
             _check_fit(model, call, error.best, *few)
@@ -78,14 +78,14 @@ def _choose_by_more(model, call, candidates, images, labels):
 
 
 def _choose(model, call, candidates, images, labels):
-    """Asks the model by each candidate; the best, and what all gave."""
+    """Calls the model by each candidate; returns the best and all trials."""
     known, problems = [], []
     for candidate in candidates:
         try:
             known.append(_ask(model, call, candidate, images, labels))
         except UserError:
             raise
-        except Exception as error:  # A foreign graph can raise anything.
+        except Exception as error:  # A foreign graph can raise any error.
             problems.append(f"{type(error).__name__}: {reason(error)}")
     if not known:
         raise UserError(
@@ -174,9 +174,9 @@ def _check_fit(model, call, chosen, images, labels):
             f"{fit.accuracy:.3f}, {fit.gain:.3f} nats, {fit.errors:.1f} "
             "standard errors)",
             expected="the preprocessing that the model was trained with",
-            fix="Say it: --config.model.preprocessing.mean and .std (in units "
-            "of [0, 1]), or .scale and .offset, or --config.model.input_range."
-            f" {start.flags()} takes the known way all the same.",
+            fix="Specify it: --config.model.preprocessing.mean and .std (in "
+            "units of [0, 1]), or .scale and .offset, or "
+            f"--config.model.input_range. {start.flags()} uses the known way.",
         )
 
 
@@ -185,7 +185,7 @@ def _has_gradient(gradient, start, channels) -> bool:
     at = np.resize(start.scale, channels), np.resize(start.offset, channels)
     try:
         _, to_scale, _, _ = gradient(*at, 1.0, slice(0, 2))
-    except Exception:  # A foreign graph can raise anything.
+    except Exception:  # A foreign graph can raise any error.
         return False
     return bool(np.any(to_scale != 0))
 
@@ -201,7 +201,7 @@ def _candidates(model, image_shape):
             image_shape, endpoint.shape, layout=options.layout
         )
     said = model.said_preprocessing
-    # Of Keras models that are not ours `export.save` writes that it is unknown.
+    # For other Keras models `export.save` writes that it is unknown.
     is_unknown = model.metadata.get("input_range", ()) is None
     is_declared = model.kind in ("ib_keras", "function") and not is_unknown
     if said is not None:
@@ -293,7 +293,7 @@ def _notes_on_input(model, io_spec, trials, is_clear):
     if said is not None and tuple(said) != io_spec.image_shape:
         notes.append(
             f"The metadata say images of shape {tuple(said)}, the graph takes "
-            f"{endpoint.shape}: the graph is believed."
+            f"{endpoint.shape}: the graph is used."
         )
     if io_spec.layout == "channels_first":
         notes.append(
@@ -313,9 +313,9 @@ def _notes_on_input(model, io_spec, trials, is_clear):
             if t.io_spec.layout == io_spec.layout
         )
         how = (
-            "told by accuracy and likelihood"
+            "inferred from accuracy and likelihood"
             if is_clear
-            else "assumed, for no other range does better; if that is wrong "
+            else "assumed, since no other range does better; if that is wrong "
             "set --config.model.input_range"
         )
         notes.append(
@@ -341,20 +341,20 @@ def _notes_on_output(model, answers, chosen):
     if said is not None and said != io_spec.num_classes:
         notes.append(
             f"The metadata say {said} classes, the graph gives "
-            f"{io_spec.num_classes}: the graph is believed."
+            f"{io_spec.num_classes}: the graph is used."
         )
     if answers.others:
         others = ", ".join(sorted(answers.others))
         notes.append(f"Audited is the output {io_spec.output}, not {others}.")
     if answers.scores.shape[1] == 1:
         notes.append(
-            "The model gives one score an image, taken for the second of two "
-            "classes."
+            "The model gives one score per image, taken as that of the second "
+            "of two classes."
         )
     if answers.dtype != "float32":
         notes.append(
-            f"The outputs are {answers.dtype}, cast to float32: what the cast "
-            "cannot bring back is lost to verdicts and gradients."
+            f"The outputs are {answers.dtype}, cast to float32: the lost "
+            "digits are missing in judgements and gradients."
         )
     if io_spec.outputs == "probabilities":
         share = outputs.saturated_share(chosen.log_p)

@@ -1,9 +1,9 @@
-"""How images go into a model and scores come out of it.
+"""The format of a model's inputs and outputs.
 
 The audit's images are float32 `[batch, height, width, channels]` in [0, 1]; a
 model may want them with channels first, flat, in other units, in another
 dtype or by a fixed number. All that happens inside of the wrapped function,
-so attacks, epsilons and verdicts stay in pixel units of [0, 1].
+so attacks, epsilons and judgements stay in pixel units of [0, 1].
 """
 
 import dataclasses
@@ -22,13 +22,13 @@ from ib_keras.types import LogitsFn
 
 @dataclasses.dataclass(frozen=True)
 class IOSpec:
-    """What was found, or said, about one endpoint.
+    """The inputs and outputs of one endpoint.
 
     Attributes:
         image_shape: (height, width, channels) of the audit's images.
         layout: The model's.
-        preprocessing: What the model wants done to images in [0, 1].
-        output: Name of the tensor in its answer; "" where that is one.
+        preprocessing: Of images in [0, 1], as the model needs it.
+        output: Name of the tensor in its output; "" if that is one tensor.
         outputs: Kind of the scores, one of `outputs.KINDS`.
         num_classes: How many logits there are.
     """
@@ -76,7 +76,7 @@ def layouts(
 def prepare(
     images: tf.Tensor, endpoint: Endpoint, io_spec: IOSpec
 ) -> tf.Tensor:
-    """Takes images of the audit to what the endpoint takes."""
+    """Converts images of the audit to the inputs of the endpoint."""
     images = _apply(images, io_spec.preprocessing)
     return arrange(images, endpoint, io_spec)
 
@@ -84,7 +84,7 @@ def prepare(
 def arrange(
     images: tf.Tensor, endpoint: Endpoint, io_spec: IOSpec
 ) -> tf.Tensor:
-    """Takes images in the model's units to its layout, shape and dtype."""
+    """Converts images in the model's units to its layout, shape and dtype."""
     if io_spec.layout == "channels_first":
         images = tf.transpose(images, [0, 3, 1, 2])
     shape = endpoint.shape
@@ -100,7 +100,7 @@ def arrange(
 
 
 def logits_of(answer: Any, io_spec: IOSpec) -> tf.Tensor:
-    """The logits in what a model answered."""
+    """The logits in the output of a model."""
     scores = outputs_.flatten(answer)[io_spec.output]
     return outputs_.to_logits(scores, io_spec.outputs)
 
@@ -132,9 +132,9 @@ def wrap(
     """Makes a function from the audit's images to logits.
 
     Args:
-        call: The model, `(its images, seed) -> its answer`.
-        endpoint: Which endpoint of it that is.
-        io_spec: How to call it and how to take its answer.
+        call: The model, `(its images, seed) -> its output`.
+        endpoint: Its endpoint.
+        io_spec: Its inputs and outputs.
 
     Returns:
         A function `(images, seed) -> logits`.
@@ -150,7 +150,7 @@ def wrap(
 
 
 def _by_fixed_batches(logits_fn, size, io_spec):
-    """Fills the last batch up with copies, whose answers are dropped."""
+    """Pads the last batch with copies, whose outputs are dropped."""
 
     def padded(images, seed):
         count = images.shape[0]
@@ -171,7 +171,7 @@ def _by_fixed_batches(logits_fn, size, io_spec):
         batches = (count + size - 1) // size
         full = batches * size
         copies = (full + count - 1) // count
-        # Tiled, for a gather would make sparse slices of the gradient.
+        # Tiled, since a gather would make sparse slices of the gradient.
         filled = tf.tile(images, [copies, 1, 1, 1])[:full]
         logits = tf.map_fn(
             lambda batch: logits_fn(batch, seed),

@@ -1,7 +1,7 @@
-"""A path becomes a loaded model, by way of the safety check.
+"""Loads a model from a path, after the safety check.
 
-TensorFlow and Keras have a dozen kinds of errors for one damaged file; here
-they become one.
+TensorFlow and Keras raise a dozen kinds of errors for a damaged file; here they
+become one.
 """
 
 import contextlib
@@ -55,7 +55,7 @@ def load(
 
     Args:
         path: A SavedModel folder or a .keras file.
-        strategy: Whose devices get the variables.
+        strategy: Its devices get the variables.
         allow_ops: Operations that the user lets pass.
         probe: Whether a child process runs the model first, under limits.
 
@@ -98,7 +98,7 @@ def keras_endpoint(model: Any, name: str, path: str) -> Endpoint:
         return Endpoint(name, call, held=variables)
     if len(inputs) > 1:
         raise UserError(
-            "The Keras model takes something else than images alone",
+            "The Keras model takes more than images",
             received=f"{len(inputs)} inputs in {path}",
             expected="one input, a batch of images",
             fix="Save a model of the images alone.",
@@ -120,8 +120,8 @@ def with_modes(model: Any) -> tuple[Any, dict[str, Any]]:
     """A Keras model with its stochastic mode, where it has one.
 
     Returns:
-        The model, or what holds it and a function `stochastic`; and what an
-        export's metadata would say of the mode.
+        The model, or an object with it and a function `stochastic`; and the
+        metadata that an export would have of the mode.
     """
     from ib_keras import modes
 

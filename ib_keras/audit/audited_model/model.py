@@ -1,9 +1,9 @@
-"""The audited model: anybody's, made into functions to logits.
+"""The audited model: any model, as functions to logits.
 
 `load` takes a SavedModel folder or a .keras file, `from_function` a Python
-function. What the graph does not tell, `AuditedModel.infer_io` finds by a few
-calls on clean examples, or refuses to guess. Each can be given instead: see
-`options.Options`.
+function. What the graph does not determine, `AuditedModel.infer_io` infers by a
+few calls on clean examples; if that is ambiguous it raises an error. Each part
+can be specified instead: see `options.Options`.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ from ib_keras.types import LogitsFn
 
 @dataclasses.dataclass(frozen=True)
 class AuditedModel:
-    """A loaded model and what is known of it.
+    """A loaded model and the facts on it.
 
     Attributes:
         path: The folder or file; the name of a function.
@@ -44,9 +44,9 @@ class AuditedModel:
         loaded: What TensorFlow or Keras loaded, or the function.
         kind: "ib_keras", "saved_model", "keras" or "function".
         endpoint: Which function of it is audited in mean mode.
-        options: What the user said.
+        options: What the user has specified.
         io_spec: How images go in and scores come out; None until inferred.
-        notes: Sentences on what was found odd.
+        notes: Sentences on unusual findings.
         safety: Report of the safety check; None for a function.
     """
 
@@ -70,7 +70,7 @@ class AuditedModel:
         shape = self.endpoint.shape
         if said is not None and io_specs.layouts(shape, said):
             return tuple(said)
-        # What is first of (3, 32, 32) only a data set can tell.
+        # Only a data set can resolve the order of (3, 32, 32).
         is_last = shape and len(shape) == 3 and shape[2] in (1, 3)
         return shape if is_last and None not in shape else None
 
@@ -89,15 +89,15 @@ class AuditedModel:
 
     @property
     def precision(self) -> str | None:
-        """What the audited function computes in; None if no graph tells."""
+        """The precision of the audited function; None without a graph."""
         return self.endpoint.precision
 
     @property
     def other_precision(self) -> "AuditedModel | None":
         """The same weights in the other precision, if they were exported.
 
-        Of a model that computes below float32 it is the twin in float32; of
-        such a twin the model.
+        For a model that computes below float32 it is the endpoint in float32,
+        and the other way round.
         """
         name = self.endpoint.name.removesuffix(export.FLOAT32_SUFFIX)
         if name == self.endpoint.name:
@@ -115,10 +115,10 @@ class AuditedModel:
 
     @property
     def said_preprocessing(self) -> Preprocessing | None:
-        """What user or metadata say of the model's input, if they do."""
+        """The preprocessing by user or metadata, if specified."""
         said = self.options.said_preprocessing
         range_ = self.metadata.get("input_range")
-        # What wraps a model of ours carries its metadata, and may take images
+        # A wrapper of an exported model has its metadata, and may take images
         # of other values.
         is_theirs = self.kind not in ("ib_keras", "function")
         if said is None and range_ is not None and not is_theirs:
@@ -127,7 +127,7 @@ class AuditedModel:
 
     @property
     def about(self) -> dict[str, Any]:
-        """The metadata, corrected by what the graph tells."""
+        """The metadata, corrected by the graph."""
         return {
             **self.metadata,
             "input_shape": self.image_shape,
@@ -135,7 +135,7 @@ class AuditedModel:
         }
 
     def describe(self) -> dict[str, Any]:
-        """What summary.json says of the model."""
+        """The section on the model in summary.json."""
         io_spec = self.io_spec or self._declared()
         return {
             "path": self.path,
@@ -155,7 +155,7 @@ class AuditedModel:
         }
 
     def with_options(self, options: Options) -> "AuditedModel":
-        """The same, what the user says now put over what was said before."""
+        """The same with options that override earlier ones."""
         said = {k: v for k, v in vars(options).items() if v is not None}
         merged = dataclasses.replace(self.options, **said)
         return dataclasses.replace(self, options=merged)
@@ -185,8 +185,8 @@ class AuditedModel:
             A function `(images, seed) -> logits`.
 
         Raises:
-            UserError: If the model has no such endpoint, or it is not known
-                yet how it is called.
+            UserError: If the model has no such endpoint, or its inputs and
+                outputs are not known yet.
         """
         io_spec = self.io_spec or self._declared()
         call = self.caller(mode, num_samples)
@@ -195,15 +195,15 @@ class AuditedModel:
     def caller(
         self, mode: str, num_samples: int | None = None
     ) -> Callable[[tf.Tensor, tf.Tensor], Any]:
-        """The model as it is: `(its images, seed) -> its answer`.
+        """The model unchanged: `(its images, seed) -> its output`.
 
         Raises:
             UserError: If the model has no such endpoint.
         """
         if mode not in MODES:
             raise unknown_name("mode", mode, MODES, "Set mode to one of them.")
-        # Named in the functions, so that they keep `loaded` alive: without it
-        # TensorFlow drops the variables that they use.
+        # Referenced in the functions to keep `loaded` alive: without it
+        # TensorFlow frees the variables that they use.
         loaded, endpoint = self.loaded, self.endpoint
         if mode == "mean":
             return lambda images, seed: _alive(endpoint.call(images), loaded)
@@ -236,7 +236,7 @@ class AuditedModel:
         way = (
             f"leave out --config.model.signature to audit {other.endpoint.name}"
             if other is not None
-            else "there is no float32 twin to compare it with; export one"
+            else "there is no float32 endpoint to compare it with; export one"
         )
         return [
             f"Warning: {name} computes in {self.precision}, whose gradients "
@@ -247,7 +247,7 @@ class AuditedModel:
         """The specification by metadata and options alone."""
         if self.image_shape is None or self.num_classes is None:
             raise UserError(
-                "It is not known yet how the model is called",
+                "The model's inputs and outputs are not known yet",
                 received=self.path,
                 expected="a model that `infer_io` has been called on",
                 fix="Call model.infer_io(images, labels) with clean examples.",
@@ -269,19 +269,19 @@ class AuditedModel:
         mode: str = "mean",
         num_samples: int | None = None,
     ) -> "AuditedModel":
-        """Finds how the model is called and what it answers with.
+        """Infers the inputs and outputs of the model.
 
         Args:
             images: float32 `[examples, height, width, channels]`, clean.
             labels: int `[examples]`.
-            mode: Which mode is asked.
+            mode: Which mode is called.
             num_samples: S of stochastic mode.
 
         Returns:
-            A model with an `io_spec`, and notes on what was found.
+            A model with an `io_spec`, and notes on what was inferred.
 
         Raises:
-            UserError: If something cannot be told, and the flag that says it.
+            UserError: If something is ambiguous; names the flag that decides.
         """
         return infer_io.infer_io(self, images, labels, mode, num_samples)
 
@@ -302,8 +302,8 @@ def load(
 
     Args:
         path: Of the model.
-        strategy: Whose devices get the variables.
-        options: What the user says of it.
+        strategy: Its devices get the variables.
+        options: What the user specifies.
         allow_ops: Operations that the safety check lets pass.
         probe: Whether a child process runs the model first, under limits.
 
@@ -368,9 +368,9 @@ def from_function(
             stochastic mode.
         num_samples: S of stochastic mode, where the audit does not say.
         output: Name of the tensor among several that it returns.
-        outputs: "logits", "log_probabilities" or "probabilities"; None looks.
+        outputs: "logits", "log_probabilities" or "probabilities"; None infers.
         input_range: (lowest, highest) value of the images it takes.
-        name: What reports call it.
+        name: In reports.
 
     Returns:
         An `AuditedModel`, as `load` gives for a path.
@@ -407,7 +407,7 @@ def from_function(
 
 
 class _Functions:
-    """What `AuditedModel.loaded` holds of a Python function."""
+    """`AuditedModel.loaded` of a Python function."""
 
     def __init__(self, mean, stochastic):
         self.mean = mean
@@ -416,24 +416,24 @@ class _Functions:
 
 
 def _trace(function, image_shape) -> list[Any]:
-    """The graph of a function; none where it does not trace as it is."""
+    """The graph of a function, in a list; empty if it cannot be traced."""
     spec = tf.TensorSpec([2, *image_shape], tf.float32)
     try:
         return [tf.function(function).get_concrete_function(spec)]
-    except Exception:  # Foreign code; who calls it says what is wrong.
+    except Exception:  # Foreign code; calling it raises the error again.
         return []
 
 
 def _variables(graph) -> list[tf.Variable]:
-    """The variables of a graph, as it came to them; it keeps a set of them."""
+    """The variables of a graph in the order of capture; it has a set."""
     places = {id(t): place for place, t in enumerate(graph.captured_inputs)}
     return sorted(graph.variables, key=lambda v: places[id(v.handle)])
 
 
 def _values(graph) -> list[str]:
-    """Digests of what a graph computes with but variables, sorted.
+    """Sorted digests of the constants and operations of a graph.
 
-    Names of nodes and functions count what else a process has traced.
+    Names of nodes and functions are left out: they depend on other traces.
     """
     definition = graph.graph.as_graph_def()
     bodies = [f.node_def for f in definition.library.function]

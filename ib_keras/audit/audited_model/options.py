@@ -1,4 +1,4 @@
-"""What a user says of a model, and where it lies: known without TensorFlow."""
+"""What a user specifies of a model, and its path, without TensorFlow."""
 
 import dataclasses
 import hashlib
@@ -32,7 +32,7 @@ _OTHER_FORMATS = {
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a user says of a model; None leaves it to be found.
+    """What a user specifies of a model; None leaves it to be inferred.
 
     Attributes:
         signature: Name of the endpoint.
@@ -40,8 +40,8 @@ class Options:
         outputs: "logits", "log_probabilities" or "probabilities".
         input_range: (lowest, highest) value of the images that it takes.
         layout: "channels_last" or "channels_first".
-        preprocessing: What is done to images in [0, 1] before the model sees
-            them; `input_range` in general.
+        preprocessing: Of images in [0, 1] before the model; `input_range` is
+            a special case.
     """
 
     signature: str | None = None
@@ -68,7 +68,7 @@ class Options:
             object.__setattr__(self, "input_range", found)
         if self.input_range is not None and self.preprocessing is not None:
             raise UserError(
-                "The model's input is said in two ways",
+                "The model's input is specified in two ways",
                 received=f"input_range={self.input_range} and "
                 f"preprocessing={self.preprocessing.describe()}",
                 expected="one of them",
@@ -77,7 +77,7 @@ class Options:
 
     @property
     def said_preprocessing(self) -> Preprocessing | None:
-        """What the user says of the model's input, in either way."""
+        """The preprocessing that the user specifies, in either way."""
         if self.input_range is not None:
             return Preprocessing.of_range(*self.input_range)
         return self.preprocessing
@@ -87,7 +87,7 @@ class Options:
         """Reads the section `model` of an audit config.
 
         Raises:
-            UserError: If a value is none that the field can have.
+            UserError: If a field has an invalid value.
         """
         fields = dict(section or {})
         said = preprocessings.from_config(fields.pop("preprocessing", None))
@@ -101,7 +101,7 @@ def _check_range(values) -> tuple[float, float]:
         low = high = 0.0
     if not -1e6 < low < high < 1e6:
         raise UserError(
-            "The model's range of input values is none",
+            "The model's range of input values is invalid",
             received=values,
             expected="two numbers, the lower one first",
             fix="Set --config.model.input_range=0,255 or another.",
@@ -139,7 +139,7 @@ def check_path(path: str) -> None:
 
 
 def _what_to_give(path: str) -> str:
-    """What to do, by what lies at or below a path that is no model."""
+    """What to do about a path that is not a model, by what is there."""
     other = next((kind for kind in _OTHER_FORMATS if path.endswith(kind)), None)
     if other is not None:
         return _OTHER_FORMATS[other]

@@ -1,9 +1,8 @@
 """From images in [0, 1] to what a model takes: an affine map of each channel.
 
-An audit's images, radii and verdicts are in pixel units of [0, 1]. A model that
-was trained on other values takes `scale * x + offset`, by channel, which is a
-part of the audited function. The recipes are those of the libraries that models
-come from.
+An audit's images, radii and judgements are in pixel units of [0, 1]. A model
+that was trained on other values takes `scale * x + offset`, by channel, which
+is a part of the audited function. The recipes are those of common libraries.
 """
 
 import dataclasses
@@ -23,7 +22,7 @@ _FLAG = "--config.model.preprocessing"
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """What happens to images in [0, 1] before a model sees them.
+    """The map from images in [0, 1] to the inputs of a model.
 
     Attributes:
         scale: One factor, or one for each channel in the model's order.
@@ -54,12 +53,12 @@ class Preprocessing:
 
     @property
     def is_identity(self) -> bool:
-        """Whether images go in as they are."""
+        """Whether images are not changed."""
         return self == Preprocessing()
 
     @property
     def channels(self) -> int | None:
-        """How many channels it is for; None for any number."""
+        """Its number of channels; None for any number."""
         most = max(len(self.scale), len(self.offset))
         if self.channel_order == "bgr":
             return 3
@@ -67,7 +66,7 @@ class Preprocessing:
 
     @property
     def input_range(self) -> tuple[float, float]:
-        """The lowest and the highest value that a model can be given."""
+        """The lowest and the highest value of the model's inputs."""
         ends = np.outer((0.0, 1.0), self.scale) + self.offset
         return float(ends.min()), float(ends.max())
 
@@ -89,7 +88,7 @@ class Preprocessing:
         return f"{text} ({self.recipe})" if self.recipe else text
 
     def flags(self) -> str:
-        """The flags that say it."""
+        """The flags that specify it."""
         low, high = self.input_range
         if self.recipe and self not in _RANGES:
             return f"{_FLAG}.recipe={self.recipe}"
@@ -101,7 +100,7 @@ class Preprocessing:
         return f"{_FLAG}.scale={scale} {_FLAG}.offset={offset}{more}"
 
     def to_json(self) -> dict[str, Any]:
-        """As summaries hold it."""
+        """As in summaries."""
         return {
             "recipe": self.recipe or None,
             "scale": list(self.scale),
@@ -117,7 +116,7 @@ def _join(values):
 _CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
 _CAFFE_MEANS = (103.939, 116.779, 123.68)
 
-# Name -> what it does. The constants of MNIST and of CIFAR-10 are those of
+# Name -> preprocessing. The constants of MNIST and of CIFAR-10 are those of
 # PyTorch's examples (CIFAR-10's deviation also in the form that was computed
 # by batches), those of ImageNet torchvision's and, with BGR, Caffe's, as
 # `keras.applications.imagenet_utils.preprocess_input` has both.
@@ -142,7 +141,7 @@ RECIPES: dict[str, Preprocessing] = {
     ),
 }
 
-# Said best by their lowest and highest value.
+# Best described by their lowest and highest value.
 _RANGES = [RECIPES[name] for name in ("unit", "bytes", "signed", "centered")]
 
 
@@ -161,13 +160,13 @@ def from_config(section: Mapping[str, Any] | None) -> Preprocessing | None:
 
     Args:
         section: `recipe`, or `scale` and `offset`, or `mean` and `std`; and
-            `channel_order`. None or fields of None say nothing.
+            `channel_order`. None and fields of None are ignored.
 
     Returns:
-        What it says; None for nothing.
+        The preprocessing; None if nothing is specified.
 
     Raises:
-        UserError: If a field is unknown, no number, or contradicts another.
+        UserError: If a field is unknown, not a number, or contradicts another.
     """
     for name in section or {}:
         if name not in _FIELDS:
@@ -195,7 +194,7 @@ def from_config(section: Mapping[str, Any] | None) -> Preprocessing | None:
     ]
     if len(ways) > 1:
         raise UserError(
-            "The preprocessing is said in two ways",
+            "The preprocessing is specified in two ways",
             received=", ".join(f"{k}={v!r}" for k, v in said.items()),
             expected="a recipe, or scale and offset, or mean and std",
             fix=f"Keep one of them among {_FLAG}.*.",
@@ -248,7 +247,7 @@ def _numbers(name, values, is_factor=False) -> tuple[float, ...]:
     good = all(abs(v) < 1e6 and (v != 0 or not is_factor) for v in found)
     if not (found and good):
         raise UserError(
-            f"model.preprocessing.{name} is no number for each channel",
+            f"model.preprocessing.{name} is not a number per channel",
             received=repr(values),
             expected="a finite number, or one for each channel"
             + (", none of them 0" if is_factor else ""),

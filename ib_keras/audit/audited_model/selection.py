@@ -1,16 +1,15 @@
 """Which of several input and output specifications of a model is the right one.
 
-A model does not say whether it wants images in [0, 1], [0, 255] or
-standardised ones, but a trained one shows it: by its accuracy, and by how
-likely it thinks the labels once a temperature is fitted. Without the
-temperature logits that are too small would speak for larger inputs. What comes
-close is not chosen between, for a network without much bias is nearly the same
-function of x and of 2 x; the user is asked. Measured on networks for the
-digits and MNIST: see benchmarks/input_table.py.
+Whether a trained model takes images in [0, 1], [0, 255] or standardised ones
+follows from its accuracy, and from the likelihood of the labels after fitting a
+temperature. Without the temperature small logits would favour larger inputs. Of
+close candidates none is chosen, since a network without much bias is nearly the
+same function of x and of 2 x; the user has to decide. Measured on networks for
+the digits and MNIST: see benchmarks/input_table.py.
 
-That one recipe is better than the others does not make it right. So the best
-scale and offset are fitted, too, on one half of the images, and compared on
-the other half: where they do better, none of the recipes is it.
+The best of the recipes need not be right. So a scale and an offset are fitted,
+too, on one half of the images, and compared on the other half: if they do
+better, none of the recipes is right.
 """
 
 import dataclasses
@@ -30,14 +29,15 @@ _ACCURACY = 0.02
 _ERRORS = 3.0
 _LIKELIHOOD_ERRORS = 2.5
 _MOST_NATS = 10.0
-# Accuracy that another order of the classes must win to be worth saying.
+# Least gain of accuracy by another order of the classes that is reported.
 _GAIN = 0.1
-# Logits this many times too large are not those of a trained network, and
-# those of one are wrong by no more than the second factor.
+# Logits of a trained network are not too large by the first factor, and are
+# calibrated within the second.
 _OVERCONFIDENT = np.exp(3.5)
 _CALIBRATED = np.exp(1.5)
-# Nats, and standard errors, that a fitted scale and offset must win. Fitted to
-# one half and judged on the other, they lose as a rule where they are noise.
+# Least gain of a fitted scale and offset, in nats and in standard errors.
+# Fitted to one half and compared on the other, they usually lose if they fit
+# noise.
 _FIT_GAIN = 0.01
 _FIT_ERRORS = 2.0
 _FIT_STEPS = 30
@@ -52,7 +52,7 @@ class Undecided(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """What a specification gives on labelled images.
+    """The answers by one specification for labelled images.
 
     Attributes:
         io_spec: How the model was called.
@@ -145,7 +145,7 @@ def permutation(trial: Trial) -> tuple[float, list[int]] | None:
         the order is right, or the images are too few to tell.
     """
     count, classes = trial.log_p.shape
-    # Some gain comes by luck, for the order is the best of many.
+    # Some gain is due to chance, since the order is the best of many.
     least = max(_GAIN, 1.5 * np.sqrt(classes / count))
     # No order can do better than each class at its most frequent label.
     most = trial.counts().max(axis=1).sum() / count
@@ -156,7 +156,7 @@ def permutation(trial: Trial) -> tuple[float, list[int]] | None:
 
 
 def _gaps(first: Trial, second: Trial) -> tuple[float, float, float]:
-    """By how much the first is better.
+    """How much better the first is.
 
     Returns:
         The difference of the accuracies, its standard error, and the
@@ -180,7 +180,7 @@ def _beats(first: Trial, second: Trial) -> bool:
 
 
 def _is_plausible(usual: Trial, other: Trial) -> bool:
-    """Whether something speaks for the usual specification, nothing against."""
+    """Whether the usual specification is at least as good as the other."""
     gap, error, nats = _gaps(usual, other)
     is_known = usual.is_distribution and other.is_distribution
     if _is_scaled_worse(usual, other):
@@ -189,11 +189,11 @@ def _is_plausible(usual: Trial, other: Trial) -> bool:
 
 
 def _is_scaled_worse(first: Trial, second: Trial) -> bool:
-    """Whether its logits are too small for a trained network, not the other's.
+    """Whether its logits are too small for a trained network, the other's not.
 
     A network without much bias that was trained on [0, 255] can be better and
-    likelier on [0, 1], by logits that are small, and it is another function
-    there. Nor can it be told from one whose logits were made small.
+    likelier on [0, 1], with small logits, where it is another function. Nor can
+    it be distinguished from one whose logits were scaled down.
     """
     if not (first.is_distribution and second.is_distribution):
         return False
@@ -206,7 +206,7 @@ def _same(first: Trial, second: Trial) -> bool:
 
 
 def _is_ruled_out(trial: Trial, all_trials: list[Trial]) -> bool:
-    """Whether it is far too sure, and another one is not."""
+    """Whether it is far too confident, and another one is not."""
     if not trial.is_distribution or trial.temperature < _OVERCONFIDENT:
         return False
     return any(
@@ -256,7 +256,7 @@ def choose(trials: list[Trial]) -> tuple[Trial, bool]:
 
 
 def _undecided(possible) -> Undecided:
-    """The error for what is possible, the likeliest of it first."""
+    """The error that lists the candidates, the likeliest first."""
     by_rank = sorted(possible, key=lambda pair: -pair[1].log_likelihood)
     best, judged_best = by_rank[0]
     close = [trial for trial, mine in by_rank if not _beats(judged_best, mine)]
@@ -271,11 +271,11 @@ def _undecided(possible) -> Undecided:
     layouts = {trial.io_spec.layout for trial, _ in possible}
     also = ", --config.model.layout" if len(layouts) > 1 else ""
     error = Undecided(
-        "It cannot be told which images the model takes",
+        "The values of the model's images cannot be inferred",
         received=f"{described} (on {len(best.labels)} clean images, at "
         "the best temperature of each)",
         expected="one preprocessing that is clearly better than the others",
-        fix=f"Say what the model was trained on: {flags}{also}; or, of "
+        fix=f"Specify what the model was trained on: {flags}{also}; or, of "
         "others, --config.model.preprocessing.mean and .std; and check the "
         "data set.",
     )
@@ -292,7 +292,7 @@ def label_log_p(
         log_p: `[examples, classes]`, log-probabilities; with a temperature
             also logits.
         labels: `[examples]`.
-        temperature: What they are divided by; None takes them as they are.
+        temperature: What they are divided by; None does not scale them.
     """
     if temperature is not None:
         log_p = log_softmax(log_p / temperature)
@@ -329,7 +329,7 @@ def fit_temperature(log_p: np.ndarray, labels: np.ndarray) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """What a fitted scale and offset are worth on images not fitted to.
+    """The gain of a fitted scale and offset on images not fitted to.
 
     Attributes:
         preprocessing: Fitted to the second half of the images.
@@ -356,10 +356,10 @@ def fit_affine(
     gradient: Callable[..., tuple[float, ...]] | None,
     labels: np.ndarray,
 ) -> Fit:
-    """Fits scale and offset of each channel, crosswise on two halves.
+    """Fits scale and offset of each channel, cross-validated on two halves.
 
     Args:
-        start: Where the fit begins, and what it is compared with.
+        start: The start of the fit, to which it is compared.
         channels: Of the images.
         evaluate: Takes scale and offset `[channels]` and which images, and
             gives logits `[examples, classes]`.
@@ -379,7 +379,7 @@ def fit_affine(
         found = _minimize(
             scale, offset, heat, evaluate, gradient, fitted, truth
         )
-        # Each temperature is of the half that was fitted to.
+        # Each temperature is fitted on the same half.
         mine = fit_temperature(evaluate(*found, fitted), truth)
         logits = evaluate(*found, held)
         gains.append(
@@ -402,7 +402,7 @@ def fit_affine(
 
 
 def _minimize(scale, offset, heat, evaluate, gradient, images, labels):
-    """Scale and offset at the least cross-entropy, the temperature free."""
+    """Scale and offset of least cross-entropy over all temperatures."""
     from scipy import optimize
 
     size = len(scale)
@@ -454,7 +454,7 @@ def _minimize(scale, offset, heat, evaluate, gradient, images, labels):
 
 
 def above_chance(trial: Trial) -> bool:
-    """Whether it is right more often than guesses would be, beyond noise."""
+    """Whether its accuracy is above that of guessing, beyond noise."""
     count, classes = trial.log_p.shape
     chance = 1 / max(classes, 2)
     slack = 3 * np.sqrt(chance * (1 - chance) / count)

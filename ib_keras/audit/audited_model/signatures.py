@@ -14,7 +14,7 @@ import tensorflow as tf
 from ib_keras.errors import UserError
 from ib_keras.errors import unknown_name
 
-# What exporters call the function to serve, the most explicit name first.
+# Usual names of the function to serve, the most explicit one first.
 _USUAL = ("mean", "serving_default", "serve", "__call__")
 # Keras layers that are random in training and should not be at inference.
 _AUGMENTATION = re.compile(
@@ -26,7 +26,7 @@ _AUGMENTATION = re.compile(
     r"|(?:spatial_|gaussian_|alpha_)?dropout)(?:\d[dD])?)(?:_\d+)*/"
 )
 _RANDOM_OPS = re.compile(r"Random|Multinomial|TruncatedNormal|ParameterizedT")
-# What only hands numbers on, or says of what type they are stored.
+# Operations that only pass numbers on, or describe their stored type.
 _PASSING_OPS = frozenset(
     {"Cast", "Const", "Identity", "Placeholder", "Pack", "Reshape", "Shape"}
 )
@@ -47,11 +47,11 @@ class Endpoint:
     """A function of images, as it was saved.
 
     Attributes:
-        name: What the model calls it.
+        name: In the model.
         call: Takes images in the model's own shape, dtype and units.
-        spec: Of those images; None where no graph tells.
-        concrete: The graph behind it; None for a Python function.
-        held: Variables that no graph tells of.
+        spec: Of those images; None without a graph.
+        concrete: Its graph; None for a Python function.
+        held: Variables that are in no graph.
     """
 
     name: str
@@ -62,14 +62,14 @@ class Endpoint:
 
     @property
     def shape(self) -> tuple[int | None, ...] | None:
-        """Of one image, None where open; None where even the rank is."""
+        """The shape of one image, None where open; None if the rank is open."""
         if self.spec is None or self.spec.shape.rank is None:
             return None
         return tuple(self.spec.shape)[1:]
 
     @property
     def batch_size(self) -> int | None:
-        """The one batch size that it takes; None where it takes all."""
+        """The only batch size that it takes; None if it takes all."""
         if self.spec is None or not self.spec.shape.rank:
             return None
         return self.spec.shape[0]
@@ -85,8 +85,8 @@ class Endpoint:
     def precision(self) -> str | None:
         """The shortest float type that its graph computes in.
 
-        "float32" where there is none shorter; None where no graph tells. A
-        cast to a shorter type counts, for it rounds, and one back does not.
+        "float32" where there is none shorter; None without a graph. A cast to a
+        shorter type counts, since it rounds, and one back does not.
         """
         if self.concrete is None:
             return None
@@ -113,7 +113,7 @@ class Endpoint:
         return {node.name for node in nodes}, {node.op for node in nodes}
 
     def randomness(self) -> dict[str, list[str]]:
-        """What in the graph could answer differently another time.
+        """Nodes of the graph that could make answers differ between calls.
 
         Returns:
             Names of augmentation layers, of random operations and of
@@ -165,8 +165,7 @@ def choose(loaded: Any, wanted: str | None, path: str) -> Endpoint:
 
     Args:
         loaded: What `tf.saved_model.load` returned.
-        wanted: Its name; None leaves the choice to the usual names, or to
-            there being one alone.
+        wanted: Its name; None chooses a usual name, or the only function.
         path: Of the model, for messages.
 
     Returns:
@@ -174,7 +173,7 @@ def choose(loaded: Any, wanted: str | None, path: str) -> Endpoint:
 
     Raises:
         UserError: If there is none, there are several of unknown names, or
-            it is no function of images alone.
+            it is not a function of images alone.
     """
     found = endpoints(loaded)
     if not found:
@@ -210,14 +209,14 @@ def _endpoint(name, concretes, path):
     if not simple:
         shapes = [str(spec) for spec in _tensors(concretes[0])]
         raise UserError(
-            "The endpoint takes something else than images alone",
+            "The endpoint takes more than images",
             received=f'"{name}" of {path}, which takes '
             f"{', '.join(shapes) or 'nothing'}",
             expected="one tensor, a batch of images",
             fix="Name another by --config.model.signature, or export one.",
         )
-    # Of the traces of one function the one for inference is the one wanted;
-    # those for training differ by a Python argument.
+    # Of the traces of one function the one for inference is chosen; those for
+    # training differ by a Python argument.
     concrete = _for_inference(simple)
     spec = _tensors(concrete)[0]
     if not (spec.dtype.is_floating or spec.dtype == tf.uint8):

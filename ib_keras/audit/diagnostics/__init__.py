@@ -4,8 +4,8 @@ One question a file; a file defines `build(**arguments)`, whose result has
 
     cost: "free" (reads the audit), "cheap" (in the quick set) or "full"
     ids: of the findings that it gives
-    ask(case) -> list of `base.Finding`; empty where the question makes no
-        sense for the model
+    ask(case) -> list of `base.Finding`; empty where the question does not apply
+        to the model
 
 A new file is found by its name. `examine` asks the questions of a set and
 writes findings.json with the verdict.
@@ -36,7 +36,7 @@ FORMAT_VERSION = 1
 _COSTS = {"none": (), "quick": ("free", "cheap")}
 _COSTS["full"] = (*_COSTS["quick"], "full")
 
-# What the full set does more of.
+# Arguments of the full set.
 _FULL_ARGUMENTS = {
     "expectation": {"num_eot": (4, 16)},
     "gradient_free": {"num_queries": 5000},
@@ -79,13 +79,13 @@ def examine(
     should_stop: Callable[[], bool] = lambda: False,
     quiet: bool = True,
 ) -> dict[str, Any]:
-    """Asks the questions of a set, or goes on asking them.
+    """Asks the questions of a set, or resumes asking them.
 
     Args:
         case: The audit.
         set_name: "quick" or "full".
         folder: The audit folder; answers are saved one by one.
-        should_stop: Asked between questions.
+        should_stop: Called between questions; true stops.
         quiet: Shows no progress.
 
     Returns:
@@ -155,8 +155,8 @@ def _ask(case, name, diagnostic):
         else:
             findings = diagnostic.ask(case)
     except Exception as error:
-        # A foreign model can raise anything, on an image or a gradient that
-        # the audit never asked of it. A check that was not run passes nothing.
+        # A foreign model can raise any error, for an image or a gradient that
+        # the audit did not use. A check that was not run does not pass.
         findings = [
             base.Finding(
                 id=id,
@@ -181,10 +181,10 @@ def _ask(case, name, diagnostic):
 
 
 def _is_moot(case, diagnostic) -> bool:
-    """Whether its answer could change nothing, so that it is not asked.
+    """Whether its answer could not change the verdict, so that it is skipped.
 
-    Where no example is robust at any radius, what could lower the number is
-    not looked for; what could make it void is.
+    If no example is robust at any radius, checks that could lower the number
+    are skipped; those that could make it invalid are not.
     """
     if diagnostic.cost == "free" or case.is_any_robust:
         return False
@@ -193,7 +193,7 @@ def _is_moot(case, diagnostic) -> bool:
 
 def _not_asked(name, diagnostic):
     """A finding for each id of a check that was not asked."""
-    # "D7: does random noise find more?" is how the modules begin.
+    # Docstrings of the modules begin like "D7: does random noise find more?".
     said = plugins.load("audit.diagnostics", name).__doc__.splitlines()[0]
     question = said.partition(": ")[2]
     return [
@@ -210,7 +210,7 @@ def _not_asked(name, diagnostic):
 
 
 def describe(set_name: str, case: "Case") -> dict[str, Any]:
-    """What answers depend on besides the audit: others are asked again."""
+    """What answers depend on besides the audit; else they are asked again."""
     return {
         "set": set_name,
         "seed": case.seed,

@@ -1,7 +1,7 @@
-"""What a diagnostic answers with, and what it may ask.
+"""Findings, the answers of diagnostics.
 
 A diagnostic asks one question about an audit: is there a sign that the number
-is not to be believed? It answers with a `Finding`, which states what was
+is not believable? It answers with a `Finding`, which states what was
 measured, what it was compared with, and what to do about it.
 """
 
@@ -64,7 +64,7 @@ class Finding:
                 "A finding has no such status",
                 received=repr(self.status),
                 expected=f"one of {', '.join(STATUSES)}",
-                fix="Mend the diagnostic.",
+                fix="Fix the diagnostic.",
             )
         few = tuple(int(e) for e in self.examples)[:MOST_EXAMPLES]
         object.__setattr__(self, "examples", few)
@@ -77,7 +77,7 @@ class Finding:
 def is_clear(count: int) -> bool:
     """Whether a paired difference of so many examples is more than chance.
 
-    Its standard error is the root of the count; two of them are asked for, so
-    that four examples are not enough and five are.
+    Its standard error is the root of the count; it has to be over two of them,
+    so four examples are not enough and five are.
     """
     return count > 2 * math.sqrt(count)

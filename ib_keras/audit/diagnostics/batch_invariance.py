@@ -1,4 +1,4 @@
-"""D25: is an image answered by itself?"""
+"""D25: is the answer for an image independent of its batch?"""
 
 from ib_keras.audit.diagnostics import base
 from ib_keras.audit.diagnostics.case import Case
@@ -16,7 +16,7 @@ _EPSILONS = {
 
 
 class BatchInvariance:
-    """Reads how logits differ between batches of 64, 7, 1 and in disorder."""
+    """Reads how logits differ between batches of 64, 7, 1 and permuted ones."""
 
     cost = "free"
     ids = ("D25",)
@@ -47,8 +47,8 @@ class BatchInvariance:
                 threshold=limit,
                 evidence=f"{evidence}.",
                 advice="The model uses statistics of the batch, as batch "
-                "normalisation in training mode does, so an example's verdict "
-                "is not its own: re-export with training=False."
+                "normalisation in training mode does, so the judgement of an "
+                "example depends on others: re-export with training=False."
                 if status == base.FAIL
                 else "",
                 source="TRADES (Zhang et al. 2019), issue 3 of its repository",
@@ -57,11 +57,11 @@ class BatchInvariance:
 
 
 def threshold(precision: str | None) -> float:
-    """What rounding alone may change of a logit, over the largest one.
+    """The change of a logit by rounding alone, relative to the largest one.
 
     Args:
-        precision: Name of the type that the model computes in; None stands
-            for float32.
+        precision: Name of the type that the model computes in; None means
+            float32.
     """
     if precision in (None, "float32"):
         return _THRESHOLD

@@ -18,14 +18,14 @@ _FOUND = 0.9
 
 
 class Binarization:
-    """Puts a head on the model for which a broken point is planted.
+    """Adds a binary head with a planted adversarial example to the model.
 
     For each image the logits of random points of half the radius are inner
     points; of random corners of the ball the one whose logits are farthest
     from their mean is planted. The new binary classifier reads the logits
-    along that direction and turns at the middle of the gap between the
-    farthest inner point and the planted one. So an adversarial example is
-    there, and the attack must find one. Zimmermann et al. read the
+    along that direction, with its threshold in the middle of the gap between
+    the farthest inner point and the planted one. So an adversarial example
+    exists, and the attack must find one. Zimmermann et al. read the
     penultimate features; a SavedModel gives logits alone.
     """
 
@@ -80,7 +80,7 @@ class Binarization:
         ]
 
     def _attacks(self, case):
-        """The stages that traces can run, on losses for two classes."""
+        """The stages that can be traced, with losses for two classes."""
         found = []
         for stage in case.stages:
             attack = stage.attack

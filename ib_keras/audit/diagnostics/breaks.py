@@ -1,8 +1,7 @@
 """Checks of one form: does another attack break what the audit calls robust?
 
-What falls here was counted as robust, so the audit's number is too high by
-that, whatever else is the matter. A share of all examples is what counts, for
-that is the error of the number.
+Examples that are broken here were counted as robust, so the audit's number is
+too high by their share of all examples.
 """
 
 from collections.abc import Sequence
@@ -37,8 +36,8 @@ def ask(
         source: Of the check.
         threshold: Largest share of all examples, by which the audited number
             may be too high.
-        words: What the other attack is, for the evidence.
-        advice: Where it breaks more than that.
+        words: A description of the other attack, for the evidence.
+        advice: For the case that it breaks more than that.
         is_exact: Whether, of a model without noise, one example is enough.
         **arguments: Further ones of `Case.attack`.
 
@@ -57,7 +56,7 @@ def ask(
             evidence="The audit left no robust example.",
         )
     found = case.attack(stages, rows, **arguments)
-    # Of a stochastic model an example can be wrong by chance without attack.
+    # Noise alone can make an example of a stochastic model wrong.
     broken = found.broken_by_stage >= 0
     return finding(
         case,

@@ -1,8 +1,8 @@
 """The audit under examination: what a diagnostic may read and spend.
 
 A diagnostic sees a finished audit (its ledger and summary) and the model. It
-may attack again, on few examples, through the same runner that the audit used;
-what it spends is counted.
+may attack again, on few examples, by the runner of the audit; its cost is
+counted.
 """
 
 import copy
@@ -24,7 +24,7 @@ from ib_keras.attacks.base import num_targets
 from ib_keras.types import LogitsFn
 from ib_keras.types import ThreatModel
 
-# Seeds of diagnostics are folded with this, so that none is the audit's.
+# Seeds of diagnostics are folded with this, to differ from the audit's.
 _PURPOSE = 5
 _APART = 2**40
 
@@ -36,8 +36,8 @@ _FEW_CALLS = 300
 class Case:
     """One audit and its model.
 
-    An audit may have several radii. What attacks again does so at the audit's
-    own, or where nothing stands there at the largest at which something does.
+    An audit may have several radii. Diagnostics attack again at the audit's
+    own, or if no example is robust there, at the largest with a robust one.
 
     Attributes:
         subject: `audit.subject.Subject`: the model in the audited mode, and the
@@ -46,8 +46,8 @@ class Case:
         summary: What summary.json holds.
         threat_model: The ball of this radius.
         stages: The protocol's own, in order.
-        rows: Positions of the examples to spend on: drawn among all.
-        robust_rows: Positions of robust examples to spend on, as many.
+        rows: Positions of examples to attack again: drawn from all.
+        robust_rows: Positions of robust examples to attack again, as many.
         seed: A whole number.
         radii: Radius -> (ledger, summary) for each of the audit's radii.
         twin: The subject of the deterministic twin; None where none is named.
@@ -75,7 +75,7 @@ class Case:
 
     @property
     def num_classes(self) -> int:
-        """Of the model."""
+        """Number of classes of the model."""
         return self.subject.model.num_classes
 
     @property
@@ -90,7 +90,7 @@ class Case:
 
     @property
     def num_draws(self) -> int:
-        """Draws per judgement of what is attacked again."""
+        """Draws per judgement when attacking again."""
         return max(self.subject.num_judge_samples, 5) if self.is_random else 1
 
     @property
@@ -106,7 +106,7 @@ class Case:
 
     @property
     def robust_accuracy(self) -> float:
-        """What the audit claims."""
+        """The robust accuracy of the audit at this radius."""
         return self.ledger.robust_accuracy
 
     @property
@@ -120,7 +120,7 @@ class Case:
         return logits.times(self.subject.logit_scale)
 
     def seed_of(self, *purpose: int) -> tf.Tensor:
-        """A seed int32 [2] that neither the audit nor another check has."""
+        """A seed int32 [2] that neither the audit nor another check uses."""
         return seeds.fold(seeds.from_int(self.seed), _PURPOSE, *purpose)
 
     def attack(
@@ -141,8 +141,8 @@ class Case:
             epsilon: Radius; None takes the audited one.
             logits_fn: Another classifier than the audited one.
             is_random: Whether that one has noise; None takes the audit's.
-            logit_scale: What attacks see its logits multiplied by; None takes
-                the audit's for the audited one, else what is found.
+            logit_scale: The factor of the logits that attacks see; None takes
+                the audit's for the audited classifier, else measures it.
 
         Returns:
             A ledger of these rows, in their order. Compiled functions are
@@ -183,7 +183,7 @@ class Case:
 
     @property
     def lead(self) -> runner.Stage:
-        """The first stage that climbs gradients; else the first."""
+        """The first stage that follows gradients; else the first."""
         for stage in self.stages:
             if stage.attack.gradients_per_step:
                 return stage
@@ -194,10 +194,10 @@ class Case:
         return [dataclasses.replace(self.lead, num_restarts=1)]
 
     def short_stages(self) -> list[runner.Stage]:
-        """The protocol's stages that are quick with one restart; or the lead.
+        """The protocol's stages that are fast with one restart; or the lead.
 
-        What an ensemble finds by its shorter attacks, at a small part of its
-        cost: targeted stages and long searches are left out.
+        The shorter attacks of an ensemble, at a small part of its cost:
+        targeted stages and long searches are left out.
         """
         quick = [
             s for s in self.own_stages() if self._num_calls(s) <= _FEW_CALLS
@@ -206,19 +206,19 @@ class Case:
 
     def _num_calls(self, stage):
         attack = stage.attack
-        # Foreign code makes all its steps in one of ours.
+        # Attacks of other libraries make all their steps in one of ours.
         calls = attack.num_steps * max(attack.gradients_per_step, 1)
         return calls * num_targets(stage.attack, self.num_classes)
 
     def with_subject(self, subject) -> "Case":
-        """The same case about another model; its ledger is not that one's."""
+        """The same case with another model; its ledger is not of that model."""
         other = copy.copy(self)
         other.subject = subject
         return other
 
 
 def stage(name: str, num_restarts: int = 1, **arguments) -> runner.Stage:
-    """A stage of one attack, as a config's section would make it."""
+    """A stage of one attack, as from a section of a config."""
     return runner.Stage.build(
         {
             "name": name,

@@ -1,7 +1,7 @@
-"""M3: what do all these attacks find together?
+"""M3: what do all further attacks find together?
 
-Each check allows a few examples to chance. This one adds them up, and asks
-whether enough examples were looked at for the others to mean anything.
+Each check tolerates a few examples as chance. This one adds them up, and checks
+that enough examples were attacked for the others to be meaningful.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ def conclude(case: Case, findings: Sequence[Mapping[str, Any]]) -> base.Finding:
     Returns:
         "fail" where the share of all examples is over one point and over two
         standard errors, or fewer than fifty robust examples were attacked
-        though more stand.
+        though there are more.
     """
     known = dict(
         id=ID,
@@ -66,7 +66,7 @@ def conclude(case: Case, findings: Sequence[Mapping[str, Any]]) -> base.Finding:
         threshold=_THRESHOLD,
         evidence=f"Of {num_robust} robust examples {len(robust)} were "
         f"attacked again at radius {float(case.threat_model.epsilon):.4g}, and "
-        f"{len(broken)} were broken by one attack or another: of all examples "
+        f"{len(broken)} were broken by some attack: of all examples "
         f"that is {100 * excess:.2g}%.",
         advice=advice,
         examples=tuple(broken),

@@ -46,7 +46,7 @@ class Conformance:
             threshold=epsilon,
             evidence=f"{int(bad.sum())} of {len(bad)} are not; the farthest is "
             f"{np.nanmax(distance):.6g} from its image.",
-            advice="The numbers are void: report this as a fault."
+            advice="The numbers are invalid: report this as a bug."
             if bad.any()
             else "",
             source="AutoAttack, final check; recomputed here by other code",

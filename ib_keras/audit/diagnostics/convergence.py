@@ -13,7 +13,7 @@ _SOURCE = "Pintor et al. 2022 (IoAF), section 3"
 
 
 class Convergence:
-    """Records one run of the first stage that is a descent."""
+    """Records one run of the first stage that follows gradients."""
 
     cost = "cheap"
     ids = ("D15", "D16")
@@ -62,7 +62,7 @@ class Convergence:
         best = np.maximum.accumulate(losses, axis=0)
         span = best[-1] - best[0]
         gain = (best[-1] - best[-1 - _LAST]) / np.where(span > 0, span, 1.0)
-        # What is broken has no need to finish.
+        # Broken examples need not converge.
         still = (gain > _RANGE) & ~trace.is_wrong.any(axis=0)
         share = float(still.mean())
         status = base.WARN if share > _SHARE else base.PASS
@@ -72,8 +72,8 @@ class Convergence:
             status=status,
             value=share,
             threshold=_SHARE,
-            evidence=f"Of {len(rows)} examples {int(still.sum())} stand after "
-            f"{num_steps} steps while their loss still rose by more than "
+            evidence=f"Of {len(rows)} examples {int(still.sum())} are robust "
+            f"after {num_steps} steps while their loss still rose by more than "
             f"{100 * _RANGE:g}% of its whole rise in the last {_LAST}.",
             advice="Give the attack more steps, and see D5."
             if status == base.WARN

@@ -57,7 +57,7 @@ class Diversity:
                 threshold=_THRESHOLD,
                 evidence=f"One run each leaves {listed}; together "
                 f"{100 * union.mean():.3g}%.",
-                advice="The surface is rugged: one attack is not evidence; "
+                advice="The loss surface is rough: one attack is not evidence; "
                 "use an ensemble with restarts."
                 if status != base.PASS
                 else "",

@@ -24,7 +24,7 @@ _SOURCE = "Athalye et al. 2018, section 4.2; Carlini et al. 2019, section 4.6"
 
 
 class Expectation:
-    """Compares gradients of independent draws; in full, attacks with more.
+    """Compares gradients of independent draws; the full set attacks with more.
 
     Args:
         num_eot: Draws that the first stage's gradient is averaged over in

@@ -1,4 +1,4 @@
-"""D20: are there classes enough for the losses of the protocol?"""
+"""D20: are there enough classes for the losses of the protocol?"""
 
 from ib_keras.audit.diagnostics import base
 from ib_keras.audit.diagnostics.case import Case
@@ -9,7 +9,7 @@ _NEEDED = {"dlr": 3, "targeted_dlr": 4}
 
 
 class FewClasses:
-    """Compares the number of classes with what the losses are made for."""
+    """Compares the number of classes with the fewest that the losses need."""
 
     cost = "free"
     ids = ("D20",)

@@ -9,7 +9,7 @@ from ib_keras.audit.diagnostics import traces
 from ib_keras.audit.diagnostics.case import Case
 
 _DRAWS = 20
-_LOTTERY = 0.05
+_BY_DRAW = 0.05
 _REPRODUCED = 0.01
 _BATCH = 250
 
@@ -21,7 +21,7 @@ class FreshNoise:
     ids = ("D23",)
 
     def ask(self, case: Case) -> list[base.Finding]:
-        """Answers D23: reproduction, and the lottery component."""
+        """Answers D23: whether it reproduces, and what depends on the draw."""
         if not case.is_random:
             return []
         shares = self._shares(case)
@@ -38,12 +38,13 @@ class FreshNoise:
         drift = (up - down) / count
         # The same examples twice: only those that changed count.
         slack = max(_REPRODUCED, 2 * math.sqrt(up + down) / count)
-        # A number that is too low is luck of the attack, which stops at the
-        # first image that most draws get wrong; one that is too high is void.
+        # A number that is too low comes from lucky noise samples of the attack,
+        # which stops at the first image that most draws get wrong; one that is
+        # too high is invalid.
         status = base.WARN if drift < -slack else base.PASS
         if drift > slack:
             status = base.FAIL
-        lottery = mean - every
+        by_draw = mean - every
         numbers = {
             "robust_accuracy": claimed,
             "majority": by_rule,
@@ -76,15 +77,15 @@ class FreshNoise:
                 id="D23",
                 question="Is robustness a property of the image, not of the "
                 "draw?",
-                status=base.WARN if lottery > _LOTTERY else base.PASS,
-                value=lottery,
-                threshold=_LOTTERY,
+                status=base.WARN if by_draw > _BY_DRAW else base.PASS,
+                value=by_draw,
+                threshold=_BY_DRAW,
                 evidence=f"One draw is right on {100 * mean:.3g}% on average, "
-                f"all {_DRAWS} of them on {100 * every:.3g}%: who may ask "
-                "again wins the difference.",
+                f"all {_DRAWS} of them on {100 * every:.3g}%: an attacker who "
+                "may repeat a query gains the difference.",
                 advice="Report the accuracy of one draw and of many: the "
-                "difference is a lottery, not robustness."
-                if lottery > _LOTTERY
+                "difference depends on the draw and is not robustness."
+                if by_draw > _BY_DRAW
                 else "",
                 examples=tuple(np.flatnonzero((shares > 0) & (shares < 0.5))),
                 **known,

@@ -1,4 +1,4 @@
-"""D13: is the way from the images to the logits differentiable?"""
+"""D13: are the logits differentiable with respect to the images?"""
 
 from ib_keras.audit.diagnostics import base
 from ib_keras.audit.diagnostics.case import Case
@@ -7,14 +7,14 @@ _WHAT = {
     "present": "The gradient of the logits with respect to clean images "
     "exists; on {zero:.1%} of them it is exactly zero.",
     "zero": "The gradient exists, and on every clean image that was asked it "
-    "is exactly zero: gradient attacks see nothing.",
-    "none": "TensorFlow finds no way from the logits back to the images.",
+    "is exactly zero: gradient attacks cannot work.",
+    "none": "TensorFlow finds no gradient of the logits by the images.",
     "raises": "Taking the gradient fails: {problem}.",
 }
 
 
 class GradientExists:
-    """Reads what one gradient on clean images gave."""
+    """Reads the result of one gradient on clean images."""
 
     cost = "free"
     ids = ("D13",)

@@ -8,7 +8,7 @@ from ib_keras.audit.diagnostics.case import stage
 
 
 class GradientFree:
-    """Runs Square on what stands.
+    """Runs Square on robust examples.
 
     Args:
         num_queries: Per example.

@@ -1,4 +1,4 @@
-"""M2: do the data and the model mean the same classes?"""
+"""M2: do the data and the model have the same order of classes?"""
 
 from ib_keras.audit.diagnostics import base
 from ib_keras.audit.diagnostics.case import Case

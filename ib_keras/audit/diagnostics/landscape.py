@@ -1,9 +1,9 @@
-"""D30: is the loss around the attacked images one that gradients can climb?
+"""D30: can gradients climb the loss around the attacked images?
 
-A grid over a plane needs no gradient, so it sees what a blind attack does not:
-plateaus without slope, cliffs, and higher loss beside the attack's own image.
-A grid that beats the attack is proof that the attack is weak; a smooth surface
-on one plane is no proof of the contrary.
+A grid over a plane needs no gradient, so it shows what misled attacks miss:
+plateaus without slope, cliffs, and higher loss near the attack's own image. A
+grid that finds more than the attack proves that the attack is weak; a smooth
+surface on one plane does not prove the contrary.
 """
 
 import numpy as np
@@ -23,7 +23,7 @@ QUESTION = (
 )
 SOURCE = "Korshunova et al. 2021, figures 4 and 10"
 
-# Shares above which a warning is due; nobody has published such numbers.
+# Shares above which there is a warning; no thresholds are published.
 MOST_FLAT = 0.5
 MOST_GAIN = 0.05
 _CANDIDATES = 8
@@ -192,10 +192,10 @@ def _best_images(surface, plane) -> np.ndarray:
 
 
 def _gain(grid: float, attack: float, clean: float) -> float | None:
-    """How far the grid's margin is above the attack's, in the attack's rise.
+    """How far the grid's margin is above the attack's, relative to its rise.
 
-    A rise below a thousandth of the clean margin is taken for so much, or
-    rounding would be divided by rounding.
+    The rise is at least a thousandth of the clean margin, or rounding errors
+    would be divided by one another.
     """
     if not np.isfinite([grid, attack, clean]).all():
         return None
@@ -269,7 +269,7 @@ def _conclude(records, surfaces, grid: int) -> diagnostics.Finding:
         )
     if gain is not None:
         told += (
-            " Of examples that stand the margin rose on the grid at most "
+            " For robust examples the margin rose on the grid at most "
             f"{gain:.1%} more than by the attack."
         )
     return _finding(
@@ -282,7 +282,7 @@ def _conclude(records, surfaces, grid: int) -> diagnostics.Finding:
 
 
 def _pooled(records, surfaces, name: str) -> float | None:
-    """The share over all balls but those where nothing ever changes."""
+    """The share over all balls except those with a constant loss."""
     known = [
         (record[name], surface.in_ball.sum())
         for record, surface in zip(records, surfaces, strict=True)
@@ -324,7 +324,7 @@ def build(num_examples=4, grid=41, span=1.25, batch_size=256) -> Landscape:
     """Builds the diagnostic from a config section.
 
     Raises:
-        UserError: If a count is not one.
+        UserError: If an argument is not a valid count.
     """
     return Landscape(
         base.check_count("num_examples", num_examples),

@@ -1,4 +1,4 @@
-"""D14: is the loss steady in a small neighbourhood?"""
+"""D14: is the loss stable in a small neighbourhood?"""
 
 import numpy as np
 import tensorflow as tf
@@ -15,8 +15,8 @@ _THRESHOLD = 0.1
 class LossStability:
     """Compares the margin at an image and around it.
 
-    The margin, for cross-entropy is near zero on clean images, and relative
-    changes of it say nothing.
+    Cross-entropy is near zero on clean images, where its relative changes are
+    meaningless; so the margin is used.
 
     Args:
         num_draws: Points per example.
@@ -35,7 +35,7 @@ class LossStability:
         labels = tf.constant(case.subject.labels[rows])
         margins = traces.compiled(case.subject.logits_fn, "margins", _margins)
         rng = np.random.default_rng(case.seed)
-        # One draw of the model's noise for both, which is not in question.
+        # The same draw of the model's noise for both.
         seed = case.seed_of(14)
         there = margins((images, labels), (seed,)).numpy()
         total = np.zeros(len(rows))
@@ -56,7 +56,7 @@ class LossStability:
         return [
             base.Finding(
                 id="D14",
-                question="Is the loss steady around an image?",
+                question="Is the loss stable around an image?",
                 status=status,
                 value=value,
                 threshold=_THRESHOLD,

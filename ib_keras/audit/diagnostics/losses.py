@@ -66,7 +66,7 @@ class Losses:
                     case,
                     case.lead_once(),
                     logits_fn=scaled,
-                    # As they are: what is found here would undo the factor.
+                    # Unscaled: the measured scale would undo the factor.
                     logit_scale=1.0,
                     id="D11",
                     question=f"Do logits times {value:g} change nothing?",

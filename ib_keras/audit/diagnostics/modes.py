@@ -38,7 +38,7 @@ class Modes:
         rows = np.union1d(case.rows, case.robust_rows)
 
         def scores(attacked):
-            """Who is wrong after one run on a mode, by each that judges."""
+            """Which examples are wrong after a run on a mode, in each mode."""
             trace = traces.run(case, attack, rows, classifiers.take(attacked))
             return {
                 scored: traces.wrong_share(
@@ -55,7 +55,7 @@ class Modes:
         everywhere = {mode: scores(mode) for mode in MODES}
 
         def of(some):
-            """The same of some of the rows."""
+            """The same for some of the rows."""
             where = np.searchsorted(rows, some)
             return {
                 mode: {scored: w[where] for scored, w in found.items()}
@@ -77,7 +77,7 @@ class Modes:
         ]
 
     def _attack(self, case) -> Stage:
-        """The protocol's first stage that traces can run, or PGD."""
+        """The protocol's first stage that can be traced, or PGD."""
         for stage in case.stages:
             attack = stage.attack
             is_plain = attack.num_targets is None and not attack.runs_eagerly
@@ -88,7 +88,7 @@ class Modes:
         )
 
     def _cross(self, case, wrong, data):
-        """What the audit calls robust and an attack on another mode breaks."""
+        """Robust examples that an attack on another mode breaks."""
         own, rows = case.subject.mode, case.robust_rows
         known = dict(
             id="D24",
@@ -119,12 +119,12 @@ class Modes:
         return found
 
     def _frozen(self, rows, wrong):
-        """With its noise fixed the model is simpler, and must fall as well."""
+        """With fixed noise the model is simpler, and must be broken as well."""
         free = float(1 - wrong["stochastic"]["stochastic"].mean())
         robust = ~wrong["fixed noise"]["fixed noise"]
         fixed = float(robust.mean())
         gap = fixed - free
-        # Of one frozen draw the examples at the boundary fall by chance.
+        # With one fixed draw examples at the boundary are broken by chance.
         broken = wrong["stochastic"]["stochastic"]
         up, down = (robust & broken).sum(), (~robust & ~broken).sum()
         is_clear = up - down > 2 * math.sqrt(up + down)
@@ -137,9 +137,9 @@ class Modes:
             value=gap,
             threshold=_SLACK,
             evidence=f"One run leaves {100 * free:.3g}% against fresh noise "
-            f"and {100 * fixed:.3g}% against one frozen draw.",
-            advice="The attack fails where nothing is random, so noise is not "
-            "what holds it: look for another fault in it."
+            f"and {100 * fixed:.3g}% against one fixed draw.",
+            advice="The attack fails without randomness, so noise is not the "
+            "reason: look for another weakness of the attack."
             if status == base.FAIL
             else "",
             source="Carlini et al. 2019, section 4.6",
@@ -157,7 +157,7 @@ class _Classifiers:
             self._mean = compiled.on(model.logits_fn("mean"), None, jit_compile)
         stochastic = model.logits_fn("stochastic", case.subject.num_samples)
         frozen = seeds.fold(case.seed_of(24), 0)
-        # Fresh noise and frozen noise share what is compiled.
+        # Fresh noise and fixed noise share compiled functions.
         is_frozen = tf.Variable(False, trainable=False)
 
         def noisy(images, seed):
@@ -168,8 +168,8 @@ class _Classifiers:
         self._noisy = compiled.on(noisy, None, jit_compile)
 
     def take(self, mode):
-        """The model in this mode, until another is taken."""
-        # The batch stays whole, so each example keeps its own frozen noise.
+        """The model in this mode, until another one is selected."""
+        # The batch stays whole, so each example keeps its own fixed noise.
         self._is_frozen.assign(mode == "fixed noise")
         return self._mean if mode == "mean" else self._noisy
 

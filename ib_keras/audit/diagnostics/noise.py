@@ -8,7 +8,7 @@ from ib_keras.audit.diagnostics.case import stage
 
 
 class Noise:
-    """Tries random points and random corners of the ball on what stands.
+    """Tries random points and corners of the ball on robust examples.
 
     Args:
         num_points: Of each kind, per example.
@@ -38,7 +38,7 @@ class Noise:
                 source="Athalye et al. 2018, section 3.1; Carlini et al. "
                 "2019, section 4.3",
                 threshold=0.0,
-                # What noise finds has no need of luck: gradients missed it.
+                # Random points that succeed show that gradients missed them.
                 is_exact=True,
                 words=f"2 x {self.num_points:,} random points of the ball",
                 advice="Gradients mislead here: add the stages of "

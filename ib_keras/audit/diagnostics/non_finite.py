@@ -1,4 +1,4 @@
-"""D12: was every number of the audit a number?"""
+"""D12: was every number of the audit finite?"""
 
 import numpy as np
 
@@ -30,14 +30,14 @@ class NonFinite:
                 value=float(met.mean()),
                 threshold=0.0,
                 evidence=f"{int(met.sum())} of {len(met)} examples met a NaN "
-                f"or an infinity; {int(blind.sum())} of them stand, and "
+                f"or an infinity; {int(blind.sum())} of them are robust, and "
                 f"{int(clean.sum())} have no finite logits when clean. Of the "
                 f"first clean gradients {gradients:.1%} are not finite.",
                 advice=""
                 if status == base.PASS
-                else "Where an attack met no number it saw nothing, so the "
-                "example stands for no reason: mend the model's arithmetic "
-                "(a logarithm of 0, a division by 0, an overflow).",
+                else "Without finite numbers an attack cannot work, so the "
+                "example counts as robust without reason: fix the model's "
+                "arithmetic (a logarithm of 0, a division by 0, an overflow).",
                 source="IBM ART, gradient_check",
                 examples=tuple(np.flatnonzero(blind if blind.any() else met)),
             )

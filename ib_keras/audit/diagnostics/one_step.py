@@ -14,14 +14,14 @@ _KNOWN = dict(
 
 
 class OneStep:
-    """Runs FGS on what stands, if the protocol has more than that."""
+    """Runs FGS on robust examples, if the protocol has more than FGS."""
 
     cost = "cheap"
     ids = ("D1",)
 
     def ask(self, case: Case) -> list[base.Finding]:
         """Answers D1."""
-        # Foreign code makes all its steps in one of ours.
+        # Attacks of other libraries make all their steps in one of ours.
         steps = [
             max(s.attack.num_steps, s.attack.gradients_per_step)
             for s in case.stages
@@ -47,7 +47,7 @@ class OneStep:
                 **_KNOWN,
                 threshold=0.0,
                 words="One gradient step (FGS)",
-                advice="The iterative attack is held up by the gradients: "
+                advice="Gradients mislead the iterative attack: "
                 "try larger steps, more restarts and another loss.",
             )
         ]

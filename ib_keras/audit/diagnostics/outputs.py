@@ -5,7 +5,7 @@ from ib_keras.audit.diagnostics.case import Case
 
 
 class Outputs:
-    """Reads what kind of outputs the audit works on."""
+    """Reads the kind of the model's outputs."""
 
     cost = "free"
     ids = ("D19",)

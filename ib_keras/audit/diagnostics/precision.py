@@ -15,13 +15,13 @@ _MOST_DIFFERING = 0.01
 
 
 class Precision:
-    """Compares gradients and answers in low precision with float32's."""
+    """Compares gradients and predictions in low precision and float32."""
 
     cost = "cheap"
     ids = ("D34",)
 
     def ask(self, case: Case) -> list[base.Finding]:
-        """Answers D34; nothing of a model that computes in float32."""
+        """Answers D34, except for models that compute in float32."""
         audited = case.subject.model
         other = audited.other_precision
         is_low = audited.precision not in (None, "float32")
@@ -33,7 +33,7 @@ class Precision:
             answers[name], zero[name] = self._look(case, each)
         differ = answers["low"] != answers["float32"]
         zero_shares = {name: float(z.mean()) for name, z in zero.items()}
-        # What float32 sees and low precision does not.
+        # Gradients that are nonzero in float32 alone.
         hidden = float((zero["low"] & ~zero["float32"]).mean())
         differing = float(differ.mean())
         is_apart = differing > _MOST_DIFFERING
@@ -68,7 +68,7 @@ class Precision:
         ]
 
     def _alone(self, case):
-        """What can be said where there is no float32 twin."""
+        """The finding without a float32 endpoint to compare with."""
         audited = case.subject.model
         _, zero = self._look(case, audited)
         share = float(zero.mean())
@@ -77,7 +77,7 @@ class Precision:
             question="Are the attacked gradients those of float32?",
             status=base.WARN,
             evidence=f"The model computes in {audited.precision} and cannot be "
-            "compared, for it has no float32 twin. On "
+            "compared, for it has no float32 endpoint. On "
             f"{len(zero)} clean images {100 * share:.3g}% of the gradient's "
             "elements are exactly zero.",
             advice="Export the same weights computing in float32 and audit "

@@ -1,4 +1,4 @@
-"""D2, D3, D4: does accuracy fall with the radius, and to what it must?"""
+"""D2, D3, D4: does accuracy fall with the radius, and as far as it must?"""
 
 import math
 
@@ -49,7 +49,7 @@ class Radii:
         return [self._monotone(rows, robust, "The audit")]
 
     def _monotone(self, rows, robust, who="One run of each short stage"):
-        """An example that falls in a ball falls in every ball around it."""
+        """What is broken in a ball is broken in every larger ball."""
         radii = list(robust)
         accuracies = [float(robust[r].mean()) for r in radii]
         rises, missed = [], np.zeros(len(rows), bool)
@@ -86,7 +86,7 @@ class Radii:
         )
 
     def _grey(self, case, rows, robust, radius):
-        """At half of the box every image can be made the same grey."""
+        """At radius 1/2 every image can be made the same grey."""
         labels = case.subject.labels[rows]
         # On one image a classifier is right for one class alone.
         chance = max(
@@ -108,7 +108,7 @@ class Radii:
             evidence=f"At radius {radius:.4g} every image can be made the "
             f"same grey, so at most {100 * chance:.3g}% can be right; one run "
             f"of each short stage leaves {100 * accuracy:.3g}%.",
-            advice="The attack does not find what is known to be there: it is "
+            advice="The attack does not find what is known to exist: it is "
             "too weak for this model, at the audited radius too."
             if is_high
             else "",
@@ -139,7 +139,7 @@ class Radii:
             f"short stages, leave {int(robust.sum())} of {len(rows)} examples "
             "(D17: these).",
             advice="An unbounded attack that fails has no useful gradients: "
-            "read D8 and D10, and attack a smoother stand-in."
+            "read D8 and D10, and attack a smoother surrogate."
             if robust.any()
             else "",
             source=f"{_SOURCE}; ART, security curve; IoAF, failure of the "

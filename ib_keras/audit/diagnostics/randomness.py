@@ -7,7 +7,7 @@ _THRESHOLD = 1e-4
 
 
 class Randomness:
-    """Reads what five equal calls, seed included, gave."""
+    """Reads the answers of five equal calls, seed included."""
 
     cost = "free"
     ids = ("D18",)
@@ -57,9 +57,10 @@ def _judge(seen):
         )
     if seen.random_ops:
         return base.WARN, (
-            "The model draws noise that no seed repeats. Verdicts take "
-            "several draws, but nobody can recompute them: export a function "
-            "of (images, seed, num_samples) with stateless random operations."
+            "The model draws noise that no seed repeats. Judgements "
+            "take several draws, but they cannot be recomputed: export a "
+            "function of (images, seed, num_samples) with stateless random "
+            "operations."
         )
     return base.FAIL, (
         "The answers depend on something that is neither the images nor the "

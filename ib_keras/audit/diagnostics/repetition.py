@@ -1,4 +1,4 @@
-"""M4: does the model say the same of the audited images once more?"""
+"""M4: does the model repeat its answers for the audited images?"""
 
 import numpy as np
 
@@ -10,8 +10,8 @@ from ib_keras.audit.diagnostics import batch_invariance
 from ib_keras.audit.diagnostics.case import Case
 
 _BATCH = 48
-# Times the rounding that was seen; and the largest that is taken for it, a few
-# digits of bfloat16, in which a TPU multiplies.
+# Factor of the measured rounding error; and the largest one that is tolerated,
+# a few digits of bfloat16, in which a TPU multiplies.
 _ROUNDINGS = 4
 _LARGEST_ROUNDING = 2.0**-7
 
@@ -19,9 +19,8 @@ _LARGEST_ROUNDING = 2.0**-7
 class Repetition:
     """Asks about all clean and adversarial images, from the last to the first.
 
-    In batches of at most 48. A model with state that cannot be seen, or that
-    knows its batch, answers otherwise. Where the model has noise D23 asks this
-    question.
+    In batches of at most 48. A model with hidden state, or that depends on the
+    batch, gives other answers. For models with noise D23 asks this question.
     """
 
     cost = "free"
@@ -31,7 +30,7 @@ class Repetition:
         """Answers M4."""
         ledger, known = case.ledger, {}
         known["id"] = "M4"
-        known["question"] = "Does the model repeat what the audit heard of it?"
+        known["question"] = "Does the model repeat its answers in the audit?"
         known["source"] = "ib_keras"
         if case.is_random:
             return [
@@ -68,8 +67,8 @@ class Repetition:
                 f"to the first in batches of {size}, the model gave {count} "
                 f"of {len(changed)} examples another class, by more than "
                 "rounding.",
-                advice="The model keeps a state that a loader does not see, or "
-                "looks at the other images of a batch: export a function of "
+                advice="The model has hidden state, or depends on the other "
+                "images of a batch: export a function of "
                 "one image alone."
                 if count
                 else "",
@@ -81,8 +80,8 @@ class Repetition:
 def _rounding(logits, ledger):
     """By how much margins differ from the audit's, over 1 + the largest logit.
 
-    The median, for the audit ran compiled, maybe on hardware that multiplies
-    with fewer digits, and is not asked again in that way.
+    The median, since the audit ran compiled, maybe on hardware that multiplies
+    with fewer digits, and this call does not.
     """
     finite = np.isfinite(logits).all(axis=1) & np.isfinite(ledger.margin)
     if not finite.any():
@@ -95,7 +94,7 @@ def _rounding(logits, ledger):
 
 
 def _says_otherwise(logits, prediction, relative):
-    """Where the class recorded is beaten by more than rounding."""
+    """Where another class beats the recorded one by more than rounding."""
     finite = np.isfinite(logits).all(axis=1)
     safe = np.where(finite[:, None], logits, 0.0)
     recorded = np.maximum(prediction, 0)

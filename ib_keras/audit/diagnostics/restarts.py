@@ -24,7 +24,7 @@ _ADVICE = (
 
 
 class Restarts:
-    """Reads the curves of the audit, or makes ten restarts more."""
+    """Reads the curves of the audit, or makes ten more restarts."""
 
     cost = "cheap"
     ids = ("D6",)
@@ -62,8 +62,8 @@ class Restarts:
             status=status,
             value=fall,
             threshold=_SLOPE,
-            evidence=f"At radius {epsilon:.4g}, {100 * curve[0]:.3g}% stand "
-            f"after one restart, {100 * half:.3g}% after "
+            evidence=f"At radius {epsilon:.4g}, {100 * curve[0]:.3g}% are "
+            f"robust after one restart, {100 * half:.3g}% after "
             f"{(len(curve) + 1) // 2} and {100 * curve[-1]:.3g}% after "
             f"{len(curve)}.",
             advice=_ADVICE if status == base.FAIL else "",

@@ -38,7 +38,7 @@ class StepSizes:
                 threshold=0.01,
                 words=f"PGD with {self.num_steps} steps of 1/100, 1/20, 1/4, "
                 "1 and 2 epsilon",
-                advice="Tune the step size, or take apgd, which adapts it.",
+                advice="Tune the step size, or use apgd, which adapts it.",
             )
         ]
 

@@ -1,8 +1,8 @@
-"""One run of an attack with every step on record, outside of the pool.
+"""One run of an attack with every step recorded, outside of the pool.
 
-The pool forgets what happened between its looks; some questions are about
-that. A trace keeps a batch whole and in order, so that a frozen draw of a
-model's noise stays each example's own.
+The pool does not record every step, which some questions need. A trace keeps a
+batch complete and in order, so that each example keeps its own fixed draw of
+the model's noise.
 """
 
 import functools
@@ -25,11 +25,11 @@ from ib_keras.types import LogitsFn
 
 
 def compiled(logits_fn: LogitsFn, key: Hashable, function: Callable):
-    """A function around a model, compiled once for all who give this key.
+    """A function around a model, compiled once for each key.
 
     Args:
         logits_fn: The model.
-        key: What tells the function apart from others around this model.
+        key: Distinguishes the function from others around this model.
         function: Takes the model, `base.LogitsFn`, then tensors that begin
             with the batch axis and, behind these, shared ones of rank 0 or 1;
             it holds no data of its own.
@@ -49,7 +49,7 @@ def compiled(logits_fn: LogitsFn, key: Hashable, function: Callable):
 
 
 class Trace(NamedTuple):
-    """What a run did; NumPy arrays.
+    """The record of a run; NumPy arrays.
 
     Attributes:
         loss: float32 `[steps, n]`, at each iterate that was evaluated; an
@@ -75,7 +75,7 @@ def run(
     """Runs an untargeted attack once on a fixed batch.
 
     Args:
-        case: The audit; what is spent goes to its account.
+        case: The audit, which counts the cost.
         attack: A `base.Attack` that is not targeted.
         rows: Positions of examples.
         logits_fn: Another classifier than the audited one.
@@ -116,7 +116,8 @@ def run(
         watchdog.beat()
         state, record = loop.advance(state, record, step, step + 1)
         said.append((state.evaluated.loss, state.evaluated.is_wrong))
-    if not attack.evaluates_proposal:  # Nobody has looked at the last one.
+    # The last iterate has not been evaluated.
+    if not attack.evaluates_proposal:
         more = (images, labels, example_seeds, radius)
         # What the record says of all iterates is taken back for this one.
         none = tf.zeros_like(record.best.is_wrong)
@@ -136,7 +137,7 @@ def wrong_share(
 ) -> np.ndarray:
     """Share of draws on which each image is misclassified, float64 `[n]`.
 
-    The batch stays whole and in order.
+    The batch stays complete and in order.
     """
     wrong = compiled(logits_fn, "wrong", _wrong)
     total = np.zeros(len(labels))

@@ -1,4 +1,4 @@
-"""D9, D28: what does the undefended twin say?"""
+"""D9, D28: how does the deterministic baseline (the twin) do?"""
 
 import numpy as np
 
@@ -12,10 +12,10 @@ _UNDEFENDED = 0.05
 
 
 class Twin:
-    """Attacks the twin, and shows its adversarial images to the model.
+    """Attacks the baseline, and tests its adversarial images on the model.
 
     Args:
-        num_steps: Of AutoPGD on the twin.
+        num_steps: Of AutoPGD on the baseline.
     """
 
     cost = "cheap"
@@ -25,7 +25,7 @@ class Twin:
         self.num_steps = num_steps
 
     def ask(self, case: Case) -> list[base.Finding]:
-        """Answers D28, and D9 where examples stand."""
+        """Answers D28, and D9 if there are robust examples."""
         if case.twin is None:
             return []
         return [self._pipeline(case), self._transfer(case)]
@@ -44,12 +44,12 @@ class Twin:
         status = base.PASS if accuracy <= _UNDEFENDED else base.WARN
         return base.Finding(
             id="D28",
-            question="Does the same protocol break the undefended twin?",
+            question="Does the same protocol break the deterministic baseline?",
             status=status,
             value=accuracy,
             threshold=_UNDEFENDED,
             evidence=f"With one restart a stage {100 * accuracy:.3g}% of "
-            f"{len(robust)} examples are robust on the twin.",
+            f"{len(robust)} examples of the baseline are robust.",
             advice="Where an undefended model is robust, the radius or the "
             "attack is too small to tell defences apart."
             if status == base.WARN
@@ -62,7 +62,7 @@ class Twin:
         rows = case.robust_rows
         known = dict(
             id="D9",
-            question="Does transfer from the twin find nothing more?",
+            question="Does transfer from the baseline find nothing more?",
             source="Carlini et al. 2019, section 4.3",
         )
         if not len(rows):
@@ -97,7 +97,7 @@ class Twin:
             rows,
             np.asarray(broken),
             threshold=0.0,
-            words="Adversarial images of the twin",
+            words="Adversarial images of the baseline",
             advice="A model whose own gradients find less than another's "
             "masks them.",
             **known,

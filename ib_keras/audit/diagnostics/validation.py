@@ -1,4 +1,4 @@
-"""D29, D32: does this protocol, on this machine, find what is known?"""
+"""D29, D32: does this protocol, on this machine, find known examples?"""
 
 import numpy as np
 import tensorflow as tf
@@ -16,7 +16,7 @@ class Validation:
     The logits are w.(x - 1/2) for class 0 and -w.(x - 1/2) - k/10 for class k,
     so the nearest other class is 1 and the smallest margin in a ball is known:
     the ball moves w.x by epsilon |w|_1 (l_inf) or epsilon |w|_2 (l2). Images
-    stay off the walls of the box, which change nothing then.
+    stay away from the bounds of the box, which then have no effect.
     """
 
     cost = "full"
@@ -40,7 +40,7 @@ class Validation:
         return [
             base.Finding(
                 id="D29",
-                question="Does the protocol find what is there on a linear "
+                question="Does the protocol find all that exists on a linear "
                 "model?",
                 status=base.FAIL if share > _MISSES else base.PASS,
                 value=share,
@@ -62,7 +62,7 @@ class Validation:
                 evidence=f"Of {int(exact.sum())} examples of a linear model "
                 f"that no image of the ball breaks it breaks "
                 f"{int(false.sum())}.",
-                advice="This installation is at fault: do not use its numbers."
+                advice="This installation is faulty: do not use its numbers."
                 if false.any()
                 else "",
                 source=source,
@@ -71,7 +71,7 @@ class Validation:
 
 
 class _Planted:
-    """What `Case.attack` reads of a subject."""
+    """The attributes of a subject that `Case.attack` reads."""
 
     def __init__(self, case, images, labels):
         self.model = case.subject.model

@@ -1,4 +1,4 @@
-"""D10: is there a gradient at all?"""
+"""D10: are there gradients that are not zero?"""
 
 import functools
 
@@ -31,9 +31,9 @@ class ZeroGradients:
         if case.num_classes >= 3:
             names.append("dlr")
         zero = self._are_zero(case, rows, names)
-        # A protocol without gradients uses no loss: all of them are asked.
+        # A protocol without gradients uses no loss: all losses are tried.
         used = _used_losses(case, names) or sorted(names)
-        # Only an example that no loss of the protocol moves is out of reach.
+        # An example counts only if no loss of the protocol has a gradient.
         blind = np.all([zero[name] for name in used], axis=0)
         some = np.any(list(zero.values()), axis=0)
         status = base.PASS
@@ -50,8 +50,8 @@ class ZeroGradients:
                 value=float(blind.mean()),
                 threshold=0.0,
                 evidence="Examples whose float32 gradient is exactly zero at "
-                f"a random start: {shares}. Asked of: {', '.join(used)}.",
-                advice="Gradient attacks see nothing there: use a loss that "
+                f"a random start: {shares}. Losses: {', '.join(used)}.",
+                advice="Gradient attacks cannot work there: use a loss that "
                 "does not saturate (dlr, margin), and an attack without "
                 "gradients."
                 if some.any()
@@ -104,7 +104,7 @@ def _norms(
 
 
 def _used_losses(case, names):
-    """The losses that the protocol's gradient attacks climb."""
+    """The losses that the protocol's gradient attacks maximise."""
     used = set()
     for stage in case.stages:
         attack = stage.attack
@@ -114,7 +114,7 @@ def _used_losses(case, names):
         if stage.config["name"] in ("fgs", "pgd", "apgd", "cleverhans"):
             default = "cross_entropy"
         used.add(stage.config.get("loss", default))
-    # Targeted losses and those of foreign attacks vanish where margins do.
+    # Targeted losses and those of other libraries vanish where margins do.
     return sorted({name if name in names else "margin" for name in used})
 
 

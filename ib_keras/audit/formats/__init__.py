@@ -1,4 +1,4 @@
-"""Audits for other people's tools: tables, a model card, a claim.
+"""Audits in other formats: tables, a model card, a RobustBench claim.
 
     from ib_keras.audit import formats
     written = formats.write(["audits/vib", "audits/twin"], "markdown")
@@ -25,12 +25,12 @@ _PACKAGE = "audit.formats"
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """What a format made of some audits.
+    """The document that a format makes of some audits.
 
     Attributes:
         text: The file's content.
-        notes: Sentences for the one who asked for it: what is not known, what
-            the tool that reads the file would refuse.
+        notes: Sentences for the user: what is not known, what the tool that
+            reads the file would refuse.
     """
 
     text: str
@@ -39,14 +39,14 @@ class Document:
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """One way to write audits down.
+    """A format of audits.
 
     Attributes:
-        file_name: What its file is called where no other name is given.
+        file_name: The default name of its file.
         render: From a list of one `load.Audit` or several to the `Document`;
             takes the baseline, too, where it `compares`.
         is_completed_by_hand: Whether people add what an audit cannot know. Such
-            a file is not replaced by another.
+            a file is never overwritten.
         compares: Whether the document compares models with a baseline.
     """
 
@@ -58,7 +58,7 @@ class Format:
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-    """A file that was written, and what is to be said about it."""
+    """A file that was written, and notes about it."""
 
     path: str
     notes: tuple[str, ...]
@@ -97,7 +97,7 @@ def write(
             folder. A file that is there is replaced, unless people complete
             such files by hand.
         baseline: The audit folder, name or path of the model that the others
-            are compared with; None for the deterministic twin.
+            are compared with; None for the deterministic baseline (twin).
 
     Returns:
         Where the file is, and notes about it.
@@ -110,7 +110,7 @@ def write(
     form = get(name)
     if baseline is not None and not form.compares:
         raise errors.UserError(
-            "This format compares nothing",
+            "This format does not compare models",
             received=f"--baseline={baseline} and the format {name}",
             expected="a format that compares models: html, "
             + ", ".join(n for n in names() if get(n).compares),
@@ -118,7 +118,7 @@ def write(
         )
     if not folders or isinstance(folders, str):
         raise errors.UserError(
-            "There is no audit to write down",
+            "There is no audit to write",
             received=repr(folders),
             expected="a list of one or more audit folders",
             fix="Name the folder of each audit.",
@@ -136,13 +136,13 @@ def write(
 
 
 def _check_same(path: str, text: str) -> None:
-    """Raises a UserError where a file says something else than `text`."""
+    """Raises a UserError where a file has another content than `text`."""
     if not files.is_folder(path):
         with files.user_errors("read the file", path):
             if files.read_bytes(path) == text.encode():
                 return
     raise errors.UserError(
-        "Something is there that this file would replace",
+        "This file would overwrite another one",
         received=path,
         expected="no such file: people add to files of this format",
         fix="Name another --output, or move that file away.",

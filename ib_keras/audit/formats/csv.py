@@ -1,4 +1,4 @@
-"""CSV with full precision: one row a radius, for pandas and spreadsheets."""
+"""CSV with full precision: one row per radius, for spreadsheets."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from ib_keras.audit.formats import rows
 from ib_keras.audit.report import load
 from ib_keras.audit.report import pairs
 
-# How a cell begins that spreadsheets take for a formula.
+# First characters of cells that spreadsheets take for formulas.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 

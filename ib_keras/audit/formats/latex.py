@@ -1,7 +1,7 @@
 r"""A LaTeX tabular for `\usepackage{booktabs}`, all text escaped.
 
-Accuracies are in per cent with the two ends of their 95% interval; other
-people's names are reduced to ASCII, so that every engine compiles them.
+Accuracies are in per cent with the two ends of their 95% interval; foreign
+names are reduced to ASCII, so that every engine compiles them.
 """
 
 import unicodedata
@@ -19,7 +19,7 @@ from ib_keras.audit.report import text
 
 _NORMS = {"linf": r"$\ell_\infty$", "l2": r"$\ell_2$"}
 _MISSING = "--"
-# Columns that are set flush right.
+# Columns that are aligned to the right.
 _NUMBERS = (r"$\epsilon$", "$n$", "Clean", "Robust", "Restarts", "Gradients")
 _ESCAPES = str.maketrans(
     {
@@ -32,7 +32,8 @@ _ESCAPES = str.maketrans(
         ">": r"\textgreater{}",
         "|": r"\textbar{}",
         '"': "''",
-        # What ends a row takes these, at the start of the next, for its own.
+        # At the start of a row these would be read as arguments of the row
+        # break.
         "[": "{[}",
         "*": "{*}",
     }

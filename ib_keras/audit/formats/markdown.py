@@ -11,8 +11,8 @@ from ib_keras.audit.report import names
 from ib_keras.audit.report import pairs
 from ib_keras.audit.report import text
 
-# What Markdown or HTML in it could take for markup; an underscore inside of a
-# word is none.
+# Characters that Markdown or HTML could read as markup; an underscore inside of
+# a word is not markup.
 _SPECIAL = re.compile(r"[\\`*\[\]<>|~#&$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 
 COLUMNS = (
@@ -79,7 +79,7 @@ def judgement(audit: load.Audit) -> str:
 
 
 def escape(value) -> str:
-    """Makes foreign text one line that Markdown shows as it is."""
+    """Makes foreign text one line that Markdown shows literally."""
     return _SPECIAL.sub(r"\\\g<0>", text.clean(value, 400))
 
 

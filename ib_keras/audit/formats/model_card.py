@@ -1,9 +1,9 @@
 """A model card: README.md with front matter as the Hugging Face hub reads it.
 
 The metadata follow the hub's model card specification: `library_name`,
-`datasets`, `metrics` and a `model-index` of results. Nothing of the hub is
+`datasets`, `metrics` and a `model-index` of results. No library of the hub is
 needed to write it. A robust accuracy that its own audit calls invalid is in the
-text alone: metadata end up in tables, where nobody sees the verdict.
+text alone: metadata are shown in tables without the verdict.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from ib_keras.audit.report import names
 from ib_keras.audit.report import text
 from ib_keras.errors import UserError
 
-# Our data sets under the names that the hub knows them by.
+# Our data sets and their names on the hub.
 _HUB_DATASETS = {"mnist": "ylecun/mnist", "cifar10": "uoft-cs/cifar10"}
 
 

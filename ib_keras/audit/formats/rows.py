@@ -1,4 +1,4 @@
-"""The rows of every table: one a radius, each number with what it cost."""
+"""The rows of all tables: one per radius, each number with its budget."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -40,8 +40,8 @@ class Share:
 class Row:
     """One audit at one radius.
 
-    `restarts` and `gradient_evaluations` are what the number was bought with,
-    over all stages; None where an old or partial folder does not say.
+    `restarts` and `gradient_evaluations` are the budget of the number, over all
+    stages; None where an old or partial folder has none.
     """
 
     model: str
@@ -65,7 +65,7 @@ class Row:
 
 
 def of_all(audits: Sequence[load.Audit]) -> list[Row]:
-    """The rows of several audits, their models named apart.
+    """The rows of several audits, with distinct names of models.
 
     Args:
         audits: In the order of the table.
@@ -83,8 +83,8 @@ def of_all(audits: Sequence[load.Audit]) -> list[Row]:
 def of(audit: load.Audit) -> list[Row]:
     """The rows of an audit, by ascending radius.
 
-    Radii of its epsilon curve get rows of their own. The verdict, which is one
-    about all radii, stands in the row of the audit's own.
+    Radii of its epsilon curve get their own rows. The verdict, which is about
+    all radii, is in the row of the audit's own.
 
     Args:
         audit: The audit.
@@ -124,7 +124,7 @@ def _of_radius(
 
 
 def _version(versions) -> str:
-    """Ours, with the commit where it is known: numbers differ between these."""
+    """Our version, with the commit if known, since numbers depend on it."""
     commit = versions.get("git_commit")
     version = text.clean(versions.get("ib_keras") or text.MISSING, 20)
     short = text.clean(str(commit)[:7], 7)

@@ -17,7 +17,7 @@ _WORDS = {
 }
 NOT_JUDGED = "not judged"
 
-# The exit status of an audit whose verdict is as bad as --fail_on or worse.
+# The exit status of an audit whose verdict is that of --fail_on or worse.
 FAILED = 4
 
 
@@ -39,7 +39,7 @@ def sentence(found: findings.Verdict) -> str:
 
 
 def check_gate(fail_on: str, config: Mapping[str, Any], folder: str) -> None:
-    """Refuses, before any attack, a gate that no verdict would reach.
+    """Refuses, before any attack, a --fail_on that cannot take effect.
 
     Args:
         fail_on: The mildest label to fail on, or "never".

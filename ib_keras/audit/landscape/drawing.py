@@ -2,7 +2,7 @@
 
 A heat map has its own colours, which stay in light, dark and print; all lines
 on it are drawn twice, dark and light, so that they are seen on any of them.
-The surface in three dimensions is for those who ask for a picture by itself.
+The surface in three dimensions is for separate pictures.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ _WIDTH, _HEIGHT = 5.2, 2.52  # Inches of 72 units; the page scales it.
 _SIDE, _BOTTOM = 1.66, 0.56
 _LEFTS = (0.56, 2.9)
 _LOSS_COLORS, _MARGIN_COLORS = "cividis", "RdBu_r"
-# Colours of a picture on white paper, where no page gives any.
+# Colours of a picture outside of the page, on white.
 _PAPER = {"ink": "#1b1d21", "line": "#9aa0aa", "muted": "#444a55"}
 _FOR_PAGE = {"ink": svg.INK, "line": svg.LINE, "muted": svg.MUTED}
 
@@ -188,7 +188,7 @@ def heat_maps(one: landscape.Landscape, colors) -> matplotlib.figure.Figure:
             title, size=11, color=colors["ink"], loc="left", pad=5, y=1.0
         )
         _draw_scale(figure, left + _SIDE + 0.08, map_name, low, high, colors)
-        # Room for the numbers of the scale; both maps have the same axes.
+        # Space for the numbers of the scale; both maps have the same axes.
         axes.tick_params(labelleft=left == _LEFTS[0])
     figure.axes[0].set_ylabel("random direction, ε", color=colors["muted"])
     figure.text(

@@ -31,10 +31,9 @@ def choose(
 ) -> list[int]:
     """Chooses whose landscapes to evaluate: the hardest, then typical ones.
 
-    Standing examples by rising distance to being wrong and broken ones from
-    the last restart backwards take turns; of each kind the first comes first,
-    then the middle one, then the rest in order. Examples that are wrong
-    unattacked have no attack to look at.
+    Robust examples by falling margin and broken ones by falling restart
+    alternate; of each kind the first comes first, then the middle one, then the
+    rest in order. Clean errors were not attacked and are left out.
 
     Args:
         ledger: Of a finished audit.
@@ -118,7 +117,7 @@ def from_arrays(
         Position and landscape of each example.
 
     Raises:
-        UserError: If an array is missing or not what it should be.
+        UserError: If an array is missing or has another form.
     """
     missing = {"row", *landscape.Landscape._fields} - arrays.keys()
     if missing:

@@ -36,7 +36,7 @@ def evaluate(
         examples: Their numbers, as the audit's `index` has them; None takes
             a few hard and typical ones.
         saved_model: The model, where it is not at the summary's path.
-        allow_ops: Operations that the model may hold all the same.
+        allow_ops: Operations that are allowed nevertheless.
         seed: Of the random directions and the model's noise.
         **arguments: Those of `landscape.LandscapeEvaluator`.
 
@@ -44,7 +44,7 @@ def evaluate(
         Number and `Landscape` of each example.
 
     Raises:
-        UserError: If the folder is no finished audit, the model is another
+        UserError: If the folder is not a finished audit, the model is another
             one, an example is not in the audit, or an argument is wrong.
         UnsafeError: If the model holds what could do harm.
     """

@@ -1,7 +1,7 @@
 """Loss surfaces of one trained model, small enough for a record.
 
 The images are the first ones of the test split that the model gets right, each
-of another class: nobody picked them. Each surface is that of
+of another class, so they are not hand-picked. Each surface is that of
 `audit.landscape`: from the clean image along the direction of a PGD attack and
 along a random one, in units of epsilon.
 """
@@ -25,10 +25,10 @@ from ib_keras.audit.landscape import examples as landscape_examples
 from ib_keras.audit.landscape import relief
 from ib_keras.errors import unknown_name
 
-# What a spec may say beside `epsilon`.
+# The optional fields of a spec.
 DEFAULTS = {
     "num_images": 3,
-    "num_examples": 32,  # Of the test split, to choose the images from.
+    "num_examples": 32,  # Images of the test split to choose from.
     "num_restarts": 10,
     "num_steps": 20,
     "step_size": None,  # None: as Madry et al., 0.007 at 8/255, in proportion.
@@ -46,9 +46,9 @@ def evaluate(
 
     Args:
         saved_model: Folder of the SavedModel.
-        spec: `epsilon`, and what differs from `DEFAULTS`.
+        spec: `epsilon`, and fields that differ from `DEFAULTS`.
         config: The training config: its seed is that of attack and directions,
-            and its `data` says where the files of the data set are.
+            and its `data` has the path of the data set.
 
     Returns:
         For each image a dict of JSON values: `index` (in the split), `label`,
@@ -150,7 +150,7 @@ def _audit_config(spec, config):
 
 
 def _choose(subject, num_images) -> np.ndarray:
-    """The first images that are right, other classes first, in their order."""
+    """The first correctly classified images, each class once if possible."""
     logits = subject.logits_fn(tf.constant(subject.images), seeds.from_int(0))
     right = np.flatnonzero(np.argmax(logits, axis=1) == subject.labels)
     _, firsts = np.unique(subject.labels[right], return_index=True)
@@ -179,7 +179,7 @@ def _who(ledger, position, names):
 
 
 def _picture(image):
-    """The pixels as text, so that a record stays small; none if it is big."""
+    """The pixels as text, to keep records small; none of large images."""
     if image.size > 32 * 32 * 3:
         return {"image_shape": list(image.shape), "image": None}
     pixels = np.rint(image * 255).astype(np.uint8)

@@ -20,7 +20,7 @@ _INK = "#1a1a1a"
 _PALE = 0.3  # Of the colours outside of the ball.
 _DIGITS = 5
 _FLAT = 1e-3  # Nats: a surface below it is drawn flat.
-_SEAM = 0.25  # Points: faces overlap, else white shows between them.
+_SEAM = 0.25  # Points: faces overlap, else there are white gaps between them.
 
 
 def of(one) -> dict[str, Any]:

@@ -1,18 +1,18 @@
-"""The loss on a plane through an image: can gradients find their way there?
+"""The loss on a plane through an image, and how it looks to gradients.
 
 A point of the plane is clip(x + a u + b v, 0, 1). Both axes are in units of
 epsilon: u goes from the clean image x towards the worst image that the attack
 found, v is random, and each has length epsilon in the threat model's norm. So
 (0, 0) is the clean image and (1, 0) the attack's, where that used the whole
-radius. As an attack would, points leave no box: where a pixel meets 0 or 1
-the plane bends, and the distance to x is that of the bent point. A point is
+radius. As in an attack, points stay in the box: where a pixel reaches 0 or 1
+the plane bends, and the distance to x is that of the clipped point. A point is
 in the ball if it is within epsilon of x; the ball then is a diamond for linf
 (|a| + |b| <= 1 wherever the signs of u and v mix and no pixel is clipped) and
-a disc for l2. Points outside are shown for what surrounds the ball; no number
-here counts them.
+a disc for l2. Points outside show the surroundings of the ball; they are in no
+number.
 
-On a model with noise each point has draws of its own, so the surface is rough
-by as much as the noise of the draws leaves; `num_draws` averages over more.
+For a model with noise each point has its own draws, so the surface is rough by
+the noise of the draws; `num_draws` averages over more.
 
 References:
     Korshunova et al., "A closer look at the adversarial robustness of
@@ -35,9 +35,9 @@ from ib_keras.errors import UserError
 from ib_keras.types import LogitsFn
 from ib_keras.types import ThreatModel
 
-# A gradient whose largest entry is below it moves no attack.
+# A gradient whose largest entry is below it counts as zero.
 FLAT = 1e-8
-_SLACK = 1e-6  # Of float32, in deciding what is in the ball.
+_SLACK = 1e-6  # Tolerance for float32 in deciding what is in the ball.
 _RANDOM, _SECOND_RANDOM = 1, 2
 
 
@@ -75,7 +75,7 @@ class Plane(NamedTuple):
 
 
 class Landscape(NamedTuple):
-    """What a model says on a plane.
+    """The values of a model on a plane.
 
     Maps are `[grid, grid]`: rows follow the second axis, columns the first.
 
@@ -110,7 +110,7 @@ class Landscape(NamedTuple):
 
 
 class Numbers(NamedTuple):
-    """What a landscape amounts to, inside the ball.
+    """The summary of a landscape inside the ball.
 
     Attributes:
         flat_share: Share of points where the gradient of the cross-entropy
@@ -151,7 +151,7 @@ def _scaled(direction, threat_model) -> np.ndarray:
 
 
 def _random(shape, threat_model, seed, orthogonal_to=None) -> np.ndarray:
-    """Signs for linf; for l2 normal numbers, at a right angle if asked."""
+    """Signs for linf; for l2 normal numbers, orthogonal if asked."""
     if threat_model.norm == "linf":
         unit = seeds.uniform(seed[None], shape, -1.0, 1.0)[0].numpy()
         return _scaled(np.where(unit < 0, -1.0, 1.0), threat_model)
@@ -224,7 +224,7 @@ def _points(threat_model, image, first, second, coefficients):
 
 
 class LandscapeEvaluator:
-    """Asks a model about planes, through one compiled function.
+    """Evaluates a model on planes, by one compiled function.
 
     Args:
         logits_fn: The model.
@@ -266,7 +266,7 @@ class LandscapeEvaluator:
                 expected="1 or more, in units of epsilon",
                 fix="Set span to 1.25.",
             )
-        # On the one device that this process calls.
+        # On the one device that this process uses.
         self._logits = compiled.on(logits_fn, None, strategies.jit_compile())
         self._threat_model = threat_model
         self._axis = np.linspace(-span, span, grid).astype(np.float32)
@@ -277,7 +277,7 @@ class LandscapeEvaluator:
 
     @property
     def gradient_evaluations(self) -> int:
-        """What one evaluation costs; 0 without gradients."""
+        """Gradients of one evaluation; 0 without gradients."""
         points = len(self._axis) ** 2 + 1
         return 2 * self._num_draws * points * self._take_gradients
 
@@ -424,7 +424,7 @@ def compute(
 
 
 def describe(landscape: Landscape) -> Numbers:
-    """Puts a landscape in numbers, inside the ball."""
+    """Summarises a landscape inside the ball."""
     inside = landscape.in_ball
     margin = landscape.margin
     return Numbers(
@@ -432,7 +432,7 @@ def describe(landscape: Landscape) -> Numbers:
         margin_flat_share=_flat_share(landscape.margin_gradient_norm, inside),
         curvature=_curvature(landscape, landscape.cross_entropy),
         margin_curvature=_curvature(landscape, margin),
-        # A tie of two logits may go either way, and NaN is no success.
+        # A tie of two logits can be decided either way, and NaN is no success.
         wrong_share=float((margin[inside] > 0).mean()),
         highest_cross_entropy=_highest(landscape.cross_entropy[inside]),
         highest_margin=_highest(margin[inside]),
@@ -467,7 +467,7 @@ def _curvature(landscape: Landscape, values: np.ndarray) -> float:
 
 
 def _is_constant(margin: np.ndarray) -> bool:
-    """Whether nothing but float32's rounding tells the points apart."""
+    """Whether the points differ by no more than float32 rounding."""
     if not np.isfinite(margin).all():
         return False
     return bool(np.ptp(margin) <= 1e-6 * max(1.0, np.abs(margin).max()))

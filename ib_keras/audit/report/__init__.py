@@ -4,16 +4,16 @@
     report.write(["audits/vib"], "audits/vib/report.html")
     report.write(["audits/vib", "audits/ceb"], "compare.html")
 
-The page needs nothing but itself: no script, no network (its content security
-policy forbids both), one style sheet, charts as inline SVG, pictures as PNG
-data. It follows the reader's light or dark scheme, prints, fits a phone, and
-is read aloud in order. Equal folders give equal bytes.
+The page is self-contained: no script, no network (its content security policy
+forbids both), one style sheet, charts as inline SVG, pictures as PNG data. It
+supports light and dark schemes, print, phones and screen readers. Equal folders
+give equal bytes.
 
-For one audit it says, in this order: the verdict and what decided it; the
+For one audit it has, in this order: the verdict and what decided it; the
 numbers with their intervals; accuracy against restarts and against epsilon;
 the stages with their budget; the findings, those that fail first; what noise
 hides; examples before and after; loss landscapes; accuracy by class; the model
-and how its loading went; the protocol, and how to run and to verify it again.
+and its safety check; the protocol, and how to run and to verify it again.
 What an audit lacks is left out. For several audits a comparison comes first,
 with a paired test of each model against a baseline.
 
@@ -22,14 +22,14 @@ The files of this package, in the order of the work:
 * `load`: an audit folder into a frozen, checked `Audit` (with `findings` and
   `audit.summary`).
 * `names`, `baselines`, `pairs`: which models these are, and how they compare.
-* `evidence` (with `links`), `classes`: what is told of each.
+* `evidence` (with `links`), `classes`: the findings and tables of each.
 * `charts` (with `svg`, `labels`), `pictures`, `examples` (with `outcomes`),
   `audit.landscape.drawing`: what is drawn.
 * `text`: numbers and foreign words as a reader sees them.
 * `page`: the parts into the templates; a section is a file of `templates/`.
 
-Texts in an audit come from models that others made. They are cut, stripped of
-what cannot be seen, and escaped once; see `page`.
+Texts in an audit come from foreign models. They are cut, stripped of invisible
+characters, and escaped once; see `page`.
 """
 
 import os
@@ -60,7 +60,7 @@ def write(
             attack, in the order of the audit's examples. Audits that have
             none show the adversarial images alone.
         baseline: The audit folder, name or path of the model that the others
-            are compared with; None for the deterministic twin, see
+            are compared with; None for the deterministic baseline, see
             `baselines`.
 
     Returns:
@@ -78,7 +78,7 @@ def write(
             expected="a list of one or more audit folders",
             fix="Name the --workdir of each audit.",
         )
-    # Brings jinja2 and matplotlib, which reading an audit needs not.
+    # Imports jinja2 and matplotlib, which reading an audit does not need.
     from ib_keras.audit.report import page
 
     audits = [load.load(os.fspath(folder)) for folder in folders]

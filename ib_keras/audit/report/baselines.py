@@ -1,8 +1,8 @@
 """Which audits are compared with which: a model's with its baseline's.
 
-The baseline is a model. It is the one that was asked for, else the
-deterministic twin, the model trained by the same config but for its bottleneck,
-else the first; how it was found is said wherever it is used.
+The baseline is a model. It is the requested one, else the deterministic twin,
+which is the model trained by the same config but for its bottleneck, else the
+first; a note says how it was found.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ _TWIN = "deterministic"
 
 @dataclasses.dataclass(frozen=True)
 class Baselines:
-    """What each model is compared with, and why.
+    """The baseline of each model, and how it was found.
 
     Attributes:
         of: Model -> its baseline, both by `names.model`; models that are
@@ -57,7 +57,7 @@ def choose(audits: Sequence[load.Audit], wanted: str | None) -> Baselines:
 
 
 def _by_default(audits, named) -> Baselines:
-    """The deterministic twin, or what comes nearest to it."""
+    """The deterministic twin, or else the first model."""
     twins = [
         model
         for model in named
@@ -121,7 +121,7 @@ def _is_twin(audit: load.Audit) -> bool:
 
 
 def _each_with_its_twin(audits, twins, named) -> Baselines:
-    """Of several deterministic models, to each the one trained as it was."""
+    """For each model the deterministic one that was trained alike."""
     training = {names.model(audit): _training(audit) for audit in audits}
     found, lonely = {}, []
     for model in named:

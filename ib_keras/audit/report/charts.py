@@ -1,8 +1,8 @@
 """The curves of an audit, each as a chart and as a table of its numbers.
 
-Audits laid over each other are told apart by a letter, which a legend explains.
-Where the lines take a small part of the scale the chart shows that part, says
-so and has the full range beside it; `svg` draws.
+Several audits in one chart are labelled by letters, which a legend explains. If
+the lines take a small part of the scale, the chart shows that part, and the
+full range as well; `svg` draws.
 """
 
 import dataclasses
@@ -26,10 +26,10 @@ _MOST_ZOOMED, _LEAST_ZOOMED = 0.75, 0.1
 
 @dataclasses.dataclass(frozen=True)
 class Chart:
-    """A chart with the same numbers as a table, for reading and copying.
+    """A chart, and the same numbers as a table.
 
-    `svg` shows the part that the lines are in, `full` all of the scale where
-    that is another. `legend` has a swatch and a label for each of several lines
+    `svg` shows the part that the lines are in, `full` the whole scale if that
+    is another. `legend` has a swatch and a label for each of several lines
     of one audit.
     """
 
@@ -43,7 +43,7 @@ class Chart:
 
 
 def letter(position: int) -> str:
-    """0 -> "A", 25 -> "Z", 26 -> "AA": how charts call an audit."""
+    """0 -> "A", 25 -> "Z", 26 -> "AA": the letter of an audit in charts."""
     prefix = letter(position // 26 - 1) if position >= 26 else ""
     return prefix + chr(ord("A") + position % 26)
 
@@ -121,7 +121,7 @@ def _gradient_points(audit: load.Audit) -> tuple[svg.Point, ...]:
         points += [(spent + count, accuracy) for count, accuracy in curve]
         if stage.gradient_curve:
             spent += stage.gradient_curve[-1]
-    # A stage without gradients, or with nobody left, moves no further.
+    # A stage without gradients, or without examples left, has no points.
     best = {}
     for x, y in points:
         best[x] = y
@@ -215,9 +215,9 @@ def _chart(
     format_x=text.count,
     **drawing,
 ) -> Chart:
-    """Draws the lines in full and, where that shows more, from closer.
+    """Draws the lines in full and, if that shows more, zoomed in.
 
-    `closer` are the lines to be seen from closer, if not all of each.
+    `closer` are the lines for the zoomed chart, if not all of each.
     """
     closer = closer or series
     shares = _zoom(closer)
@@ -255,7 +255,7 @@ def _zoom(series: Sequence[svg.Series]) -> tuple[float, float] | None:
     margin = 0.05 * (high - low)
     high = min(max(high + margin, low + _LEAST_ZOOMED), 1.0)
     low = max(min(low - margin, high - _LEAST_ZOOMED), 0.0)
-    if low < 0.25 * high:  # So near to zero that zero had better be seen.
+    if low < 0.25 * high:  # So near to zero that zero is shown.
         low = 0.0
     return None if high - low > _MOST_ZOOMED else (low, high)
 

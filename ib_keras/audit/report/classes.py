@@ -14,7 +14,7 @@ _MAX_SHOWN = 10
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One class, as text: how many, how accurate, and taken for what."""
+    """One class, as text: count, accuracy, and the most frequent confusion."""
 
     name: str
     num_examples: int

@@ -1,7 +1,7 @@
 """The verdict and the findings as the page shows them.
 
-What speaks against the number comes first, what speaks for it is folded away,
-and every status is a word with a sign, never a colour alone.
+Findings against the number come first, those in its favour are folded, and
+every status is a word with a sign, not only a colour.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from ib_keras.audit.report import links
 from ib_keras.audit.report import load
 from ib_keras.audit.report import text
 
-_LOTTERY = "D23"
+_FRESH = "D23"
 # Status -> its sign; in the order in which findings are shown.
 SIGNS = {
     base.FAIL: "✕",
@@ -55,7 +55,7 @@ class Row:
 
 
 class Reason(NamedTuple):
-    """Why the verdict is what it is; `row` is None without its finding."""
+    """A reason of the verdict; `row` is None without its finding."""
 
     id: str
     why: str
@@ -86,10 +86,10 @@ class Matrix:
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """All that the findings of one audit put on the page.
+    """All findings of one audit on the page.
 
-    `counts` are (sign, number, status); `open_rows` speak against the number,
-    and `folded`, pairs (status, rows), do not.
+    `counts` are (sign, number, status); `open_rows` are against the number, and
+    `folded`, pairs (status, rows), are not.
     """
 
     verdict: Verdict
@@ -98,7 +98,7 @@ class Evidence:
     folded: tuple[tuple[str, tuple[Row, ...]], ...]
     num_left_out: int
     matrices: tuple[Matrix, ...]
-    lottery: tuple[Row, ...]
+    fresh: tuple[Row, ...]
 
 
 def describe(audit: load.Audit, name: str) -> Evidence | None:
@@ -133,16 +133,16 @@ def describe(audit: load.Audit, name: str) -> Evidence | None:
         ),
         num_left_out=len(ordered) - len(rows),
         matrices=_matrices(found),
-        lottery=tuple(
+        fresh=tuple(
             row
             for row in rows
-            if row.id == _LOTTERY and row.status != base.NOT_APPLICABLE
+            if row.id == _FRESH and row.status != base.NOT_APPLICABLE
         ),
     )
 
 
 def named_examples(audit: load.Audit, limit: int) -> list[int]:
-    """Rows of the examples that findings point at, the gravest first."""
+    """Rows of the examples of findings, the most severe finding first."""
     if audit.findings is None:
         return []
     rows = [
@@ -170,7 +170,7 @@ def _counts(all_findings) -> tuple[tuple[str, int, str], ...]:
 
 def _verdict(verdict: findings.Verdict, rows: list[Row]) -> Verdict:
     by_id = {}
-    for row in rows:  # Of several with one id, the gravest comes first.
+    for row in rows:  # Of several with one id, the most severe comes first.
         by_id.setdefault(row.id, row)
     return Verdict(
         label=verdict.label,
@@ -209,7 +209,7 @@ def _row(finding: base.Finding, anchor: str) -> Row:
 
 
 def _numbers(data: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """The numbers and short lists of numbers that a finding keeps."""
+    """The numbers and short lists of numbers in the data of a finding."""
     numbers = []
     for name, value in data.items():
         values = value if isinstance(value, list) else [value]

@@ -1,8 +1,7 @@
 """The examples a page shows: typical ones, the worst, and those in findings.
 
-The typical ones are spaced evenly through the data set rather than picked, so
-a reader sees what is usual. The worst are those that broke by the widest
-margin and those that were missed by the narrowest.
+The typical ones are spaced evenly through the data set, not picked by hand. The
+worst are those broken by the widest margin and those robust by the narrowest.
 """
 
 import dataclasses
@@ -35,10 +34,11 @@ _NAMED = (
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-    """One example: its pictures, what the model said, and what broke it.
+    """One example: its pictures, the predictions, and what broke it.
 
     `row` is its position in the audit, `index` that in the data set, `outcome`
-    one of those of `outcomes`. `note` explains numbers that look odd beside it.
+    one of those of `outcomes`. `note` explains numbers that seem to contradict
+    it.
     """
 
     row: int
@@ -56,7 +56,7 @@ class Card:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Cards that belong together, and how they were chosen."""
+    """A group of cards, and how they were chosen."""
 
     title: str
     note: str
@@ -65,7 +65,7 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """The cards with what they were taken from; `shown` holds their rows."""
+    """The groups of cards; `shown` holds their rows."""
 
     groups: tuple[Group, ...]
     shown: frozenset[int]
@@ -82,7 +82,7 @@ def choose(audit: load.Audit, clean_images: np.ndarray | None) -> Examples:
     Args:
         audit: The audit.
         clean_images: The images before the attack, in the order of the
-            audit's examples, or None where they are not at hand.
+            audit's examples, or None if they are not available.
 
     Returns:
         The examples.
@@ -191,7 +191,7 @@ def _how(audit: load.Audit, values: dict, names) -> str:
     if values.get("broken_by_restart", -1) >= 0:
         parts.append(f"restart {values['broken_by_restart'] + 1:,}")
     step = values.get("broken_at_step", -1)
-    if step >= 0:  # Iterate 0 is where the restart began.
+    if step >= 0:  # Iterate 0 is the start of the restart.
         parts.append(f"step {step:,}" if step else "at the start")
     return ", ".join(parts)
 

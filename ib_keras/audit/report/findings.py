@@ -1,7 +1,7 @@
 """Reads `findings.json`: the verdict and the findings that it rests on.
 
 An audit whose diagnostics were not run has no such file and no verdict. A file
-that is there must be whole: a verdict that is half read is worse than none.
+that exists must be complete: a partial verdict would mislead.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ class Reason:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What the findings come to; `label` is one of `verdict.LABELS`."""
+    """The outcome of the findings; `label` is one of `verdict.LABELS`."""
 
     label: Annotated[str, one_of(*verdicts.LABELS)]
     sentence: str = ""

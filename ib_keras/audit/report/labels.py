@@ -1,4 +1,4 @@
-"""Where the labels of a chart go, so that none stands on another."""
+"""The places of the labels of a chart, so that none overlaps another."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ HEIGHT, LETTER_WIDTH = 13, 8
 def spread(
     ends: np.ndarray, widths: Sequence[float], low: float, high: float
 ) -> np.ndarray | None:
-    """Heights of labels, moved as little as needed for none to meet another.
+    """Heights of labels, moved as little as needed to avoid overlaps.
 
     Args:
         ends: `[labels, 2]`, where each would best be.
@@ -20,7 +20,7 @@ def spread(
         high: The highest.
 
     Returns:
-        The heights, or None where there is no room.
+        The heights, or None if there is too little space.
     """
     order = np.argsort(ends[:, 1], kind="stable")
     heights = np.array(ends[:, 1], float)
@@ -41,6 +41,6 @@ def spread(
 
 
 def _is_beside(ends, widths, one: int, other: int) -> bool:
-    """Whether two labels at one height would meet."""
+    """Whether two labels at one height would overlap."""
     left, right = sorted((one, other), key=lambda label: ends[label, 0])
     return ends[right, 0] - ends[left, 0] < widths[left] + 4

@@ -1,8 +1,7 @@
 """Links from the sources that findings name to where they can be read.
 
-The text of a source is foreign. So an address is never taken from it as it
-stands: it is put together from an arXiv number or a DOI, or is that of one of
-a few known houses.
+The text of a source is untrusted. So an address is never copied from it: it is
+made from an arXiv number or a DOI, or is at one of a few known hosts.
 """
 
 import re
@@ -45,14 +44,14 @@ _MAX_LENGTH = 300
 
 
 class Part(NamedTuple):
-    """A piece of text, and where it leads, if anywhere."""
+    """A piece of text, and its link, if any."""
 
     words: str
     address: str | None
 
 
 def split(source: str) -> tuple[Part, ...]:
-    """Cuts the text of a source into links and what stands between them.
+    """Splits the text of a source into links and the text between them.
 
     Args:
         source: One or several, such as "Carlini et al. 2019, section 4.8;

@@ -1,8 +1,8 @@
-"""Reads an audit folder into one frozen `Audit`, or says what is wrong.
+"""Reads an audit folder into one frozen `Audit`, or raises an error.
 
-The folder may be remote. The contract of its files is DESIGN's "Audit
-folder"; what newer writers add is ignored, what older ones lack is None or
-empty, and what the page cannot do without is an error.
+The folder may be remote. Fields that newer writers add are ignored, those that
+older ones lack are None or empty, and missing fields that the page needs are
+errors. docs/reference/files.md describes the files.
 """
 
 import dataclasses
@@ -103,7 +103,7 @@ def load(folder: str, has_examples: bool = True) -> Audit:
 
 
 def radii(audit: Audit) -> list[Audit]:
-    """An audit at its own radius and at those whose folders are there.
+    """An audit at its own radius and at those whose folders exist.
 
     Args:
         audit: The audit.
@@ -123,7 +123,7 @@ def radii(audit: Audit) -> list[Audit]:
 
 
 def kept_radii(audit: Audit) -> list[float]:
-    """The radius of an audit and those whose folders are there, ascending."""
+    """The radius of an audit and those whose folders exist, ascending."""
     own = float(audit.threat_model.epsilon)
     others = {point.epsilon for point in audit.epsilon_curve} - {own}
     return sorted([own, *(other for other in others if _is_kept(audit, other))])

@@ -1,4 +1,4 @@
-"""What pages and tables call the audited models: each by a name of its own."""
+"""Distinct names of the audited models, for pages and tables."""
 
 from collections.abc import Iterable
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from ib_keras.audit.report import load
 from ib_keras.audit.report import text
 
 _MAX_LENGTH = 60
-# What a SavedModel's folder is usually called, so that it tells nothing.
+# Usual names of a SavedModel's folder, which do not identify the model.
 _USUAL = "saved_model"
 
 
@@ -41,7 +41,7 @@ def of(audits: Sequence[load.Audit]) -> list[str]:
 
 
 def labels(audits: Sequence[load.Audit]) -> list[str]:
-    """Names of the audits: the model's, and what else tells them apart."""
+    """Names of the audits: the model's, and what else distinguishes them."""
     found = of(audits)
     found = [
         f"{name}, {_attack(audit)}" if found.count(name) > 1 else name

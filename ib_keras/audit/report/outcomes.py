@@ -1,4 +1,4 @@
-"""What became of an example, in the words of the page and of `launch.show`."""
+"""The outcome of an example, in the words of the page and `launch.show`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,11 +18,11 @@ def of(values: Mapping[str, Any]) -> str:
 
 
 def note(values: Mapping[str, Any]) -> str:
-    """Why an example has an outcome that its margin or share speaks against.
+    """Explains an outcome that the margin or share seems to contradict.
 
-    The margin of a robust example is that which its attack saw, on noise of its
-    own. An example is broken where most draws of the judge are wrong, and the
-    share is counted afterwards, on fresh draws.
+    The margin of a robust example is that of the attack, on its own noise. An
+    example is broken if most draws of the judge are wrong, and the share is
+    counted afterwards, on fresh draws.
 
     Args:
         values: Of an example that was judged by more than one draw.
@@ -35,7 +35,7 @@ def note(values: Mapping[str, Any]) -> str:
     shown = text.percent(share)
     if outcome == ROBUST and share > 0.5:
         return (
-            f"Robust by a hair: wrong in {shown} of fresh draws, but in no "
+            f"Barely robust: wrong in {shown} of fresh draws, but in no "
             "more than half of those that it was judged by."
         )
     if outcome == ROBUST and margin > 0:

@@ -1,12 +1,12 @@
-"""Puts an audit's parts into the templates.
+"""Renders the templates with the parts of an audit.
 
 A section of the page is a template in `templates/`, named in `SECTIONS` in
 the order of reading; it sees one `View`. To add a section, add the template,
 its name here and, if it needs more than the audit holds, a field to `View`.
 
-All text is foreign until shown otherwise: what a template prints is cut to
-one clean line by `_finalize` and then escaped by Jinja, once. A template that
-wants several lines says `| lines`.
+All text counts as foreign: what a template prints is cut to one clean line by
+`_finalize` and then escaped by Jinja, once. A template uses `| lines` for
+several lines.
 """
 
 import dataclasses
@@ -52,7 +52,7 @@ SECTIONS = (
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """One audit with all that its sections show.
+    """One audit with all data of its sections.
 
     `anchor` begins the ids of what can be linked to; `name` is that of the
     model, `kind` its bottleneck; `rows` has one row a radius; `workdir` is the
@@ -155,7 +155,7 @@ def _kind(audit: load.Audit) -> str:
 
 
 def _workdir(command: str | None) -> str:
-    """The folder in the command, fit for a shell; a stand-in without one.
+    """The folder in the command, quoted for a shell; a placeholder if unknown.
 
     Not the folder that was read: equal audits give equal pages.
     """
@@ -181,7 +181,7 @@ def _charts(
 
 
 def _differences(audits: Sequence[load.Audit]) -> list[str]:
-    """What the audits do not share, for which their numbers differ too."""
+    """In what else the audits differ, which also affects their numbers."""
     aspects = {
         "data set": lambda audit: text.arguments(audit.dataset),
         "number of examples": lambda audit: audit.num_examples,
@@ -247,12 +247,12 @@ def _breakable(name: str) -> markupsafe.Markup:
 
 
 def _piece(words: str) -> markupsafe.Markup:
-    """Clean text that stands between two links, its outer spaces kept."""
+    """Clean text between two links, with its outer spaces."""
     return markupsafe.escape(words)
 
 
 def _finalize(value):
-    """What every `{{ ... }}` passes through before it is escaped."""
+    """The filter of every `{{ ... }}`, before it is escaped."""
     if isinstance(value, markupsafe.Markup | int | float):
         return value
     return text.clean(value)

@@ -1,7 +1,7 @@
 """Audits of the same examples, each against its baseline's, one by one.
 
-Two accuracies with wide intervals may still differ for certain, or not at all:
-only the examples on which exactly one of the two models is robust tell. So an
+Two accuracies with overlapping intervals may still differ significantly: that
+depends on the examples on which exactly one of the two models is robust. So an
 audit is paired with that of its baseline by the same protocol, at the same
 radius and in the same mode. A model without noise is one function in all modes,
 and so is compared with all of the other's.
@@ -106,7 +106,7 @@ def compare(audits: Sequence[load.Audit], baseline: str | None = None) -> Pairs:
     Args:
         audits: Any number of them.
         baseline: The audit folder, name or path of the model to compare with;
-            None for the deterministic twin, see `baselines`.
+            None for the deterministic baseline, see `baselines`.
 
     Returns:
         The `Pairs`; without any for audits of one model.
@@ -201,12 +201,12 @@ _CONDITIONS = (
 
 
 def _is_any_mode(one: load.Audit, other: load.Audit) -> bool:
-    """Whether a model without noise stands in for itself in other modes."""
+    """Whether a model without noise is compared across modes."""
     return baselines.is_noiseless(one) or baselines.is_noiseless(other)
 
 
 def _radii(audit: load.Audit) -> set[tuple[str, float]]:
-    """Norm and radius of all that an audit did and has kept."""
+    """Norm and radius of all parts of an audit."""
     norm = audit.threat_model.norm
     return {(norm, float(epsilon)) for epsilon in load.kept_radii(audit)}
 

@@ -30,8 +30,8 @@ def picture(image: np.ndarray, caption: str, alternative: str) -> Picture:
         image: Float array `[height, width, channels]` in [0, 1]; one channel
             is grey, three are red, green and blue, and of any other number
             the mean is shown in grey.
-        caption: A word or two to stand under it.
-        alternative: What it shows, for those who do not see it.
+        caption: A word or two under it.
+        alternative: The alternative text, for screen readers.
 
     Returns:
         The picture.

@@ -1,9 +1,10 @@
 """Draws lines as inline SVG that takes the page's colours, light or dark.
 
-matplotlib draws with stand-in colours that become CSS variables, so one chart
-serves both schemes. Text stays text; lines are told apart by letters, so no
-foreign text gets in. Equal series give equal bytes. Only the object interface
-is used, so a program's own figures and settings are neither read nor changed.
+matplotlib draws with placeholder colours that become CSS variables, so one
+chart serves both schemes. Text stays text; lines are labelled by letters, so
+there is no foreign text. Equal series give equal bytes. Only the object
+interface is used, so a program's own figures and settings are neither read nor
+changed.
 """
 
 import dataclasses
@@ -49,7 +50,7 @@ _PLACE = (0.12, 0.165, 0.81, 0.745)  # Of the axes, in shares of it.
 _MAX_MARKERS = 16
 MAX_BANDS = 4
 _LABEL_GAP = 9  # From the end of a line to its label, in units.
-# What a number of a stage along the top takes, and its word.
+# Widths of a stage's number along the top, and of its word.
 _NUMBER_WIDTH, _STAGE_WIDTH = 16, 46
 _SETTINGS = {
     "svg.fonttype": "none",
@@ -62,7 +63,7 @@ _SETTINGS = {
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """One reading: the share `y` at `x`, with its 95% interval if known."""
+    """One point: the share `y` at `x`, with its 95% interval if known."""
 
     x: float
     y: float
@@ -95,8 +96,8 @@ def draw(
     """Draws shares against x.
 
     Args:
-        series: One line or several; several are labelled at their ends, where
-            there is room for all labels.
+        series: One line or several; several are labelled at their ends, if
+            there is space for all labels.
         name: Prefix of the ids inside the SVG, unique on the page.
         x_label: What x is.
         limits: The lowest and the highest x.
@@ -107,8 +108,8 @@ def draw(
         has_bars: Whether each interval is a bar of its own, for points that
             were measured apart, and not part of a band.
         marks: Where stages begin, to number them along the top.
-        ticks: x -> its label, to stand in place of round numbers where there
-            is room for all of them.
+        ticks: x -> its label, in place of round numbers if there is space for
+            all of them.
 
     Returns:
         An `<svg>` element.
@@ -148,7 +149,7 @@ def swatch(position: int) -> markupsafe.Markup:
 
 
 def _dash(position: int) -> int:
-    """Neighbours differ, so that lines that meet are both seen."""
+    """Neighbours differ, so that both of two crossing lines are visible."""
     turn = position // len(_SERIES)
     return (position + turn) % len(_DASHES)
 
@@ -164,7 +165,7 @@ def settings() -> dict:
 
 
 def _style_axes(axes, x_label: str, limits, shares, is_log: bool) -> None:
-    """Quiet lines, few ticks, a range just wider than what is shown."""
+    """Thin lines, few ticks, a range just wider than the data."""
     margin = 0.02 * (shares[1] - shares[0])
     axes.set_ylim(shares[0] - margin, shares[1] + margin)
     axes.yaxis.set_major_locator(
@@ -203,13 +204,13 @@ def _style_x(axes, limits: tuple[float, float], is_log: bool) -> None:
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
     formatter = matplotlib.ticker.FuncFormatter(lambda x, _: f"{x:,.6g}")
-    if high >= 10_000:  # "200k", which leaves room for its neighbours.
+    if high >= 10_000:  # "200k", which leaves space for its neighbours.
         formatter = matplotlib.ticker.EngFormatter(sep="")
     axes.xaxis.set_major_formatter(formatter)
 
 
 def _set_ticks(axes, ticks: Mapping[float, str], limits) -> None:
-    """Ticks of the caller's own, unless two of their labels would meet."""
+    """The caller's own ticks, unless two of their labels would overlap."""
     shown = {x: ticks[x] for x in sorted(ticks) if limits[0] <= x <= limits[1]}
     places = [_in_units(axes, Point(x, 0))[0] for x in shown]
     widest = labels.LETTER_WIDTH * max(map(len, shown.values()), default=0)
@@ -253,9 +254,9 @@ def _draw_intervals(axes, line: Series, has_bars: bool) -> None:
 
 
 def _draw_labels(axes, series: Sequence[Series]) -> None:
-    """Labels beside the ends of the lines, moved apart where they meet.
+    """Labels beside the ends of the lines, moved apart where they overlap.
 
-    Where there is no room for all of them there are none: a legend tells.
+    If there is no space for all of them there are none, only the legend.
     """
     ends = np.array([_in_units(axes, line.points[-1]) for line in series])
     widths = [labels.LETTER_WIDTH * len(line.label) for line in series]
@@ -305,7 +306,7 @@ def _draw_reference(axes, accuracy: float) -> None:
 def _draw_marks(axes, starts: Sequence[int], last: float) -> None:
     """Numbers the stages along the top, with a rule where one begins.
 
-    A stage too short for its number goes without.
+    A stage that is too short for its number has none.
     """
     ends = [*starts[1:], last]
     places = [
@@ -334,7 +335,7 @@ def _draw_marks(axes, starts: Sequence[int], last: float) -> None:
 
 
 def _describe(series: Sequence[Series], x_label: str) -> str:
-    """The chart in words, for those who do not see it."""
+    """The chart in words, for screen readers."""
     sentences = [
         f"{f'Audit {line.label}: ' if line.label else ''}"
         f"{text.percent(line.points[0].y)} at {line.points[0].x:.6g}, "
@@ -347,7 +348,7 @@ def _describe(series: Sequence[Series], x_label: str) -> str:
 
 
 def inline(svg: str, name: str, description: str) -> markupsafe.Markup:
-    """A file's SVG made fit for a page: colours, ids, size, description."""
+    """A file's SVG adapted to a page: colours, ids, size, description."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)

@@ -1,7 +1,7 @@
-"""Words and numbers as a reader sees them; foreign text made harmless.
+"""Formatted numbers, and foreign text made harmless.
 
-Names come from other people's models. `clean` makes them short and plain; the
-template engine escapes them, once. Nothing here knows HTML.
+Names come from foreign models. `clean` makes them short and plain; the template
+engine escapes them, once. This module does not escape HTML.
 """
 
 import json
@@ -37,7 +37,7 @@ def clean_lines(value: Any, limit: int = 4000) -> str:
 
 
 def _printable(text: str, limit: int) -> str:
-    """Drops what cannot be seen, reading no more than could be shown."""
+    """Drops invisible characters, reading no more than could be shown."""
     shown = text[: 8 * limit]
     kept = "".join(
         char
@@ -153,8 +153,8 @@ def _plain(value: Any) -> str:
 def class_name(label: int, names: Any) -> str:
     """The name of a class in a model's metadata, or its number.
 
-    -1, which stands for a prediction from logits that are not finite, is
-    called so.
+    -1, the prediction from logits that are not finite, is described as
+    that.
     """
     if label < 0:
         return "not finite"

@@ -1,10 +1,10 @@
-"""The safety of loading: a model is a program, so it is read before it runs.
+"""The safety of loading: a model is a program, so it is checked before it runs.
 
     report = safety.check(path)
     with safety.loadable(path, report) as folder:
         loaded = tf.saved_model.load(folder)
 
-A seat belt, not a sandbox: `docs/safety.md` says against what it protects.
+It is not a sandbox: `docs/safety.md` says what it protects against.
 """
 
 from ib_keras import lazy

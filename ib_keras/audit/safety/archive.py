@@ -1,7 +1,7 @@
 """`.keras` files: members, sizes and classes, before Keras sees them.
 
-Safe mode of Keras has been got round again and again, so it is the second
-lock, not the first: `config.json` may name only the classes listed here.
+Keras' safe mode has been bypassed repeatedly, so it is only the second line of
+defence: `config.json` may name only the classes listed here.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from ib_keras.errors import UserError
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 _MEMBERS = (CONFIG, METADATA, WEIGHTS)
 _MAX_RATIO = 100
-# Below this many bytes a high ratio is no bomb.
+# Below this many bytes a high ratio is harmless.
 _SMALL = 1 << 20
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
@@ -38,7 +38,7 @@ def inspect(
 
     Args:
         place: The file.
-        path: What messages and the report call it.
+        path: In messages and in the report.
         allow_ops: Names of classes that are accepted beyond the list.
         limits: On sizes.
 
@@ -46,7 +46,7 @@ def inspect(
         A `Report` without `probe`.
 
     Raises:
-        UserError: If the file is damaged or no `.keras` file.
+        UserError: If the file is damaged or not a `.keras` file.
         UnsafeError: If it is refused.
     """
     data = _bytes(place, path, limits)
@@ -73,7 +73,7 @@ def write(place: str, path: str, report: Report, folder: str) -> str:
 
     Args:
         place: The local file.
-        path: What messages call it.
+        path: In messages.
         report: Of its check.
         folder: An empty local folder.
 
@@ -81,10 +81,10 @@ def write(place: str, path: str, report: Report, folder: str) -> str:
         The path of the copy.
 
     Raises:
-        UserError: If the file is not the one that was checked.
+        UserError: If the file is not the checked one.
     """
     limits = Limits(max_model_gb=1 << 20)
-    # Read once: what is hashed is what is written.
+    # Read once: the hashed bytes are those that are written.
     data = _bytes(place, path, limits)
     digest = hashlib.sha256(data).hexdigest()
     if report.files != {os.path.basename(path): digest}:
@@ -117,7 +117,7 @@ def _read(data, path, limits):
     """The members that are known, each within the limits."""
     if data.startswith(_HDF5_MAGIC) or path.endswith((".h5", ".hdf5")):
         raise UnsafeError(
-            "Models in .h5 files are refused, since to load one can run code",
+            "Models in .h5 files are refused, since loading one can run code",
             received=path,
             expected="a SavedModel folder or a .keras file",
             fix="Where you trust it, load it with Keras and save it by"
@@ -125,7 +125,7 @@ def _read(data, path, limits):
         )
     if not path.endswith(".keras"):
         raise UserError(
-            "The file is no model that can be loaded",
+            "The file is not a model that can be loaded",
             received=path,
             expected="a SavedModel folder or a .keras file",
             fix="Give the folder itself, or a file named *.keras.",
@@ -139,7 +139,7 @@ def _read(data, path, limits):
             members = {i.filename: _member(archive, i) for i in infos}
     except (zipfile.BadZipFile, OSError, EOFError, RuntimeError) as error:
         raise damaged(path, reason(error)) from error
-    except Exception as error:  # zlib and struct have their own.
+    except Exception as error:  # zlib and struct raise their own errors.
         if isinstance(error, UserError):
             raise
         raise damaged(path, reason(error)) from error
@@ -208,10 +208,10 @@ def _parse(data, path):
 
 
 def _drop_compiled(config):
-    """Takes out how models, and models inside of them, were compiled.
+    """Removes the compile configs of models, and of models inside of them.
 
-    They are loaded with compile=False, which Keras heeds for the outermost
-    one alone; the copy that is loaded has none of it.
+    They are loaded with compile=False, which Keras applies to the outermost
+    one alone; the copy that is loaded has none.
     """
     pending = [config]
     while pending:
@@ -250,7 +250,7 @@ def _weight_problems(members, path, limits):
                             Problem(f"data of another file at {place}")
                         )
                     total += item.nbytes
-    except Exception as error:  # h5py has no type of its own.
+    except Exception as error:  # h5py has no own type of error.
         raise damaged(path, f"{WEIGHTS}: {reason(error)}") from error
     stored = len(members[WEIGHTS])
     if total > max(_MAX_RATIO * stored, _SMALL) or (

@@ -1,9 +1,9 @@
-"""Verification: the claims of an audit folder, computed again by other code.
+"""Verification: recomputes the claims of an audit folder by other code.
 
 Nothing of the attacks' loops, judges or geometry is used here. `claims` are
 arithmetic on the folder's own arrays, `tallies` the counts of its summary,
-`provenance` the model, the data and the files; `rescoring` asks the model
-again, and `verification` puts them together.
+`provenance` the model, the data and the files; `rescoring` evaluates the model
+again, and `verification` combines them.
 """
 
 from ib_keras import lazy

@@ -1,8 +1,8 @@
-"""What an audit folder says of itself, checked with NumPy alone.
+"""The claims of an audit folder, checked with NumPy alone.
 
-Nothing here asks a model or runs an attack, and nothing here is used by the
-code that makes audits: a fault of theirs is not repeated. `verify` asks the
-model and calls these.
+Nothing here evaluates a model or runs an attack, and the code that makes audits
+uses nothing of it: so its bugs are not repeated. `verify` evaluates the model
+and calls these checks.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import numpy as np
 
 from ib_keras import plugins
 
-# What rounding may add to a distance, in pixel units.
+# The most that rounding may add to a distance, in pixel units.
 LINF_SLACK = 1e-6
 L2_SLACK = 1e-5
 
@@ -33,7 +33,7 @@ _FLAT = {
     "broken_at_step": "i",
     "gradient_evaluations": "i",
 }
-# What some check looks at.
+# Fields and files that some check uses.
 CHECKED_ARRAYS = {
     *_FLAT,
     "adversarial_images",
@@ -80,11 +80,11 @@ class Folder:
 def check(
     name: str, holds: str, find: Callable[..., list[str]], *arguments
 ) -> Check:
-    """Looks for problems; a folder that cannot be read is one.
+    """Makes a check of one claim; an unreadable folder is a problem.
 
     Args:
         name: Of the claim.
-        holds: What to say where there are none.
+        holds: The sentence if there are none.
         find: Returns problems, one phrase each.
         *arguments: Of `find`.
     """
@@ -182,9 +182,9 @@ def config(folder: Folder) -> list[str]:
 
 
 def _data(said, asked) -> list[str]:
-    """The data set and split are those asked for, where a name says so."""
+    """The data set and split are those of the config, if named by it."""
     problems, name = [], asked.get("name")
-    # A module of the user's own names its data as it likes.
+    # A user's own module can name its data arbitrarily.
     if name is not None and plugins.is_ours("data", name):
         full = plugins.expand("data", asked)
         part = full["name"]
@@ -247,7 +247,7 @@ def ball(folder: Folder, clean: np.ndarray) -> list[str]:
 
 
 def clean_errors(folder: Folder, clean: np.ndarray) -> list[str]:
-    """What was wrong unattacked keeps its clean image and cost nothing."""
+    """Clean errors keep their clean image and cost nothing."""
     found = folder.arrays
     wrong = found["clean_prediction"] != found["label"]
     axes = tuple(range(1, clean.ndim))
@@ -257,12 +257,12 @@ def clean_errors(folder: Folder, clean: np.ndarray) -> list[str]:
         problems.append(f"{rows(wrong & moved)}: not the clean image")
     spent = wrong & (found["gradient_evaluations"] != 0)
     if spent.any():
-        problems.append(f"{rows(spent)}: attacked, though wrong unattacked")
+        problems.append(f"{rows(spent)}: attacked, though a clean error")
     return problems
 
 
 def judgements(folder: Folder, is_noisy: bool) -> list[str]:
-    """is_robust, the predictions and who broke what hang together."""
+    """is_robust, the predictions and the breaks are consistent."""
     found, stages = folder.arrays, folder.summary["stages"]
     label, stage = found["label"], found["broken_by_stage"]
     prediction = found["adversarial_prediction"]
@@ -273,11 +273,11 @@ def judgements(folder: Folder, is_noisy: bool) -> list[str]:
     restart = found["broken_by_restart"]
     share = found["wrong_share"]
     rules = {
-        "is_robust is not (right unattacked and never broken)": (
+        "is_robust is not (correct without attack and never broken)": (
             found["is_robust"] != (right & ~broken)
         ),
         "broken by a stage that is not in the summary": stage >= len(stages),
-        "broken, though wrong unattacked": broken & ~right,
+        "broken, though a clean error": broken & ~right,
         "broken_by_stage is neither a stage nor -1": stage < -1,
         "broken_by_restart does not fit the stage": np.where(
             broken, (restart < 0) | (restart >= allowed), restart != -1
@@ -291,9 +291,9 @@ def judgements(folder: Folder, is_noisy: bool) -> list[str]:
         "another prediction than the clean one, though not broken": (
             (prediction != found["clean_prediction"]) & ~broken
         ),
-        "wrong_share is no share": ~((share >= 0) & (share <= 1)),
+        "wrong_share is not a share": ~((share >= 0) & (share <= 1)),
     }
-    # Of a noisy model the verdict and the prediction may be two votes.
+    # For a noisy model the judgement and the prediction may be two votes.
     if not is_noisy:
         rules["broken, though predicted as the label"] = broken & (
             prediction == label

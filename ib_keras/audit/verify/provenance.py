@@ -1,4 +1,4 @@
-"""What an audit was of: the model, its files, the data, the verdict."""
+"""The origin of an audit: the model, its files, the data, the verdict."""
 
 import hashlib
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from ib_keras.audit.verify import claims
 
 
 def model(folder: claims.Folder, subject: Any) -> list[str]:
-    """The model has the digest, form and mode that the records say."""
+    """The model has the recorded digest, form and mode."""
     said = folder.summary
     problems = []
     for name, sha256 in {
@@ -20,10 +20,10 @@ def model(folder: claims.Folder, subject: Any) -> list[str]:
         "config.json's sha256": folder.config_sha256,
     }.items():
         problems += claims.differences(name, sha256, subject.model.sha256)
-    # Where it lies and what was noted of it are no claims.
+    # Its path and notes are not claims.
     found = subject.model.describe()
     silent = {"path", "sha256", "notes"}
-    # Of audits before they were asked.
+    # Missing in older audits.
     silent |= {"precision", "preprocessing"} - said["model"].keys()
     for name in found.keys() - silent:
         problems += claims.differences(
@@ -53,7 +53,7 @@ def versions(folder: claims.Folder) -> list[str]:
 
 
 def says_versions(folder: claims.Folder) -> str:
-    """What to say of versions that are recorded."""
+    """The sentence on recorded versions."""
     said = folder.summary.get("versions")
     here = export.describe_versions()
     if not isinstance(said, Mapping):
@@ -65,7 +65,7 @@ def says_versions(folder: claims.Folder) -> str:
 
 
 def says_safety(workdir: str) -> str:
-    """What to say where the safety check's record holds."""
+    """The sentence if the record of the safety check holds."""
     if files.exists(files.join(workdir, folders.SAFETY)):
         return "the files are those that were checked"
     return "no safety.json to compare"
@@ -100,7 +100,7 @@ def _hash_files(path):
 
 
 def says_findings(workdir: str) -> str:
-    """What to say where the verdict holds."""
+    """The sentence if the verdict holds."""
     if files.exists(files.join(workdir, folders.FINDINGS)):
         return "the verdict follows from them"
     return "no findings.json to compare"

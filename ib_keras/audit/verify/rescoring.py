@@ -1,9 +1,8 @@
-"""Asks the model again about an audit's images, by other batches and noise.
+"""Evaluates an audit's images again, in other batches and with other noise.
 
-A model without noise must repeat what was recorded, up to the rounding that
-another batch size brings. A noisy one must be compatible with it: what was
-recorded of few draws is compared with many fresh ones, within the error that
-draws have.
+A model without noise must repeat the recorded values, up to rounding by another
+batch size. For a noisy one the recorded values of few draws are compared with
+those of many fresh ones, within the sampling error.
 """
 
 import dataclasses
@@ -17,13 +16,13 @@ import tensorflow as tf
 
 from ib_keras.audit.verify.claims import rows
 
-# Of the verifier alone; with NumPy's hash instead of the seeds of audits, its
-# noise is none that an audit saw.
+# Used by the verifier alone, and by NumPy's hash: its noise differs from that
+# of audits.
 _PURPOSE = 0x5EC0
 # The chance that an honest folder fails a statistical check.
 FALSE_ALARM = 1e-4
 STANDARD_ERRORS = 4.0
-# Draws for the examples that the first draws leave in doubt.
+# Draws for the examples that the first draws leave undecided.
 _MANY = 1000
 
 AskFn = Callable[[np.ndarray, int], np.ndarray]
@@ -41,7 +40,7 @@ def asker(logits_fn: Callable, batch_size: int, seed: int = 0) -> AskFn:
     def ask(images, draw):
         parts = []
         # From the last batch to the first: a model that counts its calls, or
-        # looks at the other images of a batch, does not repeat itself.
+        # depends on the other images of a batch, gives other answers.
         for first in reversed(range(0, len(images), batch_size)):
             batch = tf.constant(images[first : first + batch_size])
             noise = np.random.SeedSequence([seed, _PURPOSE, draw, first])
@@ -56,12 +55,12 @@ def asker(logits_fn: Callable, batch_size: int, seed: int = 0) -> AskFn:
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """What the model says of some images; arrays are `[n]`.
+    """The answers of the model for some images; arrays are `[n]`.
 
     Attributes:
         finite: Whether all logits are.
         margin: Largest other logit - logit of the label.
-        slack: What rounding may change, from the size of the logits.
+        slack: Tolerance for rounding, from the size of the logits.
         logits: float32 `[n, classes]`.
     """
 
@@ -82,7 +81,7 @@ class Answers:
 def answers(
     ask: AskFn, images: np.ndarray, labels: np.ndarray, tolerance: float
 ) -> Answers:
-    """Asks once about each image.
+    """Evaluates each image once.
 
     Args:
         ask: `(images, draw) -> logits [examples, classes]`.
@@ -107,13 +106,13 @@ def answers(
 
 
 def clean_predictions(found: dict, said: Answers) -> list[str]:
-    """What was recorded of the clean images is what the model says."""
+    """The recorded clean predictions are those of the model."""
     odd = ~said.says(found["clean_prediction"])
     return [f"{rows(odd)}: the model says another class"] if odd.any() else []
 
 
 def broken_examples(found: dict, said: Answers) -> list[str]:
-    """Each broken example is misclassified, as the class recorded."""
+    """Each broken example is misclassified as the recorded class."""
     broken = found["broken_by_stage"] >= 0
     right = broken & ~(said.finite & (said.margin >= -said.slack))
     odd = broken & ~right & ~said.says(found["adversarial_prediction"])
@@ -126,7 +125,7 @@ def broken_examples(found: dict, said: Answers) -> list[str]:
 
 
 def robust_examples(found: dict, said: Answers) -> list[str]:
-    """Of no robust example does the folder hold an image that breaks it."""
+    """No saved image of a robust example is misclassified."""
     wrong = found["is_robust"] & said.finite & (said.margin > said.slack)
     if not wrong.any():
         return []
@@ -152,7 +151,7 @@ def wrong_shares(found: dict, said: Answers) -> list[str]:
     expected = (~found["is_robust"]).astype(np.float32)
     close = np.abs(said.margin) <= said.slack
     odd = (found["wrong_share"] != expected) & ~close
-    return [f"{rows(odd)}: not what the verdict says"] if odd.any() else []
+    return [f"{rows(odd)}: not that of the judgement"] if odd.any() else []
 
 
 def finite_margins(found: dict, finite: np.ndarray) -> list[str]:
@@ -172,7 +171,7 @@ class Draws:
         images: float32 `[n, ...]`.
         labels: int `[n]`.
         num_draws: How many.
-        group: Draws per verdict of the audit, most of which decide.
+        group: Draws per judgement of the audit, most of which decide.
 
     Attributes:
         wrong: bool `[num_draws, n]`; logits that are not finite count as
@@ -203,10 +202,10 @@ class Draws:
         self.mean_prediction = total.argmax(axis=1)
 
     def of(self, labels: np.ndarray) -> dict[str, Any]:
-        """Accuracy per draw, of the mean, and of who is right on every draw.
+        """Accuracy per draw, of the mean, and on every draw.
 
-        The gap between the first and the last is what luck can add: an attack
-        that may try again wins it without finding anything.
+        The gap between the first and the last is what an attack can gain by
+        repeated draws alone.
         """
         per_draw = float((~self.wrong).mean())
         always = float((~self.wrong.any(axis=0)).mean())
@@ -215,7 +214,7 @@ class Draws:
             "accuracy_per_draw": per_draw,
             "accuracy_of_mean": float((self.mean_prediction == labels).mean()),
             "accuracy_on_every_draw": always,
-            "lottery": per_draw - always,
+            "gap": per_draw - always,
         }
 
 
@@ -233,7 +232,7 @@ def noisy_clean_predictions(
 ) -> list[str]:
     """Each clean prediction is one that fresh judgements come to, too.
 
-    Where it is not that of the mean of the first draws, a thousand more are
+    If it is not that of the mean of the first draws, a thousand more draws are
     grouped into judgements, of which one must agree.
     """
     recorded = found["clean_prediction"]
@@ -282,7 +281,7 @@ def noisy_wrong_shares(found: dict, fresh: Draws, group: int) -> list[str]:
             f"{rows(odd)}: recorded {share[odd][0]:.3g}, on {num_fresh} fresh "
             f"draws {fresh.wrong[:, odd].mean(axis=0)[0]:.3g}"
         )
-    # Two more draws, one of each kind, keep certainty from being claimed.
+    # Two more draws, one of each kind, avoid an error of zero.
     mean = (then + now + 1) / (group + num_fresh + 2)
     parts = 1 / group + 1 / num_fresh
     binomial = np.sqrt(np.sum(mean * (1 - mean)) * parts) / max(len(then), 1)
@@ -300,7 +299,7 @@ def noisy_wrong_shares(found: dict, fresh: Draws, group: int) -> list[str]:
 def noisy_broken_examples(found: dict, fresh: Draws) -> list[str]:
     """At least half of what was broken is wrong on some fresh draw.
 
-    One verdict of many may have been luck; most of them cannot be.
+    One of many judgements can be wrong by chance; most of them cannot.
     """
     broken = found["broken_by_stage"] >= 0
     never = broken & ~fresh.wrong.any(axis=0)
@@ -317,7 +316,7 @@ def noisy_robust_examples(
 ) -> list[str]:
     """No robust example's saved image is wrong on every fresh draw.
 
-    Those that are wrong on all of the first are asked a thousand times more.
+    Those that are wrong on all of the first draws get a thousand more.
     """
     doubt = np.flatnonzero(found["is_robust"] & fresh.wrong.all(axis=0))
     if not len(doubt):

@@ -1,4 +1,4 @@
-"""The numbers of a summary, counted again from its examples with NumPy."""
+"""The numbers of a summary, recounted from its examples with NumPy."""
 
 import math
 from collections.abc import Mapping
@@ -97,10 +97,10 @@ def stages(folder: claims.Folder) -> list[str]:
 
 
 def budget(folder: claims.Folder, num_classes: int) -> list[str]:
-    """Who stands has cost the whole protocol, and nobody more.
+    """Robust examples cost the whole protocol, and no example more.
 
-    An example that stands was attacked to the end of every stage, so its
-    gradient evaluations follow from the protocol; those of a broken one lie
+    A robust example was attacked to the end of every stage, so its gradient
+    evaluations follow from the protocol; those of a broken one are
     between the restarts before its last and the end of that one.
     """
     found, problems = folder.arrays, []

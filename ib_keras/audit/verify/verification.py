@@ -1,11 +1,10 @@
-"""Verification by others: does an audit folder say what its evidence shows?
+"""Verification: are the claims of an audit folder those of its evidence?
 
-It loads the model and the data as an audit does, and then goes its own way:
-the geometry is NumPy's, the model is asked in other batches and by other
-noise, and every number is counted again. No attack is run. So it shows that
-what is called broken is broken and that the books add up; that nothing could
-break the rest is shown by no check, only bounded by the protocol's budget,
-which is checked too.
+It loads the model and the data as an audit does, and then uses other code: the
+geometry is NumPy's, the model is evaluated in other batches and with other
+noise, and every number is recounted. No attack is run. So it proves that broken
+examples are broken and that the statistics are consistent. It cannot prove that
+robust examples cannot be broken; it checks the budget that was spent on them.
 """
 
 import dataclasses
@@ -67,13 +66,13 @@ _CHECKED = {
 
 @dataclasses.dataclass(frozen=True)
 class Verification:
-    """What came of it.
+    """The result of a verification.
 
     Attributes:
         checks: Every claim, in the order of checking.
         fresh: Of a noisy model, for each radius by the name of its folder
             ("" for the audit itself): accuracies on the saved images by noise
-            that the audit never saw.
+            that the audit did not use.
         unchecked: Fields of the summary, arrays of the examples and files
             that no check looks at, or not at all of them.
     """
@@ -106,7 +105,7 @@ class Verification:
 
 @dataclasses.dataclass(frozen=True)
 class _Case:
-    """What the checks of one radius need."""
+    """The inputs of the checks of one radius."""
 
     subject: subjects.Subject
     ask: rescoring.AskFn
@@ -136,22 +135,22 @@ def verify(
             model that is loaded already is taken, too.
         data_dir: The folder of the data set, where it is another than the
             audit's.
-        allow_ops: Operations that the model may hold all the same. What the
-            audit allowed is not taken over: the folder may be anybody's.
+        allow_ops: Operations that are allowed nevertheless. Those that the
+            audit allowed are not adopted: the folder is not trusted.
         probe: Whether a child process runs the model first, under limits.
-        batch_size: Images asked at once; by default two thirds of the audit's.
+        batch_size: Images per batch; by default two thirds of the audit's.
         num_draws: Fresh draws of a noisy model for each image.
         seed: Of the fresh noise.
-        tolerance: What rounding may change of a logit, relative to 1 + the
-            largest of the example.
-        strategy: Whose devices get the model's variables.
+        tolerance: Of rounding in a logit, relative to 1 + the largest of the
+            example.
+        strategy: Its devices get the model's variables.
 
     Returns:
         A `Verification`.
 
     Raises:
-        UserError: If there is no finished audit, or model or data cannot be
-            had, so that nothing can be said.
+        UserError: If there is no finished audit, or model or data are not
+            available.
         UnsafeError: If the model is refused.
     """
     workdir = str(workdir).rstrip("/")
@@ -234,7 +233,7 @@ def _load_subject(folder, data_dir, *model):
             config["dataset"] = {**config["dataset"], "data_dir": data_dir}
         said = folder.summary["model"]
         if "preprocessing" not in said and said.get("input_range"):
-            # Version 0.1 chose where today the user would be asked.
+            # Version 0.1 chose itself where today the user has to decide.
             range_ = {"input_range": tuple(said["input_range"])}
             config["model"] = {**config["model"], **range_}
         return subjects.load(config, *model)
@@ -248,7 +247,7 @@ def _load_subject(folder, data_dir, *model):
 
 
 def _radii(workdir, top, checks):
-    """The folders of the other radii; what is missing becomes a check."""
+    """The folders of the other radii; a missing one fails a check."""
     main = float(top.config["threat_model"]["epsilon"])
     curve = top.config["epsilon_curve"]
     try:
@@ -378,7 +377,7 @@ def _rescore(folder, case, add):
     add("margins", "are those of the model", rescoring.margins, *again)
     add(
         "wrong_shares",
-        "are those of the verdicts",
+        "are those of the judgements",
         rescoring.wrong_shares,
         *again,
     )
@@ -387,7 +386,7 @@ def _rescore(folder, case, add):
 
 def _rescore_noisy(folder, case, add):
     found, subject = folder.arrays, case.subject
-    # Clean and final verdicts take more draws than those between them.
+    # Clean and final judgements take more draws than those between them.
     labels = subject.labels
     group = _num_final_draws(subject.num_judge_samples)
     draws = (labels, case.num_draws, group)
@@ -396,7 +395,7 @@ def _rescore_noisy(folder, case, add):
     said = fresh.of(labels)
     add(
         "clean_predictions",
-        "are those of fresh verdicts",
+        "are those of fresh judgements",
         rescoring.noisy_clean_predictions,
         found,
         clean,
@@ -442,12 +441,12 @@ def _rescore_noisy(folder, case, add):
 
 
 def _num_final_draws(draws: int) -> int:
-    """Clean and final verdicts of a noisy model take five times the draws."""
+    """Clean and final judgements of a noisy model take 5 times the draws."""
     return 5 * draws if draws > 1 else 1
 
 
 def _draws(folder, subject):
-    """The last verdicts took the draws that follow from the config."""
+    """The last judgements took the draws that follow from the config."""
     return claims.differences(
         "num_final_draws",
         folder.summary["num_final_draws"],
@@ -457,7 +456,7 @@ def _draws(folder, subject):
 
 def _says_draws(case):
     draws = case.subject.num_judge_samples
-    return f"verdicts take {draws}, the last {_num_final_draws(draws)}"
+    return f"judgements take {draws}, the last {_num_final_draws(draws)}"
 
 
 def _says_ball(folder):

@@ -162,7 +162,7 @@ def test_labels_in_another_order_fail():
     ("row", "status"), [(0, "fail"), (2, "warn"), (3, "warn")]
 )
 def test_an_attack_that_met_no_number_proves_nothing(row, status):
-    """An example that stands for that reason is one too many."""
+    """One example that is robust for that reason is too many."""
     case = make_case()
     case.ledger.num_nonfinite[row] = 3
     found = ask(non_finite, case)

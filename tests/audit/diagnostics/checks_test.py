@@ -55,7 +55,7 @@ def honest():
 
 @pytest.fixture(scope="module")
 def blind():
-    """All gradients are zero, and clean images stand on a plateau's edge."""
+    """All gradients are zero, and clean images are at the edge of a plateau."""
     start = stage("pgd", num_steps=10, step_size=0.02, random_start=False)
     images, labels = data(0.1, nearest=0.07)
     return cases.make(quantised, images, labels, start, epsilon=0.2)
@@ -254,13 +254,13 @@ def test_what_stays_broken_is_wrong_at_the_last_iterate_too(honest):
     found = traces.run(honest, attack, honest.rows)
     before, last = found.is_wrong[-2], found.is_wrong[-1]
     assert before.sum() > 5
-    # The margin of a linear model falls by no step.
+    # No step lowers the margin of a linear model.
     assert last[before].all()
 
 
 def test_luck_does_not_hide_what_is_found_in_noise():
     """A draw in twenty is wrong; random corners break what is near enough."""
-    near = lottery(0.05)
+    near = coin(0.05)
     case = cases.make(
         near,
         *data(0.02),
@@ -311,7 +311,7 @@ def test_a_saturated_loss_is_seen():
     expected = case.robust_accuracy - 0.5
     assert dlr.value == pytest.approx(expected, abs=0.03)
     assert by_question["Do logits times 0.01 change nothing?"].value > 0.1
-    # 0.5 stand for ever.
+    # 0.5 are always robust.
     asked = [q for q in by_question if q.startswith("Do logits times")]
     assert len(asked) == 4 and "Do logits times 100 change nothing?" in asked
 
@@ -381,7 +381,7 @@ def test_images_out_of_the_ball_void_the_audit(honest):
 # Stochastic models.
 
 
-def lottery(share):
+def coin(share):
     def logits_fn(x, seed):
         unit = tf.random.stateless_uniform([tf.shape(x)[0], 1], seed)
         logits = linear(x)
@@ -392,7 +392,7 @@ def lottery(share):
 
 def test_the_lottery_is_what_a_binomial_says():
     images, labels = data(count=200)
-    case = cases.make(lottery(0.1), images + 0, labels, epsilon=1e-4, draws=5)
+    case = cases.make(coin(0.1), images + 0, labels, epsilon=1e-4, draws=5)
     assert case.robust_accuracy > 0.99
     found = plugins.build("audit.diagnostics", {"name": "fresh_noise"})
     reproduced, chance = found.ask(case)
@@ -410,7 +410,7 @@ def test_the_lottery_is_what_a_binomial_says():
 @pytest.mark.parametrize("is_robust", [True, False])
 def test_a_number_that_does_not_reproduce_is_seen(is_robust):
     """A ledger turned round: too high is void, too low is chance."""
-    case = cases.make(lottery(0.05), *data(), draws=5)
+    case = cases.make(coin(0.05), *data(), draws=5)
     changed = np.flatnonzero(case.ledger.is_robust != is_robust)[:10]
     case.ledger.is_robust[changed] = is_robust
     found = plugins.build("audit.diagnostics", {"name": "fresh_noise"})

@@ -95,7 +95,7 @@ def test_all_refused_operations_are_named_at_once(tmp_path):
 
 
 def test_a_variable_that_a_function_makes_is_refused(tmp_path):
-    """No loader lists it, so nobody would see the model change."""
+    """No loader lists it, so no check would see the model change."""
 
     def count(images):
         handle = tf.raw_ops.VarHandleOp(
@@ -179,7 +179,7 @@ def test_our_classifier_in_a_keras_file_is_accepted(tmp_path):
 
 
 def test_how_a_model_inside_was_compiled_is_neither_judged_nor_run(tmp_path):
-    """A trained network in another: its optimizer, and whatever stands there.
+    """A trained network in another: its optimizer, and anything there.
 
     Keras compiles models inside of the loaded one, compile=False or not.
     """
