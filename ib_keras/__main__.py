@@ -29,6 +29,7 @@ COMMANDS = (
     "sweep",
     "figures",
     "doctor",
+    "tpu_vm",
 )
 # Where the configs are that a command takes by name.
 _CONFIGS = {

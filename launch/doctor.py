@@ -130,13 +130,11 @@ def _variables() -> list[str]:
 def _vm() -> int:
     """Prints the checks of a TPU VM as they are made."""
     from launch.cloud import checks
-    from launch.cloud import machine
 
     is_fine = True
-    for check in machine.all_checks(absl_flags.FLAGS.workdir):
-        (found,) = checks.run([check])
-        print(found, flush=True)
-        is_fine = is_fine and found.is_fine
+    for check in checks.all_checks(absl_flags.FLAGS.workdir):
+        print(check, flush=True)
+        is_fine = is_fine and not check.problem
     return 0 if is_fine else 2
 
 
