@@ -50,7 +50,7 @@ LAYERS = (
     ("attacks", "bottlenecks", "data", "encoders"),
     ("objectives",),
     ("classifier", "export", "modes"),
-    ("audit", "training"),
+    ("audit", "tracking", "training"),
     ("sweeps",),
     ("figures",),
     ("__init__", "__main__", "launch"),
