@@ -19,14 +19,14 @@ from setuptools.command.build_py import build_py
 
 ROOT = pathlib.Path(__file__).parent
 
-# Of a range the lower bound is the oldest release that the tests pass with
-# (`make test-lowest`); the upper one is the next release that may break. What is
-# exact says why.
+# The lower bound of a range is the oldest release that was tested, by `make
+# test-lowest`; the upper one is the next release that may break something. What
+# is exact says why.
 INSTALL_REQUIRES = [
     "absl-py>=2.1,<3",
     "filelock>=3.12,<4",
-    # TFDS uses it for builders that are defined outside of TFDS, and declares it
-    # for old Pythons only.
+    # TFDS uses it for builders that are defined outside of TFDS, and declares
+    # it for old Pythons only.
     "importlib_resources>=6.4,<8",
     "jinja2>=3.1,<4",
     # Before 3.12 loading a .keras file could run code or read other files.
@@ -43,15 +43,15 @@ INSTALL_REQUIRES = [
     "setuptools>=77.0.1,<82",
     "tensorboard>=2.20,<2.21",  # As TensorFlow.
     "tensorflow-datasets>=4.9.7,<5",
-    # Exact: each release is for one TensorFlow, and this is the one for 2.20 with
-    # Keras 3. Without its extra `tf`, which requires tf_keras, and so
-    # `tensorflow`. Has dm-tree, decorator, cloudpickle and gast with it.
+    # Exact: the last release, and older ones are for older TensorFlow. Without
+    # its extra `tf`, which requires tf_keras, and so `tensorflow`. Has dm-tree,
+    # decorator, cloudpickle and gast with it.
     "tensorflow-probability==0.25.0",
     "tqdm>=4.66,<5",
 ]
 
-# The attacks of an independent library, to compare ours with. Exact, for it is
-# the reference, and the last release. It never requires `tensorflow`, but brings
+# The attacks of an independent library, to compare ours with. Exact: it is the
+# last release, and the reference. It never requires `tensorflow`, but brings
 # nose, pycodestyle, mnist and easydict.
 CLEVERHANS = ["cleverhans==4.0.0"]
 

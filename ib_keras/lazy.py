@@ -103,12 +103,13 @@ def tensorflow() -> ModuleType:
     `tf.keras` or imports Keras later gets it all the same.
     """
     last = "keras.src.optimizers"
-    if "tensorflow" not in sys.modules and "keras" not in sys.modules:
-        sys.modules[last] = None  # TensorFlow does without what is not there.
+    modules: dict[str, Any] = sys.modules
+    if "tensorflow" not in modules and "keras" not in modules:
+        modules[last] = None  # TensorFlow does without what is not there.
         try:
             with importing():
                 importlib.import_module("tensorflow")
         finally:
-            if sys.modules.get(last) is None:
-                sys.modules.pop(last, None)
+            if modules.get(last) is None:
+                modules.pop(last, None)
     return importlib.import_module("tensorflow")

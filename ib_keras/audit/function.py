@@ -184,8 +184,9 @@ def _audit(config, model, given, folder, quiet) -> results.AuditResult:
     So they are what a file of the data set `npz` would be, and verification,
     reports and resuming find them.
     """
+    images, labels = given or (None, None)
     if given is not None:
-        config["dataset"] = _section(*given, folder)
+        config["dataset"] = _section(images, labels, folder)
     check = functools.partial(
         settings.check_start,
         config,
@@ -199,8 +200,8 @@ def _audit(config, model, given, folder, quiet) -> results.AuditResult:
     if isinstance(model, str):
         audited = _load(model, config)
     else:
-        audited = _of_python(model, given and given[0], config["model"])
-    examples = given and _examples(audited, *given, config)
+        audited = _of_python(model, images, config["model"])
+    examples = given and _examples(audited, images, labels, config)
     subject = subjects.load(config, audited, given=examples)
     runner.audit_subject(config, subject, folder, quiet=quiet)
     if given is not None and not files.exists(config["dataset"]["path"]):

@@ -6,6 +6,7 @@ copied to a folder of their own. Nothing is loaded here: the copy goes through
 the same safety check as any other path.
 """
 
+import functools
 import os
 import re
 import shutil
@@ -96,17 +97,17 @@ def _parse(path):
 def _model_in(source: str, path: str) -> tuple[str, Callable[[str], object]]:
     """The name of the model at a place of a snapshot, and what copies it."""
     if os.path.isfile(source):
-        return "", lambda target: shutil.copyfile(source, target)
+        return "", functools.partial(shutil.copyfile, source)
     there = os.listdir(source) if os.path.isdir(source) else []
     archives = [name for name in there if name.endswith(".keras")]
-    found = []
+    found: list[tuple[str, Callable[[str], object]]] = []
     if "saved_model.pb" in there:
-        found.append(("saved_model", lambda to: _copy_saved_model(source, to)))
+        found.append(("saved_model", functools.partial(_copy_files, source)))
     elif set(_UNPACKED) <= set(there):
-        found.append(("model.keras", lambda to: _pack(source, to)))
+        found.append(("model.keras", functools.partial(_pack, source)))
     for name in archives:
         file = os.path.join(source, name)
-        found.append((name, lambda to, file=file: shutil.copyfile(file, to)))
+        found.append((name, functools.partial(shutil.copyfile, file)))
     if len(found) != 1:
         names = ", ".join(sorted(name for name, _ in found))
         raise UserError(
@@ -120,7 +121,7 @@ def _model_in(source: str, path: str) -> tuple[str, Callable[[str], object]]:
     return found[0]
 
 
-def _copy_saved_model(source, target):
+def _copy_files(source, target):
     os.makedirs(target)
     for name in _FILES:
         name = name.removesuffix("/*")

@@ -43,7 +43,7 @@ MAY_DIFFER = (
 )
 
 # The fields of a config; what is open here is checked by the parts.
-FIELDS = {
+FIELDS: dict[str, Any] = {
     "protocol": None,
     "protocol_version": None,
     "seed": None,

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
+from typing import Any
 
 from packaging.requirements import Requirement
 
@@ -50,9 +51,7 @@ def all_checks(workdir: str | None) -> Iterator[Check]:
     chips = [path for form in _CHIPS for path in sorted(glob.glob(form))]
     yield devices(chips, find_holders(chips), lambda: ask_python(_COUNT_CORES))
     if workdir:
-        # The chips stay with whoever has them.
-        no_chip = {"TPU_LIBRARY_PATH": "/nonexistent"}
-        _, why = ask_python(_WRITE_AND_READ, workdir, **no_chip)
+        _, why = ask_python(_WRITE_AND_READ, workdir)
         yield Check("workdir", why, f"{workdir} can be written and read.")
 
 
@@ -127,15 +126,14 @@ def find_holders(chips: list[str]) -> dict[int, str]:
 
 
 def ask_python(
-    code: str, *arguments: str, seconds: float = 90.0, **environment: str
-) -> tuple[object, str]:
+    code: str, *arguments: str, seconds: float = 90.0
+) -> tuple[Any, str]:
     """Runs code in a process of its own.
 
     Args:
         code: Prints JSON on its last line.
         *arguments: Its `sys.argv[1:]`.
         seconds: After which it is killed.
-        **environment: Variables to set.
 
     Returns:
         The JSON value and "", or None and why there is none.
@@ -148,7 +146,7 @@ def ask_python(
             text=True,
             errors="replace",
             timeout=seconds,
-            env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"} | environment,
+            env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
             check=False,
         )
     except subprocess.TimeoutExpired:
@@ -167,10 +165,14 @@ resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu="local")
 tf.tpu.experimental.initialize_tpu_system(resolver)
 print(json.dumps(len(tf.config.list_logical_devices("TPU"))))
 """
+# The chips stay with whoever has them.
 _WRITE_AND_READ = """
 import json
+import os
 import sys
 import uuid
+
+os.environ["TPU_LIBRARY_PATH"] = "/nonexistent"
 import tensorflow as tf
 
 gfile, text = tf.io.gfile, uuid.uuid4().hex

@@ -170,8 +170,8 @@ class Gcloud:
             return ""
         for attempt in range(ATTEMPTS):
             status, printed, said = self._call(words, timeout)
-            kind = _kind(words, status, said) if status else done_if
-            if kind == done_if:
+            kind = _kind(words, status, said) if status else ""
+            if not kind or kind == done_if:
                 return printed
             if kind != "passing" or attempt == ATTEMPTS - 1:
                 break

@@ -72,7 +72,7 @@ class VM:
         self._last_state = ""
 
     def _tpus(self, group: str, verb: str, *more: str) -> list[str]:
-        names = [] if verb == "scp" else [self.settings.name]
+        names = [] if verb == "scp" else [f"{self.settings.name}"]
         # Without --quiet it would ask, and wait for an answer for ever.
         place = (f"--zone={self.settings.zone}", "--quiet")
         words = ["gcloud", "compute", "tpus", group, verb, *names, *place]

@@ -401,7 +401,9 @@ def fit_affine(
     )
 
 
-def _minimize(scale, offset, heat, evaluate, gradient, images, labels):
+def _minimize(
+    scale, offset, heat, evaluate, gradient, images, labels
+) -> tuple[np.ndarray, np.ndarray]:
     """Scale and offset at the least cross-entropy, the temperature free."""
     from scipy import optimize
 
