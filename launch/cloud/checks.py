@@ -1,10 +1,10 @@
-"""What `launch.doctor --vm` checks of a TPU VM, a line each.
+"""What `launch.doctor --vm` checks of a TPU VM.
 
-TensorFlow is asked in processes of their own: with a wrong libtpu its import
-aborts the process, and a chip that is held keeps it waiting.
+A check gives what is wrong and how to mend it, "" if nothing is, and what was
+found. TensorFlow is asked in processes of their own: with a wrong libtpu its
+import aborts the process, and chips that another one holds keep it waiting.
 """
 
-import dataclasses
 import glob
 import importlib.metadata
 import json
@@ -22,42 +22,26 @@ from packaging.requirements import Requirement
 _CHIPS = ("/dev/accel[0-9]*", "/dev/vfio/[0-9]*")
 
 
-@dataclasses.dataclass(frozen=True)
-class Check:
-    """What one check found.
-
-    Args:
-        name: Of the check.
-        problem: What is wrong and how to mend it; "" if nothing is.
-        says: What was found.
-    """
-
-    name: str
-    problem: str
-    says: str = ""
-
-    def __str__(self):
-        state = "FAILED" if self.problem else "ok    "
-        return f"{state} {self.name}: {self.problem or self.says}"
-
-
-def all_checks(workdir: str | None) -> Iterator[Check]:
+def all_checks(workdir: str | None) -> Iterator[tuple[str, str, str]]:
     """Makes the checks one after the other.
 
     Args:
         workdir: A remote folder to try to write to; None for none.
+
+    Yields:
+        The name of a check, what is wrong, and what was found.
     """
-    yield stack(_requirements(), _version)
-    chips = [path for form in _CHIPS for path in sorted(glob.glob(form))]
-    yield devices(chips, find_holders(chips), lambda: ask_python(_COUNT_CORES))
+    yield "stack", *stack(_requirements(), _version)
+    chips = [path for form in _CHIPS for path in glob.glob(form)]
+    yield "chips", *devices(len(chips), lambda: ask_python(_COUNT_CORES))
     if workdir:
         _, why = ask_python(_WRITE_AND_READ, workdir)
-        yield Check("workdir", why, f"{workdir} can be written and read.")
+        yield "workdir", why, f"{workdir} can be written and read."
 
 
 def stack(
     requirements: Iterable[str], version_of: Callable[[str], str | None]
-) -> Check:
+) -> tuple[str, str]:
     """Whether the versions are those of setup.py, libtpu's among them.
 
     Args:
@@ -83,46 +67,23 @@ def stack(
     names = ("tensorflow-tpu", "libtpu", "tf_keras", "keras")
     versions = ", ".join(f"{n} {found[n]}" for n in names if n in found)
     problem = f"{'; '.join(problems)}. Run install." if problems else ""
-    return Check("stack", problem, f"{versions}, as required.")
+    return problem, f"{versions}, as required."
 
 
 def devices(
-    chips: list[str],
-    held_by: dict[int, str],
-    ask: Callable[[], tuple[int | None, str]],
-) -> Check:
-    """Whether there are chips, they are free, and TensorFlow can use them.
+    num_chips: int, ask: Callable[[], tuple[int | None, str]]
+) -> tuple[str, str]:
+    """Whether there are chips, and TensorFlow can use them.
 
     Args:
-        chips: Their device files.
-        held_by: Command lines of the processes that hold one, by ID.
+        num_chips: How many there are.
         ask: Gives how many cores TensorFlow sees, or None and why not.
     """
-    if not chips:
-        return Check("chips", "none in /dev: this is no TPU VM, or it is ill.")
-    if held_by:
-        who = "; ".join(f"{p}: {c[:120]}" for p, c in sorted(held_by.items()))
-        return Check("chips", f"held by {who}. Wait, or stop it.")
+    if not num_chips:
+        return "none in /dev: this is no TPU VM, or it is ill.", ""
     cores, why = ask()
-    problem = "" if cores else f"{len(chips)}, but TensorFlow: {why or 'none'}"
-    return Check("chips", problem, f"{len(chips)}, {cores} cores, free.")
-
-
-def find_holders(chips: list[str]) -> dict[int, str]:
-    """Command lines of the processes with an open device file, by ID.
-
-    Those of other users cannot be seen.
-    """
-    held_by = {}
-    for link in glob.glob("/proc/[0-9]*/fd/*"):
-        try:
-            if os.readlink(link) in chips:
-                number = link.split("/")[2]
-                with open(f"/proc/{number}/cmdline", errors="replace") as file:
-                    held_by[int(number)] = file.read().replace("\0", " ")
-        except OSError:
-            continue  # It has ended meanwhile, or is not ours.
-    return held_by
+    problem = "" if cores else f"{num_chips}, but TensorFlow: {why or 'none'}"
+    return problem, f"{num_chips}, {cores} cores in TensorFlow."
 
 
 def ask_python(
@@ -150,7 +111,7 @@ def ask_python(
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return None, f"no answer in {seconds:g} s."
+        return None, f"no answer in {seconds:g} s; does another process run?"
     if done.returncode:
         said = done.stderr.strip().splitlines()[-1:] or ["no word"]
         return None, f"status {done.returncode}, {said[0][:300]}"

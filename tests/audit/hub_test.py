@@ -144,34 +144,20 @@ def test_refusals_say_what_to_do(fake, saved_model, keras_file, monkeypatch):
 
 
 def test_the_command_refuses_before_tensorflow_is_imported(tmp_path):
-    """A config first, then the library that is not there."""
-    (tmp_path / "huggingface_hub.py").write_text(
-        "raise ModuleNotFoundError('x', name='huggingface_hub')"
-    )
-    (tmp_path / "tensorflow.py").write_text("raise SystemExit('imported')")
-
-    def audit(*more):
-        return subprocess.run(
-            [
-                *(sys.executable, "-m", "launch.audit"),
-                "--config=configs/audits/fgs_epsilons.py",
-                *("--saved_model=hf://org/name", f"--workdir={tmp_path}/out"),
-                *more,
-            ],
-            cwd=runs.ROOT,
-            env=os.environ | {"PYTHONPATH": f"{tmp_path}:{runs.ROOT}"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    done = audit("--config.mode=men")
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert 'Did you mean "mean"?' in done.stderr
-    done = audit()
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert 'pip install "ib_keras[hub]"' in done.stderr
-    assert not (tmp_path / "out").exists()
+    """A field of the config first, then the library that is not there."""
+    code = "import runpy, sys; sys.modules['huggingface_hub'] = None; "
+    code += "runpy.run_module('launch.audit', run_name='__main__')"
+    words = ["--config=configs/audits/fgs_epsilons.py", f"--workdir={tmp_path}"]
+    words.append("--saved_model=hf://org/name")
+    for more, said in (
+        (["--config.mode=men"], 'Did you mean "mean"?'),
+        ([], 'pip install "ib_keras[hub]"'),
+    ):
+        process = runs.Process(*words, *more, code=code, tensorflow=False)
+        assert process.wait() == 2
+        assert process.read("errors").count("\n") == 1
+        assert said in process.read("errors")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_real_library_finds_a_snapshot_in_its_cache(

@@ -1,10 +1,7 @@
 """TPU VMs against a stand-in gcloud, whose workers run what they are sent."""
 
-import os
 import pathlib
 import shlex
-import subprocess
-import sys
 import time
 
 import pytest
@@ -13,9 +10,9 @@ from ib_keras.errors import UserError
 from launch.cloud import gcloud as gcloud_lib
 from launch.cloud import vm as vm_lib
 from launch.cloud.settings import Settings
+from tests.support import runs
 from tests.support.fake_gcloud import FakeCloud
 
-ROOT = pathlib.Path(__file__).parents[2]
 WHERE = ("--project=my-project", "--zone=us-central2-b", "--name=vm")
 PLACE = "--zone=us-central2-b --quiet --project=my-project"
 SETTINGS = Settings("my-project", "us-central2-b", "vm", "v4-8")
@@ -66,25 +63,14 @@ def end_of_job(vm):
 
 
 def command(folder, *words, module="launch.tpu_vm"):
-    """Runs the command in a folder; its status, output and errors.
-
-    Nothing is on its PATH.
-    """
-    done = subprocess.run(
-        [sys.executable, "-m", module, *words],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "PATH": "/nonexistent"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "Traceback" not in done.stderr
-    return done.returncode, done.stdout, done.stderr
+    """Runs the command in a folder; its status, output and errors."""
+    process = runs.Process(*words, module=module, cwd=folder, tensorflow=False)
+    return process.wait(), process.read("output"), process.read("errors")
 
 
 def test_the_guide_is_complete(tmp_path):
     """Its commands, run dry in their order, ask for everything they need."""
-    text = (ROOT / "docs" / "tpu_vm.md").read_text()
+    text = (runs.ROOT / "docs" / "tpu_vm.md").read_text()
     block = text.split("```bash\n")[1].split("```")[0].replace("\\\n", " ")
     lines = [shlex.split(line, comments=True) for line in block.splitlines()]
     ours = [w[3:] for w in lines if w[:3] == ["python", "-m", "launch.tpu_vm"]]
@@ -139,7 +125,6 @@ def test_settings_are_those_given_before_and_now():
         (("delete", *WHERE[:2], "--name=-x"), "Add --name="),
         (("run", *WHERE), "of run a command after --"),
         (("status", "now", *WHERE), "Arguments of status are not understood"),
-        (("create", *WHERE, "--type=v4-8"), "no program gcloud on PATH"),
     ],
 )
 def test_wrong_command_lines(tmp_path, words, expected):
@@ -208,7 +193,7 @@ def test_install_takes_the_versions_of_setup_py_and_is_done_once(ready):
     done = cloud.pip_log.read_text().splitlines()
     assert done[0] == "--quiet --editable .[tpu,gcs]"
     assert done[1].startswith("--quiet --no-deps tf_keras")
-    assert f'"{done[1].split()[-1]}"' in (ROOT / "setup.py").read_text()
+    assert f'"{done[1].split()[-1]}"' in (runs.ROOT / "setup.py").read_text()
     code = cloud.home() / "ib_keras_vm/code"
     assert (code / "launch/train.py").exists()
     assert not list(code.rglob("__pycache__"))
@@ -338,6 +323,13 @@ def test_the_status_of_a_job_on_several_workers():
     assert status("exited 3", "exited 75", "exited 0") == 3
     assert status("exited 0", "lost") == 75  # The worker was started anew.
     assert status("none") == 75
+
+
+def test_without_gcloud_it_is_said_where_to_get_it(monkeypatch):
+    monkeypatch.setenv("PATH", "/nonexistent")
+    for call in (gcloud_lib.Gcloud().run, gcloud_lib.Gcloud().stream):
+        error = runs.refused(call, ["gcloud", "version"])
+        assert error.received == "no program gcloud on PATH"
 
 
 def test_a_gcloud_that_hangs_is_given_up_with_its_children(tmp_path):
