@@ -141,14 +141,7 @@ VERBS = {
 
 
 def main(words: list[str]) -> int:
-    """Does what the first word says.
-
-    Args:
-        words: The verb and what follows it that is no flag.
-
-    Returns:
-        The exit status.
-    """
+    """Does what the first of the words says; the rest is a job's."""
     from ib_keras.errors import Interrupted
     from launch.cloud import settings as settings_lib
     from launch.cloud.gcloud import Gcloud
@@ -163,10 +156,11 @@ def main(words: list[str]) -> int:
     verb = _verb(words, job)
     given = {name: getattr(chosen, name) for name in _REMEMBERED}
     settings = settings_lib.load().updated(**given)
-    settings.needing("project", "zone", "name")
+    settings.check("project", "zone", "name")
     may_create = chosen.retries if job else verb == "create"
     if may_create:
-        settings.needing("type").software()
+        settings.check("type")
+        settings.software()
     if may_create or verb == "install":
         check_checkout()
     # Also those of a dry run, which is a rehearsal: see the guide.

@@ -42,13 +42,7 @@ _FIXES = {
 
 
 class GcloudError(UserError):
-    """What `gcloud` could not do.
-
-    Args:
-        kind: A key of the fixes above.
-        what: What is wrong.
-        said: What it said.
-    """
+    """What `gcloud` could not do, of a kind above."""
 
     def __init__(self, kind: str, what: str, said: str):
         self.kind = kind
@@ -58,11 +52,6 @@ class GcloudError(UserError):
             expected="a VM that is ready, and a command that it takes",
             fix=_FIXES[kind],
         )
-
-    @property
-    def may_pass(self) -> bool:
-        """Whether a VM made anew, or some time, can mend it."""
-        return self.kind in ("passing", "lost", "missing", "absent")
 
 
 def short(words: list[str]) -> str:
@@ -85,6 +74,15 @@ def _kind(words: list[str], status: int, said: str) -> str:
     return next(found, "refused")
 
 
+def _no_program(error: FileNotFoundError) -> UserError:
+    return UserError(
+        f"There is no {error.filename} here",
+        received=f"no program {error.filename} on PATH",
+        expected="the Google Cloud CLI, installed",
+        fix="See cloud.google.com/sdk/docs/install.",
+    )
+
+
 def call(words: list[str], timeout: float) -> tuple[int, str, str]:
     """Exit status, standard output and error; a timeout is a failure."""
     try:
@@ -98,8 +96,8 @@ def call(words: list[str], timeout: float) -> tuple[int, str, str]:
             # gcloud is a script that starts others, which must end with it.
             start_new_session=True,
         )
-    except FileNotFoundError:
-        raise _no_program(words[0]) from None
+    except FileNotFoundError as error:
+        raise _no_program(error) from None
     try:
         printed, said = process.communicate(timeout=timeout)
         return process.returncode, printed, said
@@ -110,15 +108,6 @@ def call(words: list[str], timeout: float) -> tuple[int, str, str]:
         if isinstance(error, subprocess.TimeoutExpired):
             return 1, "", f"timed out after {timeout:g} s"
         raise
-
-
-def _no_program(name: str) -> UserError:
-    return UserError(
-        f"There is no {name} here",
-        received=f"no program {name} on PATH",
-        expected=f"{name}, installed",
-        fix="Install the Google Cloud CLI (cloud.google.com/sdk/docs/install).",
-    )
 
 
 class Gcloud:
@@ -193,8 +182,8 @@ class Gcloud:
             return 0
         try:
             return 2 if subprocess.run(words, check=False).returncode else 0
-        except FileNotFoundError:
-            raise _no_program(words[0]) from None
+        except FileNotFoundError as error:
+            raise _no_program(error) from None
 
     def describe(self, words: list[str]) -> dict | None:
         """Runs a `describe`; None if there is no such thing, or a dry run."""

@@ -26,16 +26,7 @@ _VERSIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """A VM as `gcloud` names it.
-
-    Args:
-        project: ID of the Google Cloud project.
-        zone: Such as "us-central2-b".
-        name: Of the VM, and of the queued resource that asks for it.
-        type: Accelerator type, such as "v4-8".
-        version: TPU software version; None for the one of the type.
-        spot: Whether it may be taken away, at a lower price.
-    """
+    """A VM as the flags of `launch.tpu_vm` name it."""
 
     project: str | None = None
     zone: str | None = None
@@ -44,12 +35,11 @@ class Settings:
     version: str | None = None
     spot: bool = False
 
-    def needing(self, *fields: str) -> "Settings":
-        """Returns itself.
+    def check(self, *fields: str) -> None:
+        """Refuses fields that are missing, or that `gcloud` takes for flags.
 
         Raises:
-            UserError: If one of the fields is missing, or would be taken for a
-                flag by `gcloud`.
+            UserError: If there is one.
         """
         for field in fields:
             value = getattr(self, field)
@@ -63,7 +53,6 @@ class Settings:
                     fix=f"Add --{field}=..., or go to the folder where it was "
                     "given.",
                 )
-        return self
 
     def software(self) -> str:
         """The TPU software version to create the VM with."""
@@ -79,10 +68,9 @@ class Settings:
         return self.version or _VERSIONS[generation]
 
     def updated(self, **given) -> "Settings":
-        """These settings with the fields that were given.
+        """These with the fields that are given, which None and "" are not.
 
-        Another VM has the project and the zone of this one; another type has
-        another software version.
+        Another VM keeps project and zone; another type has another version.
         """
         given = {name: value for name, value in given.items() if value}
         old = dataclasses.asdict(self)
@@ -94,11 +82,7 @@ class Settings:
 
 
 def load() -> Settings:
-    """What was remembered in the current folder; empty if nothing was.
-
-    Raises:
-        UserError: If the file is not one of ours.
-    """
+    """What was remembered in the current folder; empty if nothing was."""
     try:
         with open(FILE, encoding="utf-8") as file:
             return Settings(**json.load(file))

@@ -198,7 +198,7 @@ class VM:
                     return status
                 why = f"The job ended with status {status}"
             except GcloudError as error:
-                if not error.may_pass or not retries:
+                if error.kind in ("refused", "exists") or not retries:
                     raise
                 why = f"{error.what}: {error.received}"
             retries -= 1
