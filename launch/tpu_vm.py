@@ -13,6 +13,7 @@ guide.
 import contextlib
 import re
 import sys
+from collections.abc import Callable
 from collections.abc import Sequence
 
 from absl import flags as absl_flags
@@ -128,7 +129,7 @@ def _doctor(vm) -> int:
     return _remote(vm, "exec", "python", "-m", "launch.doctor", "--vm", *more)
 
 
-VERBS = {
+VERBS: dict[str, Callable[..., int | None]] = {
     "create": lambda vm: vm.create(),
     "install": lambda vm: vm.install(),
     "run": _run,
@@ -168,7 +169,7 @@ def main(words: list[str]) -> int:
     gcloud = Gcloud(dry_run=chosen.dry_run, pause=chosen.poll_seconds / 6)
     vm = VM(settings, gcloud, chosen.poll_seconds)
     try:
-        return (_run(vm, job) if job else VERBS[verb](vm)) or 0
+        return VERBS[verb](vm, *([job] if job else [])) or 0
     except KeyboardInterrupt:
         raise Interrupted(
             "Interrupted. What was asked of the cloud goes on there: run the "
