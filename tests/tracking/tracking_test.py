@@ -95,10 +95,11 @@ def test_without_the_library_its_extra_is_named(monkeypatch, library):
 def test_the_real_mlflow_stores_them(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow", reason="the extra is not installed")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    mlflow.set_tracking_uri(tmp_path.as_uri())
+    place = (tmp_path / "runs").as_uri()
+    mlflow.set_tracking_uri(place)
     with mlflow.start_run() as run:
         history, result = fit(tracking.MLflowCallback())
-    client = mlflow.MlflowClient(tmp_path.as_uri())
+    client = mlflow.MlflowClient(place)
     for name, values in history.items():
         found = client.get_metric_history(run.info.run_id, name)
         assert [(m.step, m.value) for m in found] == list(enumerate(values))
