@@ -158,11 +158,11 @@ def main(words: list[str]) -> int:
     given = {name: getattr(chosen, name) for name in _REMEMBERED}
     settings = settings_lib.load().updated(**given)
     settings.check("project", "zone", "name")
-    may_create = chosen.retries if job else verb == "create"
-    if may_create:
+    has_retries = job and chosen.retries
+    if verb == "create" or has_retries:
         settings.check("type")
         settings.software()
-    if may_create or verb == "install":
+    if verb == "install" or has_retries:
         check_checkout()
     # Also those of a dry run, which is a rehearsal: see the guide.
     settings_lib.save(settings)
