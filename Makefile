@@ -13,6 +13,9 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3; do \
 # What `make tpu-check` runs in: TensorFlow for TPUs, and the compiler.
 TPU_VENV := .venv-tpu
 
+# What `make test-lowest` runs in: the oldest releases that setup.py allows.
+LOWEST_VENV := .venv-lowest
+
 # More arguments of pytest: make test PYTEST_ARGS="-k pgd -x"
 PYTEST_ARGS ?=
 
@@ -22,7 +25,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help quickstart controls test test-slow tpu-check lint format docs \
+.PHONY: help quickstart controls test test-slow test-lowest tpu-check lint format docs \
 	build clean
 
 help: ## List the targets
@@ -40,13 +43,18 @@ test: lint ## Lint, then run the tests that are quick
 test-slow: $(VENV)/.stamp-test ## Run the tests marked slow
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
+# Of ranges .venv has the newest releases, this one has the oldest.
+test-lowest: $(LOWEST_VENV)/.stamp ## Run the quick tests with the oldest versions
+	$(LOWEST_VENV)/bin/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+
 # TPU_ARGS=--plant puts Python into the training steps, which must fail.
 tpu-check: $(TPU_VENV)/.stamp ## Compile everything for TPUs, without a TPU
 	$(TPU_VENV)/bin/python -m tpu_check $(TPU_ARGS)
 
-lint: $(VENV)/.stamp-test ## Check style and format, changing nothing
+lint: $(VENV)/.stamp-test ## Check style, format and types, changing nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: $(VENV)/.stamp-test ## Rewrite the code in the one format
 	$(BIN)/ruff check --fix .
@@ -64,8 +72,8 @@ build: $(VENV)/.stamp-venv ## Build the wheel into dist/
 	@ls dist/*.whl
 
 clean: ## Remove .venv and everything built or cached
-	rm -rf $(VENV) $(TPU_VENV) build dist site *.egg-info
-	rm -rf .pytest_cache .ruff_cache .hypothesis .coverage htmlcov
+	rm -rf $(VENV) $(TPU_VENV) $(LOWEST_VENV) build dist site *.egg-info
+	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.stamp-venv:
@@ -89,6 +97,17 @@ $(VENV)/.stamp-test: setup.py $(VENV)/.stamp-venv
 $(VENV)/.stamp-docs: setup.py $(VENV)/.stamp-venv
 	@echo "Installing ib_keras and what builds its manual into $(VENV)"
 	$(PIP) install -qq --editable ".[docs]"
+	@touch $@
+
+$(LOWEST_VENV)/.stamp: setup.py
+	@test -n "$(PYTHON)" || { echo >&2 "No Python 3.11 or 3.12 found." \
+	  "Install one, or name it: make PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "Installing the oldest versions into $(LOWEST_VENV)," \
+	  "about a minute and 3 GB"
+	$(PYTHON) -m venv --clear $(LOWEST_VENV)
+	$(PYTHON) tests/support/lowest.py >$(LOWEST_VENV)/lowest.txt
+	$(LOWEST_VENV)/bin/python -m pip install -qq \
+	  --constraint $(LOWEST_VENV)/lowest.txt --editable ".[cpu,test]"
 	@touch $@
 
 # libtpu 0.0.32 and later abort the import of this TensorFlow, and tf_keras

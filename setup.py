@@ -19,36 +19,40 @@ from setuptools.command.build_py import build_py
 
 ROOT = pathlib.Path(__file__).parent
 
-# Exact pins are the stack whose parts are known to work together. Elsewhere the
-# lower bound is the oldest release that was run.
+# The lower bound of a range is the oldest release that was tested, by `make
+# test-lowest`; the upper one is the next release that may break something. What
+# is exact says why.
 INSTALL_REQUIRES = [
-    "absl-py==2.5.1",
+    "absl-py>=2.1,<3",
     "filelock>=3.12,<4",
-    # TFDS 4.9.10 uses it for builders that are defined outside of TFDS, and
-    # declares it for old Pythons only.
-    "importlib_resources>=7.1,<8",
+    # TFDS uses it for builders that are defined outside of TFDS, and declares
+    # it for old Pythons only.
+    "importlib_resources>=6.4,<8",
     "jinja2>=3.1,<4",
-    "keras==3.15.1",
-    "matplotlib>=3.11,<4",
-    "ml-collections==1.1.0",
-    "numpy>=2.4,<2.5",
-    "pandas>=3.0,<4",
+    # Before 3.12 loading a .keras file could run code or read other files.
+    "keras>=3.12,<3.16",
+    "matplotlib>=3.9,<4",
+    "ml-collections>=1.0,<2",
+    "numpy>=2.0,<3",
+    "pandas>=2.2.2,<4",
     "pyyaml>=6,<7",
-    "scikit-learn>=1.9,<2",
-    "scipy>=1.17,<2",
+    "scikit-learn>=1.5,<2",
+    "scipy>=1.14,<2",
     # TFP imports distutils, which Python 3.12 has from setuptools alone, and
     # TensorBoard's command imports pkg_resources, which 82 removed.
-    "setuptools>=77,<82",
-    "tensorboard>=2.20,<2.21",
-    "tensorflow-datasets==4.9.10",
-    # Without its extra `tf`, which requires tf_keras, and so `tensorflow`. Has
-    # dm-tree, decorator, cloudpickle and gast with it.
+    "setuptools>=77.0.1,<82",
+    "tensorboard>=2.20,<2.21",  # As TensorFlow.
+    "tensorflow-datasets>=4.9.7,<5",
+    # Exact: the last release, and older ones are for older TensorFlow. Without
+    # its extra `tf`, which requires tf_keras, and so `tensorflow`. Has dm-tree,
+    # decorator, cloudpickle and gast with it.
     "tensorflow-probability==0.25.0",
-    "tqdm>=4.67,<5",
+    "tqdm>=4.66,<5",
 ]
 
-# The attacks of an independent library, to compare ours with. It never
-# requires `tensorflow`, but brings nose, pycodestyle, mnist and easydict.
+# The attacks of an independent library, to compare ours with. Exact: it is the
+# last release, and the reference. It never requires `tensorflow`, but brings
+# nose, pycodestyle, mnist and easydict.
 CLEVERHANS = ["cleverhans==4.0.0"]
 
 # What builds the manual. MkDocs 2 takes neither hooks nor plugins.
@@ -61,28 +65,37 @@ DOCS = [
 ]
 
 EXTRAS_REQUIRE = {
+    # Exact: the safety check judges the operations of 2.20 by name, and 2.20 is
+    # the last TensorFlow that is built for TPUs.
     "cpu": [
         "tensorflow==2.20.0",
         "tensorflow-probability[tf]==0.25.0",
-        "tf_keras==2.20.1",
+        "tf_keras>=2.20.1,<2.21",
     ],
     # TFP needs tf_keras, and tf_keras requires the distribution `tensorflow`,
     # which would overwrite the files of tensorflow-tpu. So a TPU VM takes it
     # without its requirements, after the install:
     #   pip install -e ".[tpu]"
-    #   pip install --no-deps tf_keras==2.20.1
+    #   pip install --no-deps "tf_keras>=2.20.1,<2.21"
     # `import tensorflow` aborts the process with libtpu 0.0.32 and later.
     "tpu": ["tensorflow-tpu==2.20.0", "libtpu>=0.0.14,<0.0.32"],
     # TF 2.20 reads and writes gs:// paths only with this.
     "gcs": ["tensorflow-io-gcs-filesystem>=0.37,<1"],
+    # --saved_model=hf://ORG/NAME.
+    "hub": ["huggingface_hub>=0.30,<3"],
+    # Callbacks of ib_keras.tracking.
+    "mlflow": ["mlflow-skinny>=2.20,<4"],
+    "wandb": ["wandb>=0.19,<1"],
     "cleverhans": CLEVERHANS,
     "docs": DOCS,
     "test": [
         *CLEVERHANS,
         *DOCS,
         "hypothesis>=6.100,<7",
+        "huggingface_hub>=0.30,<3",
+        "mypy>=2.0,<3",
         "pytest>=9,<10",
-        "pytest-xdist>=3.6,<4",
+        "pytest-xdist>=3.6.1,<4",
         # Exact, since another release may format differently.
         "ruff==0.17.6",
     ],

@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # For editors; at run time `_HOMES` below is used.
     from ib_keras import audit as audit
     from ib_keras import export as export
     from ib_keras import layers as layers
+    from ib_keras import tracking as tracking
     from ib_keras.attacks.runner import run as attack
     from ib_keras.audit.callback import AuditCallback
     from ib_keras.bottlenecks.ceb import CEB
@@ -70,6 +71,7 @@ __all__ = [
     "audit",
     "export",
     "layers",
+    "tracking",
 ]
 
 # Name -> its module, as `lazy.names` takes it.
@@ -94,6 +96,7 @@ _HOMES = {
     "audit": "audit",
     "export": "export",
     "layers": "layers",
+    "tracking": "tracking",
 }
 
 __getattr__ = _lazy.names(__name__, _HOMES)

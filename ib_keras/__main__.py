@@ -30,6 +30,7 @@ COMMANDS = (
     "figures",
     "controls",
     "doctor",
+    "tpu_vm",
 )
 # Where the configs are that a command takes by name.
 _CONFIGS = {

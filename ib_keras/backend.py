@@ -11,6 +11,7 @@ import os
 import pathlib
 import re
 import sys
+from typing import Any
 
 from ib_keras.errors import UserError
 
@@ -18,8 +19,8 @@ _IMPORTS_KERAS = re.compile(r"^(import keras$|from keras )", re.MULTILINE)
 
 
 def name() -> str:
-    """The name of the backend that Keras uses, or would use when imported."""
-    loaded = getattr(sys.modules.get("keras"), "backend", None)
+    """The backend of Keras: the one that runs, else the one it would take."""
+    loaded: Any = getattr(sys.modules.get("keras"), "backend", None)
     if hasattr(loaded, "backend"):
         return loaded.backend()
     if said := os.environ.get("KERAS_BACKEND"):

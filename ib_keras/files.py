@@ -19,6 +19,7 @@ import sys
 import uuid
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -159,7 +160,7 @@ def user_errors(verb: str, path: str):
             fix='For gs:// run pip install -e ".[gcs]"; copy anything else to '
             "this machine.",
         ) from error
-    except (OSError, *remote_errors("OpError")) as error:
+    except (OSError,) + remote_errors("OpError") as error:
         reason = (
             getattr(error, "strerror", None)
             or getattr(error, "message", None)
@@ -246,14 +247,14 @@ def read_json(path: str) -> Any:
     """
     try:
         return json.loads(read_text(path))
-    except (*remote_errors("NotFoundError"), FileNotFoundError) as error:
+    except remote_errors("NotFoundError") + (FileNotFoundError,) as error:
         raise UserError(
             "A file is missing",
             received=f"no {os.fspath(path)}",
             expected="the JSON file that an earlier step wrote",
             fix="Check the path, or run that step again.",
         ) from error
-    except (OSError, *remote_errors("OpError"), ValueError) as error:
+    except (OSError, ValueError) + remote_errors("OpError") as error:
         raise UserError(
             "A file is damaged",
             received=f"{os.fspath(path)} ({type(error).__name__}: {error})",
@@ -262,14 +263,16 @@ def read_json(path: str) -> Any:
         ) from error
 
 
-def write_npz(path: str, arrays: dict[str, np.ndarray]) -> None:
+def write_npz(path: str, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes named arrays as one `.npz` (zip with checksums), atomically.
 
     The bytes are a function of the arrays alone, so equal results are equal
     files.
     """
     buffer = io.BytesIO()
-    plain = {k: np.asarray(arrays[k], order="C") for k in sorted(arrays)}
+    plain: dict[str, Any] = {
+        name: np.asarray(arrays[name], order="C") for name in sorted(arrays)
+    }
     np.savez(buffer, **plain)
     write_bytes(path, buffer.getvalue())
 
@@ -283,7 +286,7 @@ def read_npz(path: str) -> dict[str, np.ndarray]:
     try:
         with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except (*remote_errors("NotFoundError"), FileNotFoundError) as error:
+    except remote_errors("NotFoundError") + (FileNotFoundError,) as error:
         raise UserError(
             "A file is missing",
             received=f"no {os.fspath(path)}",

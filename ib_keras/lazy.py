@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
+from ib_keras.errors import UserError
+
 
 def names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
     """Makes the `__getattr__` of a package whose names lie in its modules.
@@ -36,6 +38,33 @@ def names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
         return value
 
     return find
+
+
+def optional(name: str, extra: str, what: str) -> ModuleType:
+    """Imports a library that only an extra of setup.py installs.
+
+    Args:
+        name: Of its module.
+        extra: Of setup.py.
+        what: What needs it, to begin a sentence.
+
+    Returns:
+        The module.
+
+    Raises:
+        UserError: If it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        raise UserError(
+            f"{what} needs {name}",
+            received=f"no module {name}",
+            expected="it installed",
+            fix=f'Run pip install "ib_keras[{extra}]".',
+        ) from None
 
 
 @contextlib.contextmanager
@@ -74,12 +103,13 @@ def tensorflow() -> ModuleType:
     `tf.keras` or imports Keras later still gets it.
     """
     last = "keras.src.optimizers"
-    if "tensorflow" not in sys.modules and "keras" not in sys.modules:
-        sys.modules[last] = None  # TensorFlow tolerates that it is missing.
+    modules: dict[str, Any] = sys.modules
+    if "tensorflow" not in modules and "keras" not in modules:
+        modules[last] = None  # TensorFlow does without what is not there.
         try:
             with importing():
                 importlib.import_module("tensorflow")
         finally:
-            if sys.modules.get(last) is None:
-                sys.modules.pop(last, None)
+            if modules.get(last) is None:
+                modules.pop(last, None)
     return importlib.import_module("tensorflow")

@@ -169,7 +169,7 @@ def place(strategy: tf.distribute.Strategy | None) -> tuple[int, int]:
 
     The one that writes is number 0.
     """
-    if not _has_workers(strategy):
+    if strategy is None or not _has_workers(strategy):
         return 0, 1
     resolver = strategy.cluster_resolver
     jobs = resolver.cluster_spec().as_dict()

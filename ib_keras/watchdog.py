@@ -50,7 +50,7 @@ class Watchdog:
         self._smaller = smaller
         self._last = self._armed = -float("inf")
         self._is_over = threading.Event()
-        self._thread = None
+        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> "Watchdog":
         if self._seconds > 0:
@@ -76,7 +76,9 @@ class Watchdog:
         if self._seconds > 0 and now - self._armed > min(1, self._seconds / 4):
             self._armed = now
             faulthandler.dump_traceback_later(
-                self._seconds + _GRACE, exit=True, file=sys.__stderr__
+                self._seconds + _GRACE,
+                exit=True,
+                file=sys.__stderr__ or sys.stderr,
             )
 
     def _watch(self):

@@ -337,9 +337,11 @@ def _is_alive(owner: Mapping[str, Any]) -> bool | None:
     pid = owner.get("pid")
     if pid == os.getpid():
         return owner.get("token") in _held
+    if not isinstance(pid, int):
+        return False
     try:
         os.kill(pid, 0)
-    except (ProcessLookupError, TypeError):
+    except ProcessLookupError:
         return False
     except PermissionError:
         pass

@@ -4,6 +4,7 @@ python -m launch.audit --config=configs/audits/pgd_restarts.py \
     --saved_model=runs/mnist_vib/saved_model --workdir=audits/pgd
 """
 
+import functools
 import importlib
 
 from absl import flags as absl_flags
@@ -26,7 +27,10 @@ absl_flags.DEFINE_float(
     lower_bound=0.0,
 )
 absl_flags.DEFINE_string(
-    "saved_model", None, "Folder of the SavedModel, or a .keras file."
+    "saved_model",
+    None,
+    "Folder of the SavedModel, a .keras file, or hf://ORG/NAME[@REVISION] of "
+    "the Hugging Face Hub.",
 )
 absl_flags.DEFINE_list(
     "allow_ops",
@@ -86,6 +90,7 @@ def main() -> int:
     from ib_keras import files
     from ib_keras import lazy
     from ib_keras import workdirs
+    from ib_keras.audit import hub
     from ib_keras.audit import settings
     from ib_keras.audit.formats import verdicts
     from ib_keras.audit.safety import names
@@ -94,16 +99,23 @@ def main() -> int:
     flags.check_strategy()
     names.check(absl_flags.FLAGS.allow_ops)
     most, workdir = absl_flags.FLAGS.max_hours, flags.FLAGS.workdir
-    settings.check_start(
+    saved_model = absl_flags.FLAGS.saved_model
+    check = functools.partial(
+        settings.check_start,
         config,
-        absl_flags.FLAGS.saved_model,
-        None if absl_flags.FLAGS.plan else workdir,
+        workdir=None if absl_flags.FLAGS.plan else workdir,
         is_alone=flags.FLAGS.strategy != "multi_worker",
     )
+    # All that can be refused before a model is fetched comes first.
+    is_hub = hub.is_hub(saved_model)
+    check(None if is_hub else saved_model)
     if not absl_flags.FLAGS.plan:
         verdicts.check_gate(absl_flags.FLAGS.fail_on, config, workdir)
-    # It reads and calls the model while this process imports TensorFlow.
-    probe.start(absl_flags.FLAGS.saved_model, absl_flags.FLAGS.allow_ops)
+    if is_hub:
+        saved_model = hub.fetch(saved_model)
+        check(saved_model)
+    # It reads and calls the model while TensorFlow is imported here.
+    probe.start(saved_model, absl_flags.FLAGS.allow_ops)
     tf = lazy.tensorflow()
 
     from ib_keras import strategy
@@ -119,7 +131,7 @@ def main() -> int:
     if absl_flags.FLAGS.plan or is_asked:
         rows = runner.plan(
             config,
-            absl_flags.FLAGS.saved_model,
+            saved_model,
             allow_ops=absl_flags.FLAGS.allow_ops,
             probe=True,
         )
@@ -131,7 +143,7 @@ def main() -> int:
     is_plain = isinstance(devices, tf.distribute.OneDeviceStrategy)
     summary = runner.audit(
         config,
-        flags.FLAGS.saved_model,
+        saved_model,
         workdir,
         # One device needs no strategy: its functions are called directly.
         strategy=None if is_plain else devices,

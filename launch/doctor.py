@@ -130,14 +130,13 @@ def _variables() -> list[str]:
 def _vm() -> int:
     """Prints the checks of a TPU VM as they are made."""
     from launch.cloud import checks
-    from launch.cloud import machine
 
-    is_fine = True
-    for check in machine.all_checks(absl_flags.FLAGS.workdir):
-        (found,) = checks.run([check])
-        print(found, flush=True)
-        is_fine = is_fine and found.is_fine
-    return 0 if is_fine else 2
+    status = 0
+    for name, problem, says in checks.all_checks(absl_flags.FLAGS.workdir):
+        state = "FAILED" if problem else "ok    "
+        print(f"{state} {name}: {problem or says}", flush=True)
+        status = 2 if problem else status
+    return status
 
 
 def main() -> int:

@@ -10,7 +10,7 @@
 #   exec COMMAND...    runs a command and waits for it
 #
 # Exit status 2 and a line that begins with ERROR when something is refused or
-# fails; exec gives that of its command.
+# fails, 127 when nothing is installed; exec gives that of its command.
 set -Eeuo pipefail
 
 home="${IB_KERAS_VM:-$HOME/ib_keras_vm}"
@@ -21,6 +21,12 @@ run="$home/run"
 fail() {
   echo "ERROR: $(hostname): $*" >&2
   exit 2
+}
+
+need_installation() {
+  [ -f "$home/installed" ] && return
+  echo "ERROR: $(hostname): not installed" >&2
+  exit 127
 }
 
 trap 'fail "line $LINENO: $BASH_COMMAND"' ERR
@@ -79,7 +85,7 @@ install() {
   "$venv/bin/python" -m pip install --quiet --editable ".[tpu,gcs]"
   # It requires the distribution `tensorflow`, which would overwrite the files
   # of tensorflow-tpu.
-  pin="$(sed -n 's/.*"\(tf_keras==[^"]*\)".*/\1/p' setup.py | head -n 1)"
+  pin="$(sed -n 's/.*"\(tf_keras[=>][^"]*\)".*/\1/p' setup.py | head -n 1)"
   "$venv/bin/python" -m pip install --quiet --no-deps "$pin"
   echo "$stamp" >"$home/installed"
   echo "$(hostname): installed"
@@ -95,7 +101,7 @@ start() {
     echo "$(hostname): running already"
     return
   fi
-  [ -f "$home/installed" ] || fail "not installed; run install first"
+  need_installation
   rm -f "$run/status" "$run/pid"
   echo "$words" >"$run/command"
   setsid nohup bash "$code/launch/run_on_vm.sh" supervise "$@" \
@@ -143,7 +149,7 @@ main() {
     log) log "$1" ;;
     follow) log "$1" --follow ;;
     exec)
-      [ -f "$home/installed" ] || fail "not installed; run install first"
+      need_installation
       cd "$code"
       PATH="$venv/bin:$PATH" exec "$@"
       ;;

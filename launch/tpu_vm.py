@@ -1,25 +1,26 @@
-"""Cloud TPU VMs: makes one, installs, runs a job on it, fetches, deletes.
+"""Cloud TPU VMs: makes one, installs, runs a job on it, deletes it.
 
 python -m launch.tpu_vm create --project=P --zone=Z --name=N --type=v4-8
 python -m launch.tpu_vm install
 python -m launch.tpu_vm run -- python -m launch.train --config=... \
-    --workdir=gs://bucket/run
-python -m launch.tpu_vm status|logs|stop|doctor|fetch|delete
-python -m launch.tpu_vm adopt --project=P --zone=Z --name=N
+    --tpu=local --workdir=gs://bucket/run
+python -m launch.tpu_vm status|logs|stop|doctor|delete
 
 --dry_run prints the commands of gcloud and runs none. docs/tpu_vm.md is the
 guide.
 """
 
 import contextlib
-import os
-import pathlib
+import re
 import sys
+from collections.abc import Callable
+from collections.abc import Sequence
 
 from absl import flags as absl_flags
 
 from launch import flags
 
+_REMEMBERED = ("project", "zone", "name", "type", "version", "spot")
 for _name, _what in {
     "project": "ID of the Google Cloud project.",
     "zone": "Zone, such as us-central2-b.",
@@ -30,9 +31,6 @@ for _name, _what in {
     absl_flags.DEFINE_string(_name, None, f"{_what} Remembered.")
 absl_flags.DEFINE_bool(
     "spot", None, "A VM that is cheaper and can be taken away. Remembered."
-)
-absl_flags.DEFINE_bool(
-    "queued", None, "Ask by a queued resource, and wait in line. Remembered."
 )
 absl_flags.DEFINE_bool("dry_run", False, "Print the commands and run none.")
 absl_flags.DEFINE_string("worker", "all", "all, or the number of one worker.")
@@ -45,7 +43,6 @@ absl_flags.DEFINE_integer(
 )
 absl_flags.DEFINE_integer("lines", 50, "For logs: how many.", lower_bound=0)
 absl_flags.DEFINE_bool("follow", False, "For logs: go on until Ctrl-C.")
-absl_flags.DEFINE_string("to", "results", "For fetch: the local folder.")
 absl_flags.DEFINE_string(
     "workdir", None, "For doctor: a gs:// folder to try to write to."
 )
@@ -53,264 +50,126 @@ absl_flags.DEFINE_float(
     "poll_seconds", 30.0, "From one look at a state to the next.", 0.001
 )
 
-VERBS = (
-    *("create", "install", "run", "status", "logs", "stop", "doctor"),
-    *("fetch", "delete", "adopt"),
-)
+# A training or an audit in the words of a job.
+_OURS = re.compile(r"\b(?:launch\.|ib_keras )(train|audit|sweep)\b")
+_NAMES_TPU = re.compile(r"--?(tpu\b|strategy[= ]tpu\b)")
 
 
-def _verb(words: list[str]) -> str:
+def cpu_warning(job: Sequence[str]) -> str | None:
+    """What to say of a job that would leave the TPU alone; None of others."""
+    text = " ".join(job)
+    found = _OURS.search(text)
+    if found is None or _NAMES_TPU.search(text):
+        return None
+    fix = "Add --tpu=local to it."
+    if found[1] == "sweep":
+        fix = "A sweep has no --tpu: run its trainings one by one."
+    return f"Warning: {found[1]} would use the VM's CPU alone. {fix}"
+
+
+def _verb(words: list[str], job: list[str]) -> str:
     from ib_keras.errors import UserError
     from ib_keras.errors import unknown_name
 
-    fix = "See python -m launch.tpu_vm --help."
-    if not words:
-        raise UserError(
-            "The verb is missing",
-            received="no verb",
-            expected=f"one of {', '.join(VERBS)}",
-            fix=fix,
-        )
-    if words[0] not in VERBS:
-        raise unknown_name("verb", words[0], VERBS, fix)
-    return words[0]
-
-
-def _refuse_more(verb: str, more: list[str], job: list[str]) -> None:
-    from ib_keras.errors import UserError
-
-    if len(more) > (verb == "fetch") or (job and verb != "run"):
+    verb = words[0] if words else ""
+    if verb not in VERBS:
+        raise unknown_name("verb", verb, VERBS, "Name a verb first.")
+    if len(words) > 1 or bool(job) != (verb == "run"):
         raise UserError(
             f"Arguments of {verb} are not understood",
-            received=repr([*more, *job]),
-            expected="flags alone; fetch takes a folder, and run a command "
-            "after --",
-            fix="Write --flag=value; run -- python -m launch.train ...",
+            received=" ".join([*words[1:], "--", *job]),
+            expected="flags alone, and of run a command after --",
+            fix="Write --flag=value, and run -- python -m launch.train ...",
         )
+    return verb
 
 
-def _job_of(job: list[str]) -> tuple[str, ...]:
-    from ib_keras.errors import UserError
-
-    if not job:
-        raise UserError(
-            "The command to run is missing",
-            received="nothing after --",
-            expected="a command after --",
-            fix="Write run -- python -m launch.train --config=...",
-        )
-    return tuple(job)
-
-
-def _source(more: list[str], job: tuple[str, ...]) -> str:
-    """What fetch copies: the folder given, or the workdir of the job."""
-    from ib_keras.errors import UserError
-
-    if more:
-        return more[0].rstrip("/")
-    for word, value in zip(job, (*job[1:], ""), strict=False):
-        flag, equals, after = word.partition("=")
-        if flag in ("--workdir", "-workdir"):
-            return (after if equals else value).rstrip("/")
-    raise UserError(
-        "There is nothing to fetch",
-        received="no folder, and no job with --workdir was started from here",
-        expected="a folder of a bucket or of the VM",
-        fix="Write fetch gs://bucket/folder.",
-    )
-
-
-def _root() -> str:
-    """The checkout that install copies."""
-    from ib_keras.errors import UserError
-
-    root = pathlib.Path(__file__).resolve().parents[1]
-    if not (root / "setup.py").exists():
-        raise UserError(
-            "There is no checkout to install",
-            received=f"{root}, which is an installed copy",
-            expected="a checkout, with setup.py",
-            fix="Clone the repository and run this command there.",
-        )
-    return str(root)
-
-
-def _adopt(vm) -> None:
-    """Remembers what a VM that exists is."""
-    import dataclasses
-
-    from launch.cloud import commands
-    from launch.cloud import settings as settings_lib
-    from launch.cloud import states
-    from launch.cloud.gcloud import GcloudError
-
-    words = commands.describe_node(vm.settings)
-    found = vm.gcloud.describe(words)
-    if vm.gcloud.dry_run:
-        return
-    if found is None:
-        raise GcloudError("missing", words, f"no VM {vm.settings.name}")
-    request = str(found.get("queuedResource") or "").rpartition("/")[2]
-    settings = dataclasses.replace(
-        vm.settings,
-        type=found.get("acceleratorType") or None,
-        version=found.get("runtimeVersion") or None,
-        spot=bool((found.get("schedulingConfig") or {}).get("spot")),
-        request=request or None,
-    )
-    settings_lib.save(settings)
-    print(
-        f"{settings.name}: {states.of_node(found)}, {settings.type}, "
-        f"{settings.version}{', spot' if settings.spot else ''}. Remembered."
-    )
-
-
-def _run(vm, job: tuple[str, ...]) -> int:
+def _run(vm, job: Sequence[str]) -> int:
     chosen = absl_flags.FLAGS
-    retries, worker = chosen.retries, chosen.worker
-    if vm.gcloud.dry_run or not retries:
-        vm.start(job, worker)
-        if vm.gcloud.dry_run and retries:
-            vm.state()
-            vm.workers(worker)
-            print(f"# When the VM is lost, at most {retries} times:")
-            vm.delete()
-            vm.create()
-            vm.install()
-            vm.start(job, worker)
-        elif not vm.gcloud.dry_run:
-            print("It runs by itself now: see status and logs.")
-        return 0
-    status = vm.keep_running(job, worker=worker, retries=retries)
-    print(f"The job ended with status {status}.")
-    return status
+    retries = chosen.retries
+    if warning := cpu_warning(job):
+        print(warning, file=sys.stderr)
+    if retries and not vm.gcloud.dry_run:
+        status = vm.keep_running(job, chosen.worker, retries)
+        print(f"The job ended with status {status}.")
+        return status
+    vm.start(job, chosen.worker)
+    if retries:
+        print("# When the VM is lost: delete, create, install, and this again.")
+    elif not vm.gcloud.dry_run:
+        print("It runs by itself now: see status and logs.")
+    return 0
 
 
 def _status(vm) -> int:
-    from launch.cloud import states
+    from launch.cloud.vm import READY
 
     state = vm.state()
-    if vm.gcloud.dry_run:
-        vm.workers(absl_flags.FLAGS.worker)
-        return 0
-    print(f"{vm.settings.name}: {state}")
-    if states.meaning(state) == states.READY:
-        for worker in vm.workers(absl_flags.FLAGS.worker):
-            status = "" if worker.status is None else f" {worker.status}"
-            print(f"  {worker.host}: {worker.state}{status}")
-    return 0
+    if not vm.gcloud.dry_run:
+        print(f"{vm.settings.name}: {state}", flush=True)
+    return _remote(vm, "status") if state == READY else 0
+
+
+def _remote(vm, *words: str) -> int:
+    """Runs a verb of `run_on_vm.sh`, whose output goes to the user."""
+    return vm.gcloud.stream(vm.on_vm(*words, worker=absl_flags.FLAGS.worker))
 
 
 def _logs(vm) -> int:
-    from launch.cloud import commands
-
     chosen = absl_flags.FLAGS
-    verb = "follow" if chosen.follow else "log"
-    words = commands.on_vm(
-        vm.settings, verb, str(chosen.lines), worker=chosen.worker
-    )
-    if not chosen.follow:
-        print(vm.gcloud.run(words), end="")
-        return 0
     with contextlib.suppress(KeyboardInterrupt):
-        vm.gcloud.stream(words)
+        verb = "follow" if chosen.follow else "log"
+        return _remote(vm, verb, str(chosen.lines))
     return 0
 
 
-def _stop(vm) -> None:
-    from launch.cloud import commands
-
-    worker = absl_flags.FLAGS.worker
-    words = commands.on_vm(vm.settings, "stop", worker=worker)
-    print(vm.gcloud.run(words), end="")
-
-
 def _doctor(vm) -> int:
-    from launch.cloud import commands
-
-    chosen = absl_flags.FLAGS
-    more = [f"--workdir={chosen.workdir}"] if chosen.workdir else []
-    words = commands.on_vm(
-        vm.settings,
-        *("exec", "python", "-m", "launch.doctor", "--vm"),
-        *more,
-        worker=chosen.worker,
-    )
-    return 2 if vm.gcloud.stream(words) else 0
+    workdir = absl_flags.FLAGS.workdir
+    more = [f"--workdir={workdir}"] if workdir else []
+    return _remote(vm, "exec", "python", "-m", "launch.doctor", "--vm", *more)
 
 
-def _fetch(vm, source: str) -> None:
-    from launch.cloud import commands
-
-    to, worker = absl_flags.FLAGS.to, absl_flags.FLAGS.worker
-    if not vm.gcloud.dry_run:
-        os.makedirs(to, exist_ok=True)
-    worker = "0" if worker == "all" else worker
-    words = commands.fetch(vm.settings, source, to, worker)
-    vm.gcloud.run(words, timeout=6 * 3600.0)
-    if not vm.gcloud.dry_run:
-        print(f"Fetched: {os.path.join(to, os.path.basename(source))}")
+VERBS: dict[str, Callable[..., int | None]] = {
+    "create": lambda vm: vm.create(),
+    "install": lambda vm: vm.install(),
+    "run": _run,
+    "status": _status,
+    "logs": _logs,
+    "stop": lambda vm: _remote(vm, "stop"),
+    "doctor": _doctor,
+    "delete": lambda vm: vm.delete(),
+}
 
 
 def main(words: list[str]) -> int:
-    """Does what the first word says.
-
-    Args:
-        words: The verb and what follows it that is no flag.
-
-    Returns:
-        The exit status.
-    """
-    import dataclasses
-
+    """Does what the first of the words says; the rest is a job's."""
     from ib_keras.errors import Interrupted
     from launch.cloud import settings as settings_lib
     from launch.cloud.gcloud import Gcloud
     from launch.cloud.vm import VM
+    from launch.cloud.vm import check_checkout
 
     chosen = absl_flags.FLAGS
-    # absl drops the first "--", so the job is what stands after it.
+    # absl drops the first "--", so the job is what follows it in the command.
     typed = sys.argv
     job = typed[typed.index("--") + 1 :] if "--" in typed else []
     words = words[: len(words) - len(job)]
-    verb = _verb(words)
-    more = words[1:]
-    _refuse_more(verb, more, job)
-    settings = settings_lib.merge(
-        settings_lib.load(),
-        queued=chosen.queued,
-        **{
-            name: getattr(chosen, name)
-            for name in ("project", "zone", "name", "type", "version", "spot")
-        },
-    ).needing("name", "project", "zone")
-    needs_kind = verb == "create" or (verb == "run" and chosen.retries)
-    if needs_kind:
-        settings.needing("type").software()
-    if verb == "run":
-        settings = dataclasses.replace(settings, job=_job_of(job))
-    source = _source(more, settings.job) if verb == "fetch" else None
-    root = _root() if verb == "install" or needs_kind else ""
-    if verb != "adopt" or chosen.dry_run:
-        # Also those of a dry run, which is a rehearsal: see the guide.
-        settings_lib.save(settings)
-    poll = chosen.poll_seconds
-    gcloud = Gcloud(dry_run=chosen.dry_run, pause=poll / 6)
-    vm = VM(settings, gcloud, root=root, poll=poll)
-    verbs = {
-        "create": vm.create,
-        "install": vm.install,
-        "run": lambda: _run(vm, settings.job),
-        "status": lambda: _status(vm),
-        "logs": lambda: _logs(vm),
-        "stop": lambda: _stop(vm),
-        "doctor": lambda: _doctor(vm),
-        "fetch": lambda: _fetch(vm, source),
-        "delete": vm.delete,
-        "adopt": lambda: _adopt(vm),
-    }
+    verb = _verb(words, job)
+    given = {name: getattr(chosen, name) for name in _REMEMBERED}
+    settings = settings_lib.load().updated(**given)
+    settings.check("project", "zone", "name")
+    has_retries = job and chosen.retries
+    if verb == "create" or has_retries:
+        settings.check("type")
+        settings.software()
+    if verb == "install" or has_retries:
+        check_checkout()
+    # Also those of a dry run, which is a rehearsal: see the guide.
+    settings_lib.save(settings)
+    gcloud = Gcloud(dry_run=chosen.dry_run, pause=chosen.poll_seconds / 6)
+    vm = VM(settings, gcloud, chosen.poll_seconds)
     try:
-        return verbs[verb]() or 0
+        return VERBS[verb](vm, *([job] if job else [])) or 0
     except KeyboardInterrupt:
         raise Interrupted(
             "Interrupted. What was asked of the cloud goes on there: run the "

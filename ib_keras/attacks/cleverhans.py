@@ -35,10 +35,10 @@ class State(NamedTuple):
     seeds: tf.Tensor
 
 
-def _function(module: str, name: str):
+def _function(file: str, name: str):
     """Finds a function of cleverhans, which is an optional requirement."""
     try:
-        module = importlib.import_module(f"cleverhans.tf2.attacks.{module}")
+        module = importlib.import_module(f"cleverhans.tf2.attacks.{file}")
     except ImportError as error:
         raise UserError(
             "cleverhans is not installed",

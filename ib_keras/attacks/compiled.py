@@ -45,7 +45,7 @@ class CompiledLogits:
         self.strategy = None if devices.is_direct(strategy) else strategy
         self.jit_compile = jit_compile
         self._logits_fn = logits_fn
-        self._in_graph: Callable | None = None
+        self._in_graph: Any = None
         self._has_open_batch = False
         self._compiled: dict[Hashable, devices.Compiled] = {}
         # Objects whose id is part of a key, kept alive so that it is not

@@ -44,8 +44,8 @@ class Compiled:
         self._name = name
         self._logits = logits
         self._jit_compile = logits.jit_compile
-        self._compiled = {}
-        # Structure of the function's results, known when it is traced.
+        self._compiled: dict[int | None, Any] = {}
+        # Of what the function returns, known once it is traced.
         self._structure: Any = None
         self._concrete: Any = None
 

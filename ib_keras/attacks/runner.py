@@ -404,9 +404,10 @@ class Runner:
         takes_passes = self._engines[position.stage].takes_passes
         if self._refusal or not (size and takes_passes):
             return []
-        here, passes = dataclasses.replace(position), []
-        most = self.batch_size // size
-        while len(passes) < most and here.stage == position.stage:
+        here = dataclasses.replace(position)
+        passes: list[Position] = []
+        room = self.batch_size // size
+        while len(passes) < room and here.stage == position.stage:
             passes.append(dataclasses.replace(here))
             self._next_pass(here, targets)
         return passes

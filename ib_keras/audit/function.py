@@ -1,6 +1,7 @@
 """An audit as a function call, of a model in Python or in a file."""
 
 import copy
+import functools
 import hashlib
 import json
 import os
@@ -18,6 +19,7 @@ from ib_keras import shipped
 from ib_keras.attacks import outputs as outputs_lib
 from ib_keras.audit import audited_model
 from ib_keras.audit import folder as folders
+from ib_keras.audit import hub
 from ib_keras.audit import result as results
 from ib_keras.audit import runner
 from ib_keras.audit import settings
@@ -62,7 +64,8 @@ def run(
 
     Args:
         model: The path of a SavedModel or a `.keras` file, which is checked
-            before it is loaded; a Keras model; or a function `(images) ->
+            before it is loaded, or `hf://ORG/NAME[@REVISION]` of one on the
+            Hugging Face Hub; a Keras model; or a function `(images) ->
             scores [batch, classes]` of TensorFlow operations.
         images: `[examples, height, width, channels]` in [0, 1]; None for those
             of `dataset`. A model in Python gets them unchanged, except for
@@ -181,14 +184,24 @@ def _audit(config, model, given, folder, quiet) -> results.AuditResult:
     They are stored as a file of the data set `npz`, so verification, reports
     and resuming find them.
     """
+    images, labels = given or (None, None)
     if given is not None:
-        config["dataset"] = _section(*given, folder)
-    settings.check_start(config, model, folder, are_given=given is not None)
+        config["dataset"] = _section(images, labels, folder)
+    check = functools.partial(
+        settings.check_start,
+        config,
+        workdir=folder,
+        are_given=given is not None,
+    )
+    if hub.is_hub(model):
+        check(None)  # Before anything is fetched.
+        model = hub.fetch(model)
+    check(model)
     if isinstance(model, str):
         audited = _load(model, config)
     else:
-        audited = _of_python(model, given and given[0], config["model"])
-    examples = given and _examples(audited, *given, config)
+        audited = _of_python(model, images, config["model"])
+    examples = given and _examples(audited, images, labels, config)
     subject = subjects.load(config, audited, given=examples)
     runner.audit_subject(config, subject, folder, quiet=quiet)
     if given is not None and not files.exists(config["dataset"]["path"]):

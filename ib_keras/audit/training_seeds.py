@@ -77,9 +77,11 @@ def aggregate(
             continue
         first = first or (folder, summary)
         _check_kind(folder, summary, *first)
-        threshold = min_clean_accuracy
-        if threshold is None:
-            threshold = _halfway(summary)
+        threshold = (
+            _halfway(summary)
+            if min_clean_accuracy is None
+            else min_clean_accuracy
+        )
         reason = _reason(summary, threshold, counted)
         if reason:
             excluded[folder] = reason

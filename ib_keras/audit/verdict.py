@@ -83,7 +83,7 @@ def decide(
         )
     signs = [(f["id"], f["evidence"]) for f in failed]
     answered = {f["id"] for f in findings if "error" not in f["data"]}
-    needed = NEEDED
+    needed: tuple[str, ...] = NEEDED
     if (summary.get("num_judge_samples") or 1) > 1:
         needed += NEEDED_WITH_NOISE
     signs += [

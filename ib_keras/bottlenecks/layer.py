@@ -72,9 +72,10 @@ def drawing(seed: tf.Tensor | None, num_samples: Any = 1) -> Iterator[Draws]:
     Yields:
         The `Draws`, which store p(z|x).
     """
-    token = _draws.set(Draws(seed, num_samples))
+    draws = Draws(seed, num_samples)
+    token = _draws.set(draws)
     try:
-        yield _draws.get()
+        yield draws
     finally:
         _draws.reset(token)
 

@@ -56,6 +56,7 @@ def make(
         raise _wrong(
             f"labels up to {count - 1}", f"labels of {len(names)} classes"
         )
+    height, width, channels = map(int, shapes.pop())
     sizes = {split: len(labels) for split, (_, labels) in found.items()}
 
     def load(split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -69,7 +70,7 @@ def make(
     return DataSource(
         name=name,
         description=description or name,
-        image_shape=tuple(int(n) for n in shapes.pop()),
+        image_shape=(height, width, channels),
         class_names=names,
         load=load,
     )

@@ -21,6 +21,7 @@ import os
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
+from typing import cast
 
 import numpy as np
 
@@ -90,7 +91,9 @@ def build(
     )
     folder = _open(path, form, class_names, test_fraction)
     sizes = {split: len(f.labels) for split, f in folder.files.items()}
-    shape = (*folder.form.size, folder.form.channels)
+    # `_open` has set the size, and a color mode the channels.
+    height, width = cast(tuple[int, int], folder.form.size)
+    shape = height, width, cast(int, folder.form.channels)
 
     def load(split: str) -> tuple[np.ndarray, np.ndarray]:
         paths, labels = [], []

@@ -107,7 +107,7 @@ def form(
         )
     return Form(
         _size(image_size),
-        CHANNELS.get(color_mode),
+        None if color_mode is None else CHANNELS[color_mode],
         interpolation,
         crop_to_aspect_ratio,
     )

@@ -95,7 +95,7 @@ def build(
 
 def _pairs(path, names) -> dict[str, tuple[str, str]]:
     """Split -> names of its images and labels, as the file has them."""
-    found = {}
+    found: dict[str, tuple[str, str]] = {}
     for split, pairs in _NAMES.items():
         for pair in pairs:
             if set(pair) <= set(names):

@@ -43,17 +43,18 @@ def build(
     Raises:
         UserError: If a size is not a positive whole number.
     """
-    image_shape = tuple(image_shape)
-    numbers = (*image_shape, num_classes, num_train, num_test)
+    shape: tuple[int, ...] = tuple(image_shape)
+    numbers = (*shape, num_classes, num_train, num_test)
     whole = all(isinstance(number, int | np.integer) for number in numbers)
-    if len(image_shape) != 3 or not whole or min(numbers) < 1:
+    if len(shape) != 3 or not whole or min(numbers) < 1:
         raise UserError(
             "Random images cannot be made in these sizes",
-            received=f"image_shape {image_shape}, num_classes {num_classes}, "
+            received=f"image_shape {shape}, num_classes {num_classes}, "
             f"num_train {num_train}, num_test {num_test}",
             expected="(height, width, channels) and whole numbers above 0",
             fix="Correct these fields of the data section.",
         )
+    height, width, channels = shape
     sizes = {"train": num_train, "test": num_test}
 
     def load(split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -63,16 +64,14 @@ def build(
             for first in range(start, stop, _BLOCK):
                 indices = tf.range(first, min(first + _BLOCK, stop))
                 of_class = indices % num_classes
-                images.append(
-                    _draw(seed, purpose, indices, of_class, image_shape)
-                )
+                images.append(_draw(seed, purpose, indices, of_class, shape))
                 labels.append(of_class.numpy())
         return np.concatenate(images), np.concatenate(labels)
 
     return DataSource(
         name="random_images",
         description="random images",
-        image_shape=image_shape,
+        image_shape=(height, width, channels),
         class_names=tuple(f"class {i}" for i in range(num_classes)),
         load=load,
     )

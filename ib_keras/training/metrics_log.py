@@ -28,9 +28,9 @@ class MetricsLog:
 
     def __init__(self, workdir: str, config: Mapping[str, Any] | None = None):
         self._path = files.join(workdir, _FILE)
-        self._rows = []
+        self._rows: list[dict[str, Any]] = []
         self._folder = files.join(workdir, "tensorboard")
-        self._writer = None
+        self._writer: Any = None
         self._hparams = {
             name: v
             if isinstance(v, bool | int | float | str)

@@ -124,8 +124,9 @@ class Monitor:
 
     def measure(self) -> dict[str, float]:
         """Accuracy on the images of FGS and on those of PGD, by name."""
+        images, labels = self._data
         *sums, count = sum_over_batches(
-            self._strategy, self._batch, *self._data, self._batch_size
+            self._strategy, self._batch, images, labels, self._batch_size
         )
         return {
             name: float(value / count)

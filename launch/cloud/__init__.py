@@ -1,1 +1,1 @@
-"""Cloud TPU VMs: what `launch.tpu_vm` and `launch.doctor` are made of."""
+"""Cloud TPU VMs: what `launch.tpu_vm` and `launch.doctor --vm` are made of."""

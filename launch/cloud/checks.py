@@ -1,58 +1,58 @@
-"""What a TPU VM needs: checks in order, a line each, none of which can hang.
+"""What `launch.doctor --vm` checks of a TPU VM.
 
-What a check looks at comes to it as an argument, so that each can be tried on
-any machine; `launch.cloud.machine` looks at this one.
+A check gives what is wrong and how to mend it, "" if nothing is, and what was
+found. TensorFlow is asked in processes of their own: with a wrong libtpu its
+import aborts the process, and chips that another one holds keep it waiting.
 """
 
-import dataclasses
-import threading
+import glob
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from collections.abc import Iterable
-from collections.abc import Mapping
+from collections.abc import Iterator
+from typing import Any
 
-MIN_FREE_GB = 10.0
-MAX_CLOCK_SECONDS = 30.0
-_DATA_SETS = ("mnist", "cifar10")
+from packaging.requirements import Requirement
+
+# Device files of chips: v4 and older, and newer ones.
+_CHIPS = ("/dev/accel[0-9]*", "/dev/vfio/[0-9]*")
 
 
-@dataclasses.dataclass(frozen=True)
-class Check:
-    """What one check found.
+def all_checks(workdir: str | None) -> Iterator[tuple[str, str, str]]:
+    """Makes the checks one after the other.
 
     Args:
-        name: Of the check.
-        is_fine: Whether it stands in nobody's way.
-        says: What was found; how to mend it, if it is not fine.
+        workdir: A remote folder to try to write to; None for none.
+
+    Yields:
+        The name of a check, what is wrong, and what was found.
     """
-
-    name: str
-    is_fine: bool
-    says: str
-
-    def __str__(self):
-        return (
-            f"{'ok' if self.is_fine else 'FAILED':6} {self.name}: {self.says}"
-        )
+    yield "stack", *stack(_requirements(), _version)
+    chips = [path for form in _CHIPS for path in glob.glob(form)]
+    yield "chips", *devices(len(chips), lambda: ask_python(_COUNT_CORES))
+    if workdir:
+        _, why = ask_python(_WRITE_AND_READ, workdir)
+        yield "workdir", why, f"{workdir} can be written and read."
 
 
 def stack(
     requirements: Iterable[str], version_of: Callable[[str], str | None]
-) -> Check:
-    """Whether the versions are those of setup.py, libtpu's pin among them.
+) -> tuple[str, str]:
+    """Whether the versions are those of setup.py, libtpu's among them.
 
     Args:
         requirements: Of the distribution, as its metadata has them.
         version_of: Gives an installed version by name; None if there is none.
     """
-    from packaging.requirements import Requirement
-
-    if not requirements:
-        return Check("stack", False, "ib_keras is not installed: run install.")
     problems, found = [], {}
     for line in requirements:
         wanted = Requirement(line)
-        marker = wanted.marker
         extras = ("tpu", "gcs") if wanted.name != "tf_keras" else ("cpu",)
+        marker = wanted.marker
         if marker and not any(marker.evaluate({"extra": e}) for e in extras):
             continue
         version = found[wanted.name] = version_of(wanted.name)
@@ -62,141 +62,102 @@ def stack(
             problems.append(f"{wanted.name} {version}, not {wanted.specifier}")
     if version_of("tensorflow") is not None:
         problems.append("tensorflow is installed over tensorflow-tpu")
-    if problems:
-        return Check("stack", False, f"{'; '.join(problems)}. Run install.")
+    if not found:
+        problems = ["ib_keras is not installed"]
     names = ("tensorflow-tpu", "libtpu", "tf_keras", "keras")
     versions = ", ".join(f"{n} {found[n]}" for n in names if n in found)
-    return Check("stack", True, f"{versions}, as pinned.")
+    problem = f"{'; '.join(problems)}. Run install." if problems else ""
+    return problem, f"{versions}, as required."
 
 
 def devices(
-    chips: list[str],
-    held_by: Mapping[int, str],
-    ask: Callable[[], tuple[int | None, str]],
-) -> Check:
+    num_chips: int, ask: Callable[[], tuple[int | None, str]]
+) -> tuple[str, str]:
     """Whether there are chips, and TensorFlow can use them.
 
     Args:
-        chips: Their device files.
-        held_by: Process IDs that hold one, which TensorFlow would wait for.
+        num_chips: How many there are.
         ask: Gives how many cores TensorFlow sees, or None and why not.
     """
-    if not chips:
-        return Check(
-            "devices",
-            False,
-            "no chip in /dev: this is no TPU VM, or it is ill.",
-        )
-    if held_by:
-        return Check(
-            "devices", True, f"{len(chips)} chips, not tried: they are held."
-        )
+    if not num_chips:
+        return "none in /dev: this is no TPU VM, or it is ill.", ""
     cores, why = ask()
-    if not cores:
-        return Check(
-            "devices", False, f"{len(chips)} chips, but TensorFlow: {why}"
+    problem = "" if cores else f"{num_chips}, but TensorFlow: {why or 'none'}"
+    return problem, f"{num_chips}, {cores} cores in TensorFlow."
+
+
+def ask_python(
+    code: str, *arguments: str, seconds: float = 90.0
+) -> tuple[Any, str]:
+    """Runs code in a process of its own.
+
+    Args:
+        code: Prints JSON on its last line.
+        *arguments: Its `sys.argv[1:]`.
+        seconds: After which it is killed.
+
+    Returns:
+        The JSON value and "", or None and why there is none.
+    """
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=seconds,
+            env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+            check=False,
         )
-    return Check(
-        "devices", True, f"{len(chips)} chips, {cores} cores in TensorFlow."
-    )
+    except subprocess.TimeoutExpired:
+        return None, f"no answer in {seconds:g} s; does another process run?"
+    if done.returncode:
+        said = done.stderr.strip().splitlines()[-1:] or ["no word"]
+        return None, f"status {done.returncode}, {said[0][:300]}"
+    return json.loads(done.stdout.strip().splitlines()[-1]), ""
 
 
-def holders(held_by: Mapping[int, str], lock_file: str | None) -> Check:
-    """Whether the chips are free.
+_COUNT_CORES = """
+import json
+import tensorflow as tf
 
-    Args:
-        held_by: Command lines of the processes that hold them, by ID.
-        lock_file: That of libtpu, if it is there.
-    """
-    if held_by:
-        who = "; ".join(f"{p}: {c[:120]}" for p, c in sorted(held_by.items()))
-        return Check("chip", False, f"held by {who}. Wait, or stop it.")
-    left = f" ({lock_file} was left, harmless.)" if lock_file else ""
-    return Check("chip", True, f"nobody holds it.{left}")
+resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu="local")
+tf.tpu.experimental.initialize_tpu_system(resolver)
+print(json.dumps(len(tf.config.list_logical_devices("TPU"))))
+"""
+# The chips stay with whoever has them.
+_WRITE_AND_READ = """
+import json
+import os
+import sys
+import uuid
 
+os.environ["TPU_LIBRARY_PATH"] = "/nonexistent"
+import tensorflow as tf
 
-def disk(free_bytes: int, folder: str) -> Check:
-    """Whether there is room for data and logs."""
-    free = free_bytes / 1e9
-    says = f"{free:.1f} GB free in {folder}"
-    if free < MIN_FREE_GB:
-        says += f", less than {MIN_FREE_GB:g}. Remove files; use gs://."
-        return Check("disk", False, says)
-    return Check("disk", True, f"{says}.")
-
-
-def data(folder: str, ask: Callable[[], tuple[list[str] | None, str]]) -> Check:
-    """Whether data sets are prepared; absent ones are made on first use.
-
-    Args:
-        folder: Where TFDS looks.
-        ask: Gives the names in it; None and why, if it cannot be read.
-    """
-    names, why = ask()
-    if names is None:
-        return Check("data", False, f"{folder} cannot be read: {why}")
-    there = [name for name in _DATA_SETS if name in names]
-    absent = [name for name in _DATA_SETS if name not in names]
-    says = f"{', '.join(there) or 'none'} in {folder}"
-    if absent:
-        says += f"; not {', '.join(absent)}, which the first use downloads"
-    return Check("data", True, f"{says}.")
+gfile, text = tf.io.gfile, uuid.uuid4().hex
+path = sys.argv[1].rstrip("/") + "/.doctor_" + text
+gfile.makedirs(sys.argv[1])
+with gfile.GFile(path, "w") as file:
+    file.write(text)
+with gfile.GFile(path) as file:
+    read = file.read()
+gfile.remove(path)
+assert read == text, "what was written is not what is read"
+print(json.dumps(True))
+"""
 
 
-def bucket(
-    folder: str | None, ask: Callable[[], tuple[str | None, str]]
-) -> Check:
-    """Whether a remote workdir can be written and read.
-
-    Args:
-        folder: Where to try; None for nowhere.
-        ask: Writes a text and reads it; None and why, if that fails.
-    """
-    if folder is None:
-        return Check("gs", True, "not tried: no --workdir=gs://... was given.")
-    read, why = ask()
-    if read is None:
-        return Check("gs", False, f"{folder}: {why}")
-    return Check("gs", True, f"{folder} can be written and read.")
+def _requirements() -> list[str]:
+    try:
+        return importlib.metadata.requires("ib_keras") or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
 
 
-def clock(seconds_off: float | None) -> Check:
-    """Whether the clock is right, by which tokens and locks expire.
-
-    Args:
-        seconds_off: Ahead of another clock; None if none answered.
-    """
-    if seconds_off is None:
-        return Check("clock", True, "not compared: no server answered.")
-    says = f"{seconds_off:+.0f} s off"
-    if abs(seconds_off) > MAX_CLOCK_SECONDS:
-        return Check("clock", False, f"{says}. Run sudo timedatectl set-ntp 1.")
-    return Check("clock", True, f"{says}.")
-
-
-def run(
-    checks: Iterable[tuple[str, Callable[[], Check]]], *, seconds: float = 180.0
-) -> list[Check]:
-    """Runs checks in order; one that raises or takes too long has failed.
-
-    Args:
-        checks: Names and functions.
-        seconds: After which a check is left alone.
-    """
-    return [_within(name, function, seconds) for name, function in checks]
-
-
-def _within(name, function, seconds) -> Check:
-    found = [Check(name, False, f"no answer in {seconds:g} s.")]
-
-    def look():
-        try:
-            found.append(function())
-        except Exception as error:
-            found.append(Check(name, False, f"{type(error).__name__}: {error}"))
-
-    # What hangs stays behind, and does not keep the process from its end.
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return found[-1]
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -162,7 +162,9 @@ def observe(
         batch_size_differing=where,
         changed_variables=changed(state, after),
         state=state,
-        **{name: tuple(values) for name, values in randomness.items()},
+        augmentation=tuple(randomness["augmentation"]),
+        random_ops=tuple(randomness["random_ops"]),
+        assign_ops=tuple(randomness["assign_ops"]),
         **gradient,
         nonfinite_share=float(np.mean(~finite)),
         saturated_share=outputs.saturated_share(calls[0][finite])

@@ -13,10 +13,10 @@ from ib_keras.audit.audited_model import io_spec as io_specs
 from ib_keras.audit.audited_model import preprocessing as preprocessings
 from ib_keras.audit.audited_model import selection
 from ib_keras.audit.audited_model.io_spec import IOSpec
-from ib_keras.audit.audited_model.options import KINDS
 from ib_keras.audit.audited_model.preprocessing import Preprocessing
 from ib_keras.errors import UserError
 from ib_keras.errors import reason
+from ib_keras.types import KINDS
 
 # Images per call, and images of a choice between specifications.
 _BATCH = 64

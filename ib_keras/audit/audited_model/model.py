@@ -70,9 +70,10 @@ class AuditedModel:
         shape = self.endpoint.shape
         if said is not None and io_specs.layouts(shape, said):
             return tuple(said)
-        # Only a data set can resolve the order of (3, 32, 32).
-        is_last = shape and len(shape) == 3 and shape[2] in (1, 3)
-        return shape if is_last and None not in shape else None
+        # What is first of (3, 32, 32) only a data set can tell.
+        known = tuple(size for size in shape or () if size is not None)
+        is_last = len(shape or ()) == len(known) == 3 and known[2] in (1, 3)
+        return known if is_last else None
 
     @property
     def num_classes(self) -> int | None:

@@ -401,8 +401,10 @@ def fit_affine(
     )
 
 
-def _minimize(scale, offset, heat, evaluate, gradient, images, labels):
-    """Scale and offset of least cross-entropy over all temperatures."""
+def _minimize(
+    scale, offset, heat, evaluate, gradient, images, labels
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scale and offset at the least cross-entropy, the temperature free."""
     from scipy import optimize
 
     size = len(scale)

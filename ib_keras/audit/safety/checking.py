@@ -52,14 +52,14 @@ def check(
         UnsafeError: If it is refused.
     """
     limits = limits or Limits()
-    allow_ops = _check_allowed(allow_ops)
+    allowed = _check_allowed(allow_ops)
     path = os.fspath(path).rstrip("/")
     began = time.monotonic()
     with tree.local(path, limits) as place:
         if probe:
-            report = probes.run(place, path, allow_ops, limits)
+            report = probes.run(place, path, allowed, limits)
         else:
-            report = inspect(place, path, allow_ops, limits)
+            report = inspect(place, path, allowed, limits)
     report.seconds = round(time.monotonic() - began, 3)
     return report
 
@@ -109,7 +109,7 @@ def inspect(
     meta_graph = proto.meta_graphs[0]
     _check_assets_are_there(meta_graph, names, path)
     variables.check(place, names, meta_graph, path, limits)
-    families = {}
+    families: dict[str, list[str]] = {}
     for name in sorted(found.ops):
         families.setdefault(ops.family(name), []).append(name)
     if only_main := found.main_ops - found.ops:

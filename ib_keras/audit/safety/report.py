@@ -145,7 +145,7 @@ def refuse(path: str, problems: Sequence[Problem]) -> UnsafeError:
     first = list(dict.fromkeys(problem.what for problem in ordered))
     text = "; ".join(first[:3])
     if len(first) > 3:
-        others = sorted({p.token for p in ordered[3:]} - {None})
+        others = sorted({p.token for p in ordered[3:] if p.token})
         named = f" ({', '.join(others)})" if others else ""
         text += f"; and {len(first) - 3} more{named}"
     tokens = sorted({p.token for p in problems if p.token is not None})
