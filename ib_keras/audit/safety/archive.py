@@ -180,7 +180,7 @@ def _member_problems(infos, limits):
                 )
             )
     small = [i for i in infos if i.filename != WEIGHTS]
-    if any(i.file_size > limits.max_graph_mb * 2**20 for i in small):
+    if any(i.file_size > limits.graph_bytes() for i in small):
         problems.append(Problem(f"{CONFIG} over {limits.max_graph_mb} MiB"))
     if total > limits.max_model_bytes():
         problems.append(
