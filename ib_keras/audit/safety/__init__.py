@@ -14,6 +14,7 @@ __all__ = [
     "Limits",
     "Report",
     "check",
+    "finish",
     "inspect",
     "loadable",
 ]
@@ -25,6 +26,7 @@ __getattr__ = lazy.names(
         "Limits": "report",
         "Report": "report",
         "check": "checking",
+        "finish": "probe",
         "inspect": "checking",
         "loadable": "checking",
     },

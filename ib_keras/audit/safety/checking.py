@@ -5,7 +5,6 @@ import difflib
 import hashlib
 import importlib
 import os
-import tempfile
 import time
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -16,6 +15,7 @@ from ib_keras.audit.safety import fingerprint
 from ib_keras.audit.safety import ops
 from ib_keras.audit.safety import probe as probes
 from ib_keras.audit.safety import scan
+from ib_keras.audit.safety import scratch
 from ib_keras.audit.safety import strip
 from ib_keras.audit.safety import tree
 from ib_keras.audit.safety import variables
@@ -188,7 +188,7 @@ def loadable(path: str, report: Report) -> Iterator[str]:
     path = os.fspath(path).rstrip("/")
     with (
         tree.local(path, limits) as place,
-        tempfile.TemporaryDirectory(prefix="ib_keras_") as folder,
+        scratch.Folder() as folder,
     ):
         if report.kind == "keras":
             _import_classes(report)

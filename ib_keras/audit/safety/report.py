@@ -29,7 +29,8 @@ class Limits:
         seconds: Wall clock for loading and the first calls.
         max_model_gb: GiB that variables may have, and a `.keras` file; None
             takes half of this machine's memory.
-        max_graph_mb: MiB of `saved_model.pb`, or of a `config.json`.
+        max_graph_mb: MiB of `saved_model.pb`, and eight times those of a
+            `config.json`.
         max_asset_mb: MiB of all assets together.
         max_fields: Fields of all messages inside of a `saved_model.pb`: each
             takes up to 110 bytes when it is parsed.
@@ -205,7 +206,11 @@ def shown(text: Any, length: int = 80) -> str:
 def reason(error: BaseException, length: int = 200) -> str:
     """An exception as a part of one line, escaped and short."""
     # A message can have gigabytes, of which the beginning says enough.
-    text = " ".join(str(error)[: 20 * length].split()).encode("ascii", "replace").decode()
+    text = (
+        " ".join(str(error)[: 20 * length].split())
+        .encode("ascii", "replace")
+        .decode()
+    )
     return f"{type(error).__name__}: {text[:length]}"
 
 

@@ -9,10 +9,10 @@ import math
 import os
 import re
 import stat
-import tempfile
 from collections.abc import Iterator
 
 from ib_keras import files
+from ib_keras.audit.safety import scratch
 from ib_keras.audit.safety.report import Limits
 from ib_keras.audit.safety.report import Problem
 from ib_keras.audit.safety.report import over
@@ -72,7 +72,7 @@ def local(path: str, limits: Limits) -> Iterator[str]:
     import tensorflow as tf
 
     gfile = tf.io.gfile
-    with tempfile.TemporaryDirectory(prefix="ib_keras_") as folder:
+    with scratch.Folder() as folder:
         target = os.path.join(folder, os.path.basename(path))
         names = _remote_names(path)
         _check_size(

@@ -42,13 +42,20 @@ sys.exit(status)
 def quick_child(monkeypatch):
     """Children that are forks, which saves the seconds of an import."""
 
-    def wait(command, limits):
-        process = runs.Process(command[-1], code=_CHILD)
-        status = process.wait()
-        return status, process.read("output"), process.read("errors").encode()
+    class Fork:
+        def __init__(self, command, environment):
+            self._process = runs.Process(command[-1], code=_CHILD)
+            self.output = self.errors = b""
 
-    monkeypatch.setattr(probe, "_launch", lambda command, environment: command)
-    monkeypatch.setattr(probe, "_wait", wait)
+        def listen(self, is_enough, seconds):
+            self._status = self._process.wait()
+            self.output = self._process.read("output").encode()
+            self.errors = self._process.read("errors").encode()
+
+        def end(self):
+            return self._status
+
+    monkeypatch.setattr(probe, "Process", Fork)
 
 
 def test_the_first_calls_of_an_honest_model(tmp_path, quick_child):
@@ -141,21 +148,35 @@ def test_a_call_that_fails_is_noted(tmp_path, quick_child):
     assert "InvalidArgumentError" in report.notes[0]
 
 
+def _said(status, output, errors):
+    """A process that has ended after it said something."""
+
+    class Ended:
+        def __init__(self, command, environment):
+            self.output, self.errors = output, errors
+
+        def listen(self, is_enough, seconds):
+            pass
+
+        def end(self):
+            return status
+
+    return Ended
+
+
 def test_a_child_that_cannot_start_is_a_fault_of_ours(tmp_path, monkeypatch):
-    monkeypatch.setattr(probe, "_launch", lambda *unused: None)
-    monkeypatch.setattr(
-        probe, "_wait", lambda *unused: (1, "", b"a\nImportError: x")
-    )
+    monkeypatch.setattr(probe, "Process", _said(1, b"", b"a\nImportError: x"))
     with pytest.raises(RuntimeError, match="ImportError: x"):
         safety.check(hostile.honest(tmp_path / "model"))
 
 
-@pytest.mark.parametrize("output", ["", "[]", "null\n3", '{"stage": "scan"}'])
+@pytest.mark.parametrize(
+    "output", ["", "[]\n", "null\n3\n", '{"stage": "scan"}\n']
+)
 def test_a_child_without_an_answer_is_never_a_pass(
     tmp_path, monkeypatch, output
 ):
-    monkeypatch.setattr(probe, "_launch", lambda *unused: None)
-    monkeypatch.setattr(probe, "_wait", lambda *unused: (0, output, b""))
+    monkeypatch.setattr(probe, "Process", _said(0, output.encode(), b""))
     with pytest.raises((RuntimeError, UnsafeError)):
         safety.check(hostile.honest(tmp_path / "model"))
 
