@@ -103,7 +103,11 @@ def main() -> int:
     if not absl_flags.FLAGS.plan:
         verdicts.check_gate(absl_flags.FLAGS.fail_on, config, workdir)
     # It reads and calls the model while TensorFlow is imported here.
-    probe.start(absl_flags.FLAGS.saved_model, absl_flags.FLAGS.allow_ops)
+    probe.start(
+        absl_flags.FLAGS.saved_model,
+        absl_flags.FLAGS.allow_ops,
+        batches=probe.batch_sizes(config["batch_size"]),
+    )
     tf = lazy.tensorflow()
 
     from ib_keras import strategy

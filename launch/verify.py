@@ -63,7 +63,8 @@ def main() -> int:
         options.check_path(path.rstrip("/"))
     if path is not None and files.exists(path):
         # It reads and calls the model while TensorFlow is imported here.
-        probe.start(path, values.allow_ops)
+        batches = probe.batch_sizes(folders.batch_size(values.workdir))
+        probe.start(path, values.allow_ops, batches=batches)
     lazy.tensorflow()
 
     from ib_keras.audit import verify

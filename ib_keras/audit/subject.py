@@ -86,7 +86,12 @@ def load(
         model = saved_model.with_options(options)
     else:
         model = audited_model.load(
-            saved_model, strategy, options, allow_ops, probe
+            saved_model,
+            strategy,
+            options,
+            allow_ops,
+            probe,
+            config["batch_size"],
         )
     state = model.state_hash()
     mode = config["mode"]

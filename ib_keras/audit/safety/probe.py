@@ -57,6 +57,7 @@ _SIGNALS = {
 }
 
 
+_SMALLEST_BATCH = 8
 # Seconds that a child has to end once it has said all.
 _AT_EXIT = 10.0
 # Bytes of what a child says that are kept.
@@ -70,6 +71,21 @@ _pending: dict[str, "_Child"] = {}
 _answers: dict[str, Report] = {}
 # Model -> the child that still tries larger batches.
 _running: dict[str, "_Child"] = {}
+
+
+def batch_sizes(largest: int | None) -> list[int]:
+    """The batches of an audit, which halves the largest where it can.
+
+    Args:
+        largest: None for an audit of small batches alone.
+
+    Returns:
+        The largest and its halves, ascending: as `attacks.devices` has them.
+    """
+    sizes = [largest] if isinstance(largest, int) and largest > 0 else []
+    while sizes and sizes[-1] > _SMALLEST_BATCH:
+        sizes.append((sizes[-1] + 1) // 2)
+    return sizes[::-1]
 
 
 def start(
