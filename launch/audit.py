@@ -90,6 +90,7 @@ def main() -> int:
     from ib_keras.audit.formats import verdicts
     from ib_keras.audit.safety import names
     from ib_keras.audit.safety import probe
+    from ib_keras.audit.safety import rlimits
 
     flags.check_strategy()
     names.check(absl_flags.FLAGS.allow_ops)
@@ -109,6 +110,7 @@ def main() -> int:
         batches=probe.batch_sizes(config["batch_size"]),
     )
     tf = lazy.tensorflow()
+    rlimits.for_audit(absl_flags.FLAGS.allow_ops, config["num_samples"])
 
     from ib_keras import strategy
     from ib_keras.audit import runner

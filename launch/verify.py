@@ -50,6 +50,7 @@ def main() -> int:
     from ib_keras.audit.audited_model import options
     from ib_keras.audit.safety import names
     from ib_keras.audit.safety import probe
+    from ib_keras.audit.safety import rlimits
 
     values = absl_flags.FLAGS
     names.check(values.allow_ops)
@@ -66,6 +67,7 @@ def main() -> int:
         batches = probe.batch_sizes(folders.batch_size(values.workdir))
         probe.start(path, values.allow_ops, batches=batches)
     lazy.tensorflow()
+    rlimits.for_audit(values.allow_ops, values.num_draws)
 
     from ib_keras.audit import verify
 

@@ -28,7 +28,6 @@ from ib_keras.audit import sharing
 from ib_keras.audit import subject as subjects
 from ib_keras.audit.radius import Audit
 from ib_keras.audit.subject import Subject
-from ib_keras.watchdog import Watchdog
 
 
 def plan(
@@ -164,7 +163,9 @@ def audit(
     given = (team.devices, allow_ops, probe)
     return audit_subject(
         config,
-        subjects.load(config, saved_model, *given),
+        subjects.load(
+            config, saved_model, *given, watchdog_minutes=watchdog_minutes
+        ),
         workdir,
         load_twin=lambda: _load_twin(config, *given),
         strategy=strategy,
@@ -255,13 +256,13 @@ def audit_subject(
                 report = subject.model.safety.to_json()
                 files.write_json(files.join(workdir, folders.SAFETY), report)
         if not team.is_alone:
-            with _watchdog(watchdog_minutes) as watchdog:
+            with subjects.watchdog(watchdog_minutes) as watchdog:
                 team.attack([*curve, whole], asked)
             if not team.is_chief:
                 stack.close()  # The chief will take the folder away.
             team.wait()
         if team.is_chief:
-            with _watchdog(watchdog_minutes) as watchdog:
+            with subjects.watchdog(watchdog_minutes) as watchdog:
                 whole.curve = [
                     _curve_point(conclude(part))
                     for part in ([] if is_done else curve)
@@ -330,15 +331,6 @@ def _say_other_mode(config, subject, say):
             "In mean mode. The model has a stochastic mode, too: "
             "--config.mode=stochastic audits that."
         )
-
-
-def _watchdog(minutes: float) -> Watchdog:
-    return Watchdog(
-        minutes * 60,
-        what="call of the model",
-        resume="The same command resumes.",
-        smaller="batch_size or chunk_steps",
-    )
 
 
 def _load_twin(config, strategy, allow_ops, probe) -> Subject | None:

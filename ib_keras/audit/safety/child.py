@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from ib_keras.audit import safety
 from ib_keras.audit.safety import rlimits
+from ib_keras.audit.safety import tree
 from ib_keras.audit.safety.report import Limits
 from ib_keras.audit.safety.report import raising
 from ib_keras.audit.safety.report import reason
@@ -25,8 +26,6 @@ BATCHES = (1, 2)
 _EXTENT = 32
 _MAX_CALLS = 16
 _ALLOWED_FILE_BYTES = 64 << 20
-# A larger batch may take this part of the time for all calls.
-_PATIENCE = 6
 _MAX_TEXT = 10_000
 
 
@@ -84,6 +83,7 @@ def _probe(copy, report, limits, batches, say):
         file_bytes = max(file_bytes, _weight_bytes(copy))
     rlimits.for_calls(limits, _weight_bytes(copy), file_bytes)
     say(stage="loading")
+    began = time.monotonic()
     try:
         functions, variables = _load(copy, report.kind)
     except Exception as error:  # TensorFlow has seven kinds for one fault.
@@ -96,11 +96,14 @@ def _probe(copy, report, limits, batches, say):
             fix="Copy or export the model again.",
         ) from error
     functions = functions[:_MAX_CALLS]
+    # Compiled code is made by the first call; others show their pace at once.
+    is_quick = not _is_compiled(copy)
+    until = rlimits.Deadline(limits, time.monotonic() - began, is_quick)
     before = _hash(variables)
     calls, paces = [], []
     for name, function, inputs in functions:
         say(stage=f"calling {name}")
-        call, pace = _call(name, function, inputs)
+        call, pace = _call(name, function, inputs, until)
         calls.append(call)
         paces.append(pace)
     changed = _hash(variables) != before
@@ -114,10 +117,17 @@ def _probe(copy, report, limits, batches, say):
     }
     say(answer={"report": report.to_json()})
     sizes = sorted(set(batches) - set(BATCHES))
-    say(larger=_call_larger(functions, paces, sizes, limits, say))
+    say(larger=_call_larger(functions, paces, sizes, until, say))
 
 
-def _call_larger(functions, paces, sizes, limits, say):
+def _is_compiled(copy):
+    if os.path.isfile(copy):
+        return True  # Keras may compile whatever it calls.
+    with open(os.path.join(copy, tree.GRAPH_FILE), "rb") as file:
+        return b"_XlaMustCompile" in file.read()
+
+
+def _call_larger(functions, paces, sizes, until, say):
     """Calls each function once on larger batches; those that were left out.
 
     They are left out where a call would take long by the pace of the small
@@ -128,10 +138,11 @@ def _call_larger(functions, paces, sizes, limits, say):
         if pace is None or not _takes_any_batch(inputs):
             continue
         for size in sizes:
-            if pace * size > limits.seconds / _PATIENCE:
+            if not until.allows(pace * size):
                 left_out.add(size)
                 continue
             say(stage=f"calling {name} on a batch of {size}")
+            until.start(pace * size)
             _call_once(function, inputs, size)
     return sorted(left_out)
 
@@ -241,7 +252,7 @@ def _hash(variables):
     return total.hexdigest()
 
 
-def _call(name, function, specs):
+def _call(name, function, specs, until):
     """Calls a function twice on each batch; a failure is a result, too.
 
     Returns:
@@ -252,6 +263,7 @@ def _call(name, function, specs):
         answers = []
         for _ in range(2):
             began = time.monotonic()
+            until.start()
             answer, result["error"] = _call_once(function, specs, batch)
             pace = (time.monotonic() - began) / batch
             if answer is None:

@@ -44,7 +44,7 @@ _PASSED = (
 _START = 600.0
 
 _SIGNALS = {
-    signal.SIGALRM: "took more than {seconds:g} s",
+    signal.SIGALRM: "took too long (at most {seconds:g} s)",
     signal.SIGXFSZ: "wrote to a file",
     signal.SIGXCPU: "took more than {seconds:g} s",
     signal.SIGKILL: "was killed, most likely for its use of memory",

@@ -5,16 +5,27 @@ the index has said how much that is; then come the calls, whose limits nothing
 can raise again.
 """
 
+import glob
 import math
 import os
+import re
 import resource
 import signal
+import time
+from collections.abc import Iterable
 
 from ib_keras.audit.safety.report import Limits
 
 # Reading from a slow disk takes time, and no processor.
 _WALL = 12
 _BYTES_PER_SECOND = 20 << 20
+# Of a batch's gradient beside its logits; part of the memory that is free.
+_GRADIENT, _PART = 4, 0.9
+# Seconds of a call: so many, and so many times those of loading.
+_CALL, _LOADINGS = 4.0, 4.0
+# A large batch may be slower than small ones are by the image; and nobody
+# waits longer for it than this.
+_SLOWER, _PATIENCE = 3.0, 15.0
 
 
 def for_reading(limits: Limits) -> None:
@@ -56,6 +67,67 @@ def for_calls(limits: Limits, weight_bytes: int, file_bytes: int) -> None:
     _hard(resource.RLIMIT_CPU, math.ceil(seconds))
     _hard(resource.RLIMIT_FSIZE, file_bytes)
     signal.setitimer(signal.ITIMER_REAL, limits.seconds)
+
+
+def for_audit(allow_ops: Iterable[str], num_samples: int | None) -> int:
+    """For the audit itself, whose calls the child has not made.
+
+    A batch's gradient may take four times what a first call may, for each
+    draw of a model with noise; and no audit takes the last of the memory. On
+    a machine with GPUs, whose drivers ask for more than they use, there is no
+    limit.
+
+    Args:
+        allow_ops: As of `safety.check`: it can raise `memory_gb`.
+        num_samples: Draws of one gradient; None for a model without noise.
+
+    Returns:
+        Bytes that may be added to what is used; 0 for any number.
+    """
+    if glob.glob("/dev/nvidia[0-9]*") or glob.glob("/dev/accel*"):
+        return 0
+    most = Limits().raised(allow_ops).memory_bytes()
+    room = _GRADIENT * most * max(num_samples or 1, 1)
+    room = min(room, int(_PART * _about("/proc/meminfo", "MemAvailable")))
+    used = _about("/proc/self/status", "VmData")
+    _soft(resource.RLIMIT_DATA, used + room)
+    return room
+
+
+class Deadline:
+    """When the process ends for a call that takes too long.
+
+    A call of few images takes no longer than some times the loading of the
+    model, on whatever machine; so nobody has to wait for `limits.seconds`
+    because of a loop without an end. All calls together have those.
+
+    Args:
+        limits: As `for_reading`.
+        loading: Seconds that loading took.
+        is_quick: Whether no call compiles, which may take all the time.
+    """
+
+    def __init__(self, limits: Limits, loading: float, is_quick: bool):
+        self._end = time.monotonic() + limits.seconds - loading
+        self._most = _CALL + _LOADINGS * loading if is_quick else math.inf
+
+    def allows(self, expected: float) -> bool:
+        """Whether there is time for a call of so many seconds."""
+        left = self._end - time.monotonic()
+        return _SLOWER * expected < min(left, _PATIENCE)
+
+    def start(self, expected: float = 0.0) -> None:
+        """Begins to count for a call that should take so many seconds."""
+        left = self._end - time.monotonic()
+        most = max(self._most, _SLOWER * expected)
+        signal.setitimer(signal.ITIMER_REAL, max(min(left, most), 1e-3))
+
+
+def _about(path, name):
+    """Bytes of a line `name: NUMBER kB` of the kernel's."""
+    with open(path, encoding="ascii") as file:
+        found = re.search(rf"^{name}:\s+(\d+) kB", file.read(), re.MULTILINE)
+    return int(found[1]) << 10
 
 
 def _soft(kind, value):

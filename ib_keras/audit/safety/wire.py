@@ -46,11 +46,13 @@ def count(data: bytes, descriptor, most: float) -> int:
                     if size > 127:
                         size, at = _varint(data, at - 1)
                     number = tag >> 3
-                    if number in messages:
-                        if size:
-                            inside = messages[number]
-                            pending.append((at, min(at + size, end), inside))
-                    elif number in numbers:
+                    if number in messages and size:
+                        # What is left of this one is read after what is inside.
+                        pending.append((at + size, end, kind))
+                        end, kind = min(at + size, end), messages[number]
+                        messages, numbers = _fields(kind)
+                        continue
+                    if number in numbers:
                         total += size // _PACKED
                     at += size
                 elif wire == _VARINT:

@@ -7,9 +7,11 @@ import pathlib
 import pytest
 import tensorflow as tf
 
+from ib_keras.attacks import devices
 from ib_keras.audit import safety
 from ib_keras.audit.safety import probe
 from ib_keras.errors import UnsafeError
+from tests.support import bombs
 from tests.support import hostile
 from tests.support import runs
 
@@ -88,7 +90,28 @@ def test_an_endless_loop_is_ended(tmp_path, quick_child):
     limits = safety.Limits(seconds=2.0)
     error = runs.refused(safety.check, path, limits=limits)
     assert isinstance(error, UnsafeError)
-    assert "took more than 2 s while calling" in error.received
+    assert "took too long (at most 2 s) while calling" in error.received
+
+
+def test_a_loop_that_waits_for_the_batches_of_an_audit(tmp_path, quick_child):
+    make = bombs.LARGER_BATCHES["endless loop for batches above 2"]
+    path = make(tmp_path / "model", None)
+    limits = safety.Limits(seconds=2.0)
+    report = safety.check(path, limits=limits)
+    safety.finish(report)
+    assert report.notes == []
+    sizes = safety.batch_sizes(20)
+    report = safety.check(path, limits=limits, batches=sizes)
+    error = runs.refused(safety.finish, report)
+    assert isinstance(error, UnsafeError)
+    assert "on a batch of 5" in error.received
+    # There is nobody left to wait for.
+    safety.finish(report)
+
+
+@pytest.mark.parametrize("largest", [1, 2, 7, 8, 9, 20, 100, 128, 1000])
+def test_the_batches_of_an_audit_are_all_tried(largest):
+    assert set(devices.batch_sizes(largest)) <= set(safety.batch_sizes(largest))
 
 
 @pytest.mark.slow
@@ -199,4 +222,4 @@ def test_a_real_child_checks_a_model(tmp_path):
     make = hostile.BOMBS["endless loop"]
     path = make(tmp_path / "loop", tmp_path / "marker")
     error = runs.refused(safety.check, path, limits=safety.Limits(seconds=2.0))
-    assert "took more than 2 s" in error.received
+    assert "took too long (at most 2 s)" in error.received
