@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 _FIELDS = ("Pss_Anon", "Pss_Shmem")
 
 

@@ -12,6 +12,7 @@ import pytest
 from absl import flags as absl_flags
 
 import ib_keras
+from launch import console
 from tests.support import runs
 
 
