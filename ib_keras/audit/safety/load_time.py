@@ -35,6 +35,8 @@ def only(meta_graph, callees: dict[str, list[str]]) -> set[str]:
     nodes = meta_graph.object_graph_def.nodes
     at_load, live = set(), set()
     for node in nodes:
+        if node.WhichOneof("kind") == "function":
+            continue  # Its children are its own traces, once more.
         for child in node.children:
             if 0 <= child.node_id < len(nodes):
                 found = at_load if child.local_name in _CALLED else live
