@@ -32,7 +32,8 @@ absl_flags.DEFINE_list(
     "allow_ops",
     [],
     "Operations that the safety check shall let pass, by the names in its "
-    "refusal; the summary records them.",
+    "refusal, and limits to raise, such as max_nodes=400000; the summary "
+    "records them.",
 )
 absl_flags.mark_flag_as_required("saved_model")
 absl_flags.DEFINE_enum(
