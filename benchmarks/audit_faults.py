@@ -30,6 +30,7 @@ import pathlib
 import random
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
@@ -44,14 +45,11 @@ _REFUSED = "refused"
 _VOLATILE = re.compile(r"seconds|command|git_commit|workdir|started|time")
 
 
-def _model() -> str:
-    """A model of two classes, made once for all processes."""
+def make_model(folder: str) -> None:
+    """Exports a model of two classes; forks of this process cannot call one."""
     from tests.support import runs
 
-    path = os.path.join(os.environ["AUDIT_FAULTS"], "model")
-    if not os.path.exists(path):
-        runs.foreign_model(path, mean=runs.bright_or_dark)
-    return path
+    runs.foreign_model(os.path.join(folder, "model"), mean=runs.bright_or_dark)
 
 
 def _still(value):
@@ -161,7 +159,10 @@ class Bench:
 
     def __init__(self, scratch):
         os.environ["AUDIT_FAULTS"] = scratch
-        self.runner = faults.Runner(scratch, "benchmarks.audit_faults")
+        module = "benchmarks.audit_faults"
+        make = [sys.executable, "-m", module, "--make", scratch]
+        subprocess.run(make, cwd=faults.ROOT, check=True)
+        self.runner = faults.Runner(scratch, module)
         self.done = os.path.join(scratch, "done")
         self.scratch = scratch
         self.references = {}
@@ -299,12 +300,14 @@ def main():
     """Tries all points and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--serve", help=argparse.SUPPRESS)
+    parser.add_argument("--make", help=argparse.SUPPRESS)
     parser.add_argument("--only", default="")
     parser.add_argument("--stride", type=int, default=1)
     parser.add_argument("--output", default=str(RESULTS))
     options = parser.parse_args()
+    if options.make:
+        return make_model(options.make)
     if options.serve:
-        _model()
         return faults.serve(options.serve, SYSTEMS)
     with (
         tempfile.TemporaryDirectory() as scratch,

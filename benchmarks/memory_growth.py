@@ -7,7 +7,7 @@ One audit of MNIST in a process of its own, whose temporary folder nobody else
 uses. From the first batch of the attacks to the end its memory (without mapped
 files), open handles and threads are asked ten times a second; the medians of
 the first and of the last tenth are compared. What is left in the temporary
-folder is listed after success, after an error, after SIGTERM, after SIGKILL, and
+folder is listed after success, an error, SIGTERM and SIGKILL, and
 after the run that follows.
 """
 
