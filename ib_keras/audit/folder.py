@@ -14,7 +14,7 @@ SAFETY = "safety.json"
 # Images and labels of an audit that got them as arrays.
 GIVEN = "data.npz"
 # What safety.json has and the summary has not: long, or other each time.
-SAFETY_ALONE = ("limits", "ops", "path", "probe", "seconds")
+SAFETY_ALONE = ("limits", "ops", "path", "probe", "seal", "seconds")
 
 RADIUS_PREFIX = "epsilon_"
 

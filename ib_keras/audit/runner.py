@@ -254,7 +254,8 @@ def audit_subject(
             _say_other_mode(config, subject, say)
             if subject.model.safety is not None and team.is_chief:
                 report = subject.model.safety.to_json()
-                files.write_json(files.join(workdir, folders.SAFETY), report)
+                path = files.join(workdir, folders.SAFETY)
+                files.write_sealed_json(path, report)
         if not team.is_alone:
             with subjects.watchdog(watchdog_minutes) as watchdog:
                 team.attack([*curve, whole], asked)

@@ -201,7 +201,9 @@ def _optional(folder: str, name: str) -> fields.Record | None:
     path = files.join(folder, name)
     if not files.exists(path):
         return None
-    return fields.Record(files.read_json(path), path)
+    value = files.read_json(path)
+    files.check_seal(value, path)
+    return fields.Record(value, path)
 
 
 def check_clean_images(audit: Audit, images: np.ndarray) -> np.ndarray:
