@@ -132,7 +132,7 @@ SYSTEMS = {
 }
 
 
-def serve(library):
+def serve(library, systems):
     """Runs jobs from stdin, each in a fork that has imported everything."""
     import keras  # noqa: F401
     import tensorflow as tf  # noqa: F401
@@ -148,7 +148,7 @@ def serve(library):
             os.dup2(os.open(job["errors"], os.O_WRONLY | os.O_CREAT), 2)
             disk.arm(job["workdir"].encode(), job["mode"], job["at"])
             try:
-                weights, log = SYSTEMS[job["system"]](job["workdir"])
+                weights, log = systems[job["system"]](job["workdir"])
             finally:
                 # The answer is outside of the folder, on a good disk.
                 count = disk.num_changes()
@@ -160,9 +160,14 @@ def serve(library):
 
 
 class Runner:
-    """Runs trainings in forks of one process, on a disk that can fail."""
+    """Runs systems in forks of one process, on a disk that can fail.
 
-    def __init__(self, scratch):
+    Args:
+        scratch: A folder for its files.
+        module: Whose `--serve` calls `serve`.
+    """
+
+    def __init__(self, scratch, module="benchmarks.faults"):
         self.scratch = scratch
         library = os.path.join(scratch, "libfaulty_disk.so")
         source = str(ROOT / "benchmarks" / "faulty_disk.c")
@@ -171,7 +176,7 @@ class Runner:
             check=True,
         )
         self.server = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.faults", "--serve", library],
+            [sys.executable, "-m", module, "--serve", library],
             cwd=ROOT,
             env=os.environ
             | {"LD_PRELOAD": library, "TF_CPP_MIN_LOG_LEVEL": "3"},
@@ -290,7 +295,7 @@ def main():
     parser.add_argument("--output", default=str(RESULTS))
     options = parser.parse_args()
     if options.serve:
-        return serve(options.serve)
+        return serve(options.serve, SYSTEMS)
     with (
         tempfile.TemporaryDirectory() as scratch,
         open(options.output, "w", newline="", buffering=1) as file,

@@ -2,21 +2,24 @@
  *
  * Preloaded, it counts the calls that change files in one folder: opening for
  * writing, write, rename, unlink, mkdir, rmdir, truncate, of Python, of
- * TensorFlow and of HDF5 alike. At the n-th one it fails, or ends the process.
+ * TensorFlow and of HDF5 alike. At the n-th one it fails, ends the process,
+ * asks it to stop, or sets the clock back by a day.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { COUNT, NO_SPACE, HALF, KILL };
+enum { COUNT, NO_SPACE, HALF, KILL, TERMINATE, READ_ONLY, CLOCK };
 
 static char folder[4096];
 static int mode = COUNT, at = 0;
@@ -52,6 +55,11 @@ static int fails(int needs_space, int can_be_halved) {
     errno = ENOSPC;
     return 1;
   }
+  if (mode == READ_ONLY && n >= at) {
+    errno = EROFS;
+    return 1;
+  }
+  if (mode == TERMINATE && n == at) raise(SIGTERM);
   if ((mode == KILL || (mode == HALF && !can_be_halved)) && n == at) _exit(137);
   return 0;
 }
@@ -155,3 +163,11 @@ CHANGER(unlink, 0, (const char *path), (path), path)
 CHANGER(remove, 0, (const char *path), (path), path)
 CHANGER(rmdir, 0, (const char *path), (path), path)
 CHANGER(truncate, 0, (const char *path, off_t size), (path, size), path)
+
+int clock_gettime(clockid_t clock, struct timespec *now) {
+  REAL(int, clock_gettime, clockid_t, struct timespec *);
+  int status = real(clock, now);
+  if (mode == CLOCK && changes >= at && clock == CLOCK_REALTIME)
+    now->tv_sec -= 24 * 60 * 60;
+  return status;
+}

@@ -6,6 +6,11 @@ python -m benchmarks.safety_table --modelscan=DIR/bin/python \
 Ours against `modelscan` (in an environment of its own: `pip install
 modelscan`; TensorFlow, which it needs for SavedModels, is ours) and the
 `saved_model_cli scan` of TensorFlow.
+
+Ours is measured as an audit runs it: a new process starts the child, imports
+TensorFlow, takes the answer, loads the model and waits for the calls on
+batches of 128. `seconds` are from its start to its end; `megabytes` are the
+peak of both processes together, without the files that they map.
 """
 
 import contextlib
@@ -13,9 +18,10 @@ import io
 import json
 import os
 import pathlib
-import subprocess
+import re
+import shutil
+import sys
 import tempfile
-import time
 
 import keras
 import pandas as pd
@@ -25,26 +31,26 @@ from absl import flags
 from tensorflow.python.tools import saved_model_cli
 from tensorflow.python.tools import saved_model_utils
 
-from ib_keras.audit import safety
-from ib_keras.errors import UserError
+from benchmarks import meter
+from tests.support import bombs
 from tests.support import honest
 from tests.support import hostile
 
 flags.DEFINE_string("modelscan", None, "Python with modelscan; none: skip it.")
 flags.DEFINE_string("output", None, "CSV file to write.")
+flags.DEFINE_string("only", "", "Models whose names this is found in.")
 FLAGS = flags.FLAGS
 
-# Reads paths, one a line; answers with the number of issues and of errors.
+# Answers with the number of issues and of errors.
 _MODELSCAN = """
-import json, logging, sys
+import json, sys
 from modelscan.modelscan import ModelScan
 
-for line in sys.stdin:
-    scanner = ModelScan()
-    result = scanner.scan(line.strip())
-    issues = result["summary"]["total_issues"]
-    print(json.dumps([issues, len(result["errors"])]), flush=True)
+result = ModelScan().scan(sys.argv[1])
+issues = result["summary"]["total_issues"]
+print(json.dumps([issues, len(result["errors"])]), flush=True)
 """
+BATCH = 128
 
 APPLICATIONS = {
     "MobileNetV2": keras.applications.MobileNetV2,
@@ -99,35 +105,62 @@ HONEST = {
 
 
 def models(folder):
-    """Makes all models; yields (group, name, path, whether it needs calls)."""
+    """Makes all models; yields (group, name, path), and removes each after."""
     marker = os.path.join(folder, "marker")
     groups = {
         "planted": hostile.SAVED_MODELS,
-        "planted .keras": hostile.KERAS_FILES,
+        "bomb": {**hostile.BOMBS, **bombs.SAVED_MODELS, **bombs.LARGER_BATCHES},
+        "planted .keras": {**hostile.KERAS_FILES, **bombs.KERAS_FILES},
+        "honest": HONEST,
+        "honest .keras": {"small CNN": lambda path, _: hostile.rewrite(path)},
     }
     for group, cases in groups.items():
-        for index, (name, (make, _, _)) in enumerate(cases.items()):
-            end = ".keras" if "keras" in group else ""
-            path = os.path.join(folder, f"{len(group)}-{index}{end}")
-            yield group, name, str(make(path, marker)), False
-    for name, make in hostile.BOMBS.items():
-        path = os.path.join(folder, name.replace(" ", "_"))
-        yield "planted", name, str(make(path, marker)), True
-    for index, (name, make) in enumerate(HONEST.items()):
-        path = os.path.join(folder, f"honest-{index}")
-        make(path)
-        yield "honest", name, path, False
-    path = os.path.join(folder, "honest.keras")
-    yield "honest .keras", "small CNN", hostile.rewrite(path), False
+        for name, case in cases.items():
+            if not re.search(FLAGS.only, name):
+                continue
+            path = os.path.join(folder, "model")
+            path += ".keras" if "keras" in group else ""
+            make = case[0] if isinstance(case, tuple) else case
+            if group == "honest":
+                make(path)
+            else:
+                make(path, marker)
+            yield group, name, path
+            if os.path.isfile(path):
+                os.remove(path)
+            else:
+                shutil.rmtree(path)
 
 
-def by_us(path, probe) -> str:
-    try:
-        limits = safety.Limits(seconds=5.0)
-        safety.check(path, probe=probe, limits=limits)
-    except UserError as error:
-        return "flagged" if error.exit_status == 3 else "error"
-    return "passed"
+# Loads a model as an audit does.
+_AUDIT = f"""
+import sys
+from ib_keras.audit.safety import probe
+path, batch = sys.argv[1], {BATCH}
+probe.start(path, batches=probe.batch_sizes(batch))
+from ib_keras.audit.audited_model import loading
+from ib_keras.errors import UserError
+try:
+    loading.load(path, probe=True, batch_size=batch)
+except UserError as error:
+    print(error.received)
+    sys.exit(error.exit_status)
+"""
+_ANSWERS = {0: "passed", 2: "error", 3: "flagged"}
+
+
+def by_us(path) -> dict:
+    """Answer, seconds and megabytes of the start of an audit."""
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "-c", _AUDIT, path]
+    done = meter.run(command, cwd=meter.ROOT, env=environment)
+    if done["status"] not in _ANSWERS:
+        print(done["errors"][-2000:], flush=True)
+    return {
+        "ours": _ANSWERS.get(done["status"], "fault"),
+        "seconds": done["seconds"],
+        "megabytes": done["megabytes"],
+    }
 
 
 def by_tensorflow(path) -> str:
@@ -148,50 +181,34 @@ def by_tensorflow(path) -> str:
     return "flagged" if found else "passed"
 
 
-def by_modelscan(paths) -> list[str]:
-    """All paths in one process of the other environment."""
+def by_modelscan(path) -> str:
+    """What it says in a process of the other environment."""
     lent = str(pathlib.Path(tf.__file__).parents[1])
-    done = subprocess.run(
-        [FLAGS.modelscan, "-c", _MODELSCAN],
-        input="\n".join(paths),
+    done = meter.run(
+        [FLAGS.modelscan, "-c", _MODELSCAN, path],
+        timeout=60.0,
         env={**os.environ, "PYTHONPATH": lent, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        capture_output=True,
-        text=True,
-        check=True,
     )
-    answers = []
-    for line in done.stdout.splitlines():
-        if line.startswith("["):
-            issues, errors = json.loads(line)
-            answers.append("flagged" if issues else "passed")
-            if errors and not issues:
-                answers[-1] = "error"
-    assert len(answers) == len(paths), done.stderr[-2000:]
-    return answers
+    lines = done["output"].splitlines()
+    answers = [json.loads(line) for line in lines if line.startswith("[")]
+    if not answers:
+        return "error"
+    issues, errors = answers[-1]
+    return "flagged" if issues else "error" if errors else "passed"
 
 
 def main(unused):
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
-        rows, paths = [], []
-        for group, name, path, needs_calls in models(folder):
-            began = time.perf_counter()
-            ours = by_us(path, needs_calls)
-            seconds = time.perf_counter() - began
-            rows.append(
-                {
-                    "group": group,
-                    "model": name,
-                    "ours": ours,
-                    "seconds": round(seconds, 2),
-                    "saved_model_cli": by_tensorflow(path),
-                }
-            )
-            paths.append(path)
-            print(rows[-1], flush=True)
-        table = pd.DataFrame(rows)
-        if FLAGS.modelscan:
-            table["modelscan"] = by_modelscan(paths)
+        for group, name, path in models(folder):
+            row = {"group": group, "model": name, **by_us(path)}
+            row["saved_model_cli"] = by_tensorflow(path)
+            if FLAGS.modelscan:
+                row["modelscan"] = by_modelscan(path)
+            rows.append(row)
+            print(row, flush=True)
         assert not os.path.exists(os.path.join(folder, "marker"))
+    table = pd.DataFrame(rows)
     print(table.to_string(index=False))
     for group, part in table.groupby("group"):
         counts = {
@@ -199,7 +216,10 @@ def main(unused):
             for name in ("ours", "modelscan", "saved_model_cli")
             if name in part
         }
-        print(f"{group}: of {len(part)} flagged {counts}")
+        print(
+            f"{group}: of {len(part)} flagged {counts}; ours at most "
+            f"{part.seconds.max()} s and {part.megabytes.max()} MB"
+        )
     if FLAGS.output:
         table.to_csv(FLAGS.output, index=False)
 

@@ -8,10 +8,38 @@ else that is raised is a bug of this package.
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Iterable
 
 # Escape sequences by which Keras prints words in bold on a terminal.
 _COLOURS = re.compile("\x1b\\[[0-9;]*m")
+
+
+# The longest part of a message: a name out of a model can have megabytes.
+_MOST = 2000
+
+
+def printable(text: str) -> str:
+    """Text without what a terminal or a log would act on.
+
+    Control characters, escape sequences' beginnings, lone surrogates and marks
+    that reverse the direction of reading are dropped; line breaks, carriage
+    returns and tabs are not.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        char
+        for char in text
+        if char in "\n\r\t" or unicodedata.category(char)[0] != "C"
+    )
+
+
+def _line(value) -> str:
+    """A part of a message, on one line and not too long."""
+    text = str(value)
+    text = text if len(text) <= _MOST else f"{text[:_MOST]}..."
+    return printable(" ".join(text.splitlines()))
 
 
 class UserError(ValueError):
@@ -36,7 +64,8 @@ class UserError(ValueError):
         self.expected = expected
         self.fix = fix
         super().__init__(
-            f"{what}. Received: {received}. Expected: {expected}. Fix: {fix}"
+            f"{_line(what)}. Received: {_line(received)}. Expected: "
+            f"{_line(expected)}. Fix: {_line(fix)}"
         )
 
 
@@ -122,5 +151,6 @@ def unknown_name(kind: str, name, valid: Iterable[str], fix: str) -> UserError:
 
 def reason(error: BaseException, length: int = 200) -> str:
     """What an exception says, in one line that is no longer than `length`."""
-    plain = _COLOURS.sub("", str(error))
+    # A message can have gigabytes, of which the beginning says enough.
+    plain = _COLOURS.sub("", str(error)[: 20 * length])
     return " ".join(plain.split())[:length]

@@ -10,6 +10,7 @@ through `tf.io.gfile`; for local paths TensorFlow is not imported.
 
 import contextlib
 import errno
+import hashlib
 import io
 import json
 import os
@@ -230,6 +231,49 @@ def write_json(path: str, value: Any) -> None:
     """Writes JSON that a person can read; NaN and infinity are refused."""
     text = json.dumps(value, indent=2, allow_nan=False, default=_plain)
     write_text(path, text + "\n")
+
+
+def write_sealed_json(path: str, value: dict[str, Any]) -> dict[str, Any]:
+    """As `write_json`, with a field `seal`: SHA-256 of all others.
+
+    It is no signature: who alters a file on purpose can seal it again. It
+    tells of damage to what no other file repeats.
+
+    Returns:
+        What was written.
+    """
+    whole = json.loads(json.dumps(value, allow_nan=False, default=_plain))
+    sealed = {**value, "seal": _seal(whole)}
+    write_json(path, sealed)
+    return sealed
+
+
+def check_seal(value: Any, path: str) -> None:
+    """Refuses what was read from a file and is not what was sealed.
+
+    Args:
+        value: As `read_json` gives it; without a seal it passes, as older
+            versions wrote it.
+        path: For the message.
+
+    Raises:
+        UserError: If it was altered.
+    """
+    if not isinstance(value, dict) or "seal" not in value:
+        return
+    rest = {name: item for name, item in value.items() if name != "seal"}
+    if value["seal"] != _seal(rest):
+        raise UserError(
+            "A file is not as it was written",
+            received=f"{path}, whose content is not what its seal is of",
+            expected="the file that the audit wrote",
+            fix="Restore it, or remove it and run the same audit again.",
+        )
+
+
+def _seal(value):
+    text = json.dumps(value, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _plain(value: Any) -> Any:

@@ -36,7 +36,8 @@ absl_flags.DEFINE_list(
     "allow_ops",
     [],
     "Operations that the safety check shall let pass, by the names in its "
-    "refusal; the summary records them.",
+    "refusal, and limits to raise, such as max_nodes=400000; the summary "
+    "records them.",
 )
 absl_flags.mark_flag_as_required("saved_model")
 absl_flags.DEFINE_enum(
@@ -95,6 +96,7 @@ def main() -> int:
     from ib_keras.audit.formats import verdicts
     from ib_keras.audit.safety import names
     from ib_keras.audit.safety import probe
+    from ib_keras.audit.safety import rlimits
 
     flags.check_strategy()
     names.check(absl_flags.FLAGS.allow_ops)
@@ -115,8 +117,13 @@ def main() -> int:
         saved_model = hub.fetch(saved_model)
         check(saved_model)
     # It reads and calls the model while TensorFlow is imported here.
-    probe.start(saved_model, absl_flags.FLAGS.allow_ops)
+    probe.start(
+        saved_model,
+        absl_flags.FLAGS.allow_ops,
+        batches=probe.batch_sizes(config["batch_size"]),
+    )
     tf = lazy.tensorflow()
+    rlimits.for_audit(absl_flags.FLAGS.allow_ops, config["num_samples"])
 
     from ib_keras import strategy
     from ib_keras.audit import runner

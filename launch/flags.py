@@ -22,6 +22,7 @@ from absl import logging
 from ml_collections import config_flags
 
 import ib_keras  # noqa: F401  Quiets the console before TensorFlow is imported.
+from launch import console
 from launch import overrides
 
 FLAGS = flags.FLAGS
@@ -202,6 +203,7 @@ def run(main: Callable[..., int | None], *, takes_words: bool = False) -> None:
         takes_words: Whether the command takes words that are not flags.
     """
     logging.set_verbosity(logging.ERROR)
+    console.protect()
     if _of_package() is not None:
         command = sys.modules["__main__"]
         command.__doc__ = (command.__doc__ or "").replace(
@@ -211,6 +213,7 @@ def run(main: Callable[..., int | None], *, takes_words: bool = False) -> None:
     def framed(argv):
         from ib_keras.errors import Interrupted
         from ib_keras.errors import UserError
+        from ib_keras.errors import reason
 
         if argv[1:] and not takes_words:
             print(
@@ -227,8 +230,26 @@ def run(main: Callable[..., int | None], *, takes_words: bool = False) -> None:
         except Interrupted as error:
             print(str(error), file=sys.stderr)
             return error.exit_status
+        except Exception as error:
+            if not _is_out_of_memory(error):
+                raise
+            print(
+                "Error: The memory does not suffice. "
+                f"Received: {type(error).__name__}: {reason(error)}. "
+                "Expected: a model and batches that fit. "
+                "Fix: lower batch_size; a model that honestly needs more takes "
+                "--allow_ops=memory_gb=NUMBER.",
+                file=sys.stderr,
+            )
+            return 2
 
     app.run(framed, flags_parser=_parse)
+
+
+def _is_out_of_memory(error) -> bool:
+    """Whether Python or TensorFlow, which is not imported here, had no room."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"MemoryError", "ResourceExhaustedError"})
 
 
 def _parse(argv):

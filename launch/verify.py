@@ -50,6 +50,7 @@ def main() -> int:
     from ib_keras.audit.audited_model import options
     from ib_keras.audit.safety import names
     from ib_keras.audit.safety import probe
+    from ib_keras.audit.safety import rlimits
 
     values = absl_flags.FLAGS
     names.check(values.allow_ops)
@@ -62,9 +63,11 @@ def main() -> int:
     if values.saved_model is not None and not files.is_remote(path):
         options.check_path(path.rstrip("/"))
     if path is not None and files.exists(path):
-        # It reads and calls the model while this process imports TensorFlow.
-        probe.start(path, values.allow_ops)
+        # It reads and calls the model while TensorFlow is imported here.
+        batches = probe.batch_sizes(folders.batch_size(values.workdir))
+        probe.start(path, values.allow_ops, batches=batches)
     lazy.tensorflow()
+    rlimits.for_audit(values.allow_ops, values.num_draws)
 
     from ib_keras.audit import verify
 

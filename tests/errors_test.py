@@ -18,6 +18,16 @@ def test_the_text_has_what_was_received_what_was_expected_and_the_fix():
     assert (error.expected, error.fix) == ("2", "Make room.")
 
 
+def test_names_out_of_a_model_do_not_act_on_a_terminal():
+    name = "a\x1b[2K\u202eb\x00c\n" + 1_000_000 * "d"
+    error = errors.UserError("No", received=name, expected="é 数", fix="Do.")
+    text = str(error)
+    assert text.startswith("No. Received: a[2Kbc dddd")
+    assert text.endswith("d.... Expected: é 数. Fix: Do.")
+    assert text.isprintable() and len(text) < 3000
+    assert error.received == name
+
+
 def test_exit_statuses_are_those_of_the_command_line():
     assert errors.UserError.exit_status == 2
     assert errors.UnsafeError.exit_status == 3

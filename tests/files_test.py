@@ -416,3 +416,28 @@ def test_a_file_system_that_is_not_there_is_said_so(look):
     error = user_error(look, "nosuch://bucket/run")
     assert "nosuch://bucket/run" in error.received
     assert "ib_keras[gcs]" in error.expected
+
+
+def test_a_sealed_file_is_refused_once_it_was_altered(tmp_path):
+    """Every bit of it is flipped once."""
+    path = tmp_path / "sealed.json"
+    value = {"label": "upper_bound", "list": [1, 0.1, None], "é": {"b": True}}
+    sealed = files.write_sealed_json(str(path), value)
+    assert files.read_json(str(path)) == sealed
+    files.check_seal(sealed, "sealed.json")
+    files.check_seal(value, "of an older version")
+    whole = path.read_bytes()
+    unnoticed = 0
+    for bit in range(8 * len(whole)):
+        altered = bytearray(whole)
+        altered[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(altered)
+        try:
+            read = files.read_json(str(path))
+            files.check_seal(read, str(path))
+        except UserError:
+            continue
+        # Space between words, or the name of the seal itself.
+        assert {n: read[n] for n in value} == value
+        unnoticed += 1
+    assert unnoticed < 0.1 * 8 * len(whole)

@@ -151,6 +151,7 @@ def examine(
     name = section["set"]
     path = files.join(folder, folders.FINDINGS)
     done = files.read_json(path) if files.exists(path) else None
+    files.check_seal(done, path)
     if name == "none":
         return done, False
     case = make_case()

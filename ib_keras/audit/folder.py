@@ -14,8 +14,8 @@ FINDINGS = "findings.json"
 SAFETY = "safety.json"
 # Images and labels of an audit that got them as arrays.
 GIVEN = "data.npz"
-# Fields of safety.json that the summary omits: long, or different each time.
-SAFETY_ALONE = ("ops", "path", "probe", "seconds")
+# What safety.json has and the summary has not: long, or other each time.
+SAFETY_ALONE = ("limits", "ops", "path", "probe", "seal", "seconds")
 
 RADIUS_PREFIX = "epsilon_"
 
@@ -48,6 +48,16 @@ def check(workdir: str) -> Any:
     summary = files.read_json(files.join(workdir, SUMMARY))
     files.read_json(files.join(workdir, workdirs.CONFIG_FILE))
     return summary
+
+
+def batch_size(workdir: str) -> int | None:
+    """The batch size of an audit's config; None where it does not say."""
+    config = files.read_json(files.join(workdir, workdirs.CONFIG_FILE))
+    try:
+        size = config["audit"]["batch_size"]
+    except (KeyError, TypeError):
+        return None
+    return size if isinstance(size, int) else None
 
 
 def model_path(summary: Mapping[str, Any]) -> str:

@@ -255,7 +255,10 @@ def _examples(audited, images, labels, config) -> Examples:
 
 def _load(path: str, config) -> audited_model.AuditedModel:
     options = audited_model.Options.from_config(config["model"])
-    return audited_model.load(path, options=options, probe=True)
+    size = config["batch_size"]
+    return audited_model.load(
+        path, options=options, probe=True, batch_size=size
+    )
 
 
 def _of_python(model: Any, images, section) -> audited_model.AuditedModel:

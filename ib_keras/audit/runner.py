@@ -28,7 +28,6 @@ from ib_keras.audit import sharing
 from ib_keras.audit import subject as subjects
 from ib_keras.audit.radius import Audit
 from ib_keras.audit.subject import Subject
-from ib_keras.watchdog import Watchdog
 
 
 def plan(
@@ -164,7 +163,9 @@ def audit(
     given = (team.devices, allow_ops, probe)
     return audit_subject(
         config,
-        subjects.load(config, saved_model, *given),
+        subjects.load(
+            config, saved_model, *given, watchdog_minutes=watchdog_minutes
+        ),
         workdir,
         load_twin=lambda: _load_twin(config, *given),
         strategy=strategy,
@@ -309,14 +310,9 @@ class _Guard:
         """Gives the folder back before the end."""
         self._stack.close()
 
-    def watchdog(self) -> Watchdog:
+    def watchdog(self) -> watchdog.Watchdog:
         """A context in which calls of the model must end."""
-        return Watchdog(
-            self._minutes * 60,
-            what="call of the model",
-            resume="The same command resumes.",
-            smaller="batch_size or chunk_steps",
-        )
+        return subjects.watchdog(self._minutes)
 
     def asks_to_stop(self) -> bool:
         """Whether to stop; to ask is a sign of life.
@@ -344,7 +340,7 @@ def _claim(config, subject, workdir, team):
 def _write_safety(subject, workdir, team):
     if subject.model.safety is not None and team.is_chief:
         report = subject.model.safety.to_json()
-        files.write_json(files.join(workdir, folders.SAFETY), report)
+        files.write_sealed_json(files.join(workdir, folders.SAFETY), report)
 
 
 def _build_radii(config, subject, stages, workdir, team, quiet) -> list[Audit]:

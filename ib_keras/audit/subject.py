@@ -20,6 +20,7 @@ from ib_keras.audit import protocol
 from ib_keras.audit import settings
 from ib_keras.audit.audited_model import behaviour as behaviours
 from ib_keras.errors import UserError
+from ib_keras.watchdog import Watchdog
 
 # Examples from which the scale of the logits is measured.
 _SCALE_EXAMPLES = 256
@@ -62,6 +63,7 @@ def load(
     allow_ops: Sequence[str] = (),
     probe: bool = False,
     given: examples.Examples | None = None,
+    watchdog_minutes: float = 0.0,
 ) -> Subject:
     """Loads the model and the examples that a config asks for.
 
@@ -73,6 +75,7 @@ def load(
         allow_ops: Operations that the safety check lets pass.
         probe: Whether a child process runs the model first, under limits.
         given: Examples in place of those that the config names.
+        watchdog_minutes: As `runner.audit`; from the first call on.
 
     Returns:
         A `Subject`.
@@ -86,11 +89,35 @@ def load(
         model = saved_model.with_options(options)
     else:
         model = audited_model.load(
-            saved_model, strategy, options, allow_ops, probe
+            saved_model,
+            strategy,
+            options,
+            allow_ops,
+            probe,
+            config["batch_size"],
         )
+    mode = config["mode"]
+    model.caller(mode)  # Refuses a mode that the model has not.
+    found = given or examples.load(config, model.about)
+    _check_radius(config["threat_model"], found.images.shape[1:])
+    with watchdog(watchdog_minutes):
+        return _observe(config, model, found, strategy)
+
+
+def watchdog(minutes: float) -> Watchdog:
+    """What ends the process when a call of the model does not end."""
+    return Watchdog(
+        minutes * 60,
+        what="call of the model",
+        resume="The same command resumes.",
+        smaller="batch_size or chunk_steps",
+    )
+
+
+def _observe(config, model, found, strategy) -> Subject:
+    """Makes a model and examples ready: these are the first calls."""
     state = model.state_hash()
     mode = config["mode"]
-    model.caller(mode)  # Refuses a mode that the model lacks.
     is_stochastic = mode == "stochastic"
     num_samples = None
     if is_stochastic:
@@ -98,8 +125,6 @@ def load(
         if num_samples is None:
             num_samples = model.metadata.get("num_samples") or 1
         num_samples = base.check_count("num_samples", num_samples)
-    found = given or examples.load(config, model.about)
-    _check_radius(config["threat_model"], found.images.shape[1:])
     model = model.infer_io(
         found.probe_images, found.probe_labels, mode, num_samples
     )

@@ -157,7 +157,7 @@ def test_other_radii_have_their_own_budget_and_no_verdict(folder, content):
     assert set(table.verdict.drop(0.2)) == {"not judged"}
 
 
-@pytest.mark.parametrize("start", "=+-@")
+@pytest.mark.parametrize("start", "=+-@＝＠")
 def test_csv_holds_no_formulas(folder, start):
     audit_folder.write(folder, model=f"{start}1+1")
     table = text(folder, "csv")

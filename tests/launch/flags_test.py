@@ -1,5 +1,6 @@
 """A command line that cannot be used is one clear line and exit status 2."""
 
+import io
 import json
 import os
 import pkgutil
@@ -11,6 +12,7 @@ import pytest
 from absl import flags as absl_flags
 
 import ib_keras
+from launch import console
 from tests.support import runs
 
 
@@ -163,6 +165,7 @@ def test_help_says_what_a_command_is_for_and_lists_its_flags():
 FRAME = """
 import os, signal, sys
 from ib_keras import errors
+from launch import console
 from launch import flags
 
 def main():
@@ -215,6 +218,7 @@ def test_a_fault_of_ours_is_status_1_with_a_traceback():
 
 def test_a_command_line_is_told_as_it_was_typed():
     code = """
+from launch import console
 from launch import flags
 flags.flags.DEFINE_string("workdir", None, "")
 flags.run(lambda: print(flags.command_line()))
@@ -290,3 +294,14 @@ print(json.dumps({name: [flag.name for flag in found]
     assert all(name.startswith("launch.") for name in ours)
     flags = {flag for name in ours for flag in found[name]}
     assert {"config", "workdir", "quiet", "strategy", "saved_model"} <= flags
+
+
+def test_the_console_shows_text_alone(monkeypatch):
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(sys, "stderr", stream)
+    console.protect()
+    console.protect()
+    print("after \x1b[1A\x1b[2Kpgd\u202e:\tbroken\r")
+    sys.stderr.writelines(["\x07x", "\ud800y\n"])
+    assert stream.getvalue() == "after [1A[2Kpgd:\tbroken\r\nxy\n"

@@ -143,7 +143,8 @@ def _text_lines(images, marker):
     )
 
 
-def _nested_graph() -> bytes:
+def nested_graph() -> bytes:
+    """A serialised graph that writes a file."""
     graph = graph_pb2.GraphDef()
     graph.node.add(name="a", op="Const")
     graph.node.add(name="b", op="WriteFile", input=["a", "a"])
@@ -151,14 +152,15 @@ def _nested_graph() -> bytes:
 
 
 def _dataset_from_graph(images, marker):
-    tf.raw_ops.DatasetFromGraph(graph_def=_nested_graph())
+    tf.raw_ops.DatasetFromGraph(graph_def=nested_graph())
 
 
 def _graph_in_string(images, marker):
-    tf.identity(tf.constant(_nested_graph()))
+    tf.identity(tf.constant(nested_graph()))
 
 
-def _endless(images, marker):
+def endless(images, marker):
+    """A loop that never ends."""
     (last,) = tf.while_loop(
         lambda count: count >= 0.0,
         lambda count: [count + tf.reduce_sum(images)],
@@ -168,7 +170,8 @@ def _endless(images, marker):
     tf.debugging.assert_greater(last, 0.0)
 
 
-def _huge(images, marker):
+def huge(images, marker):
+    """A tensor of 7.2 GB."""
     # Not a constant to TensorFlow, which would compute it beforehand.
     many = tf.cast(tf.reduce_sum(images) * 0.0 + 3e4, tf.int32)
     filled = tf.fill([many, many, 2], 1.0)
@@ -233,7 +236,7 @@ def _in_initializer(folder, marker):
     return edit(folder, plant)
 
 
-def _edited(change):
+def edited(change):
     """A maker of the honest classifier with a changed proto."""
 
     def make(folder, marker):
@@ -404,26 +407,26 @@ SAVED_MODELS: dict[str, tuple[Callable, str, bool]] = {
     "asset above the folder": (_asset_above, "../../planted", False),
     "text graph beside": (_text_graph, "saved_model.pbtxt", False),
     "symbolic link": (_symbolic_link, "symbolic link", False),
-    "second graph": (_edited(_second_graph), "2 graphs", False),
-    "huge variable": (_edited(_huge_variable), "variable", False),
-    "huge constant": (_edited(_huge_constant), "constants", False),
-    "registered saver": (_edited(_registered_saver), "planted.Saver", False),
-    "registered class": (_edited(_registered_class), "planted.Class", False),
-    "attribute of objects": (_edited(_dunder), "__class__", False),
-    "other host": (_edited(_other_host), "/job:worker", False),
-    "unknown operation": (_edited(_unknown_op), "PlantedOp", False),
-    "unknown attribute": (_edited(_unknown_attribute), "_planted", True),
+    "second graph": (edited(_second_graph), "2 graphs", False),
+    "huge variable": (edited(_huge_variable), "variable", False),
+    "huge constant": (edited(_huge_constant), "constants", False),
+    "registered saver": (edited(_registered_saver), "planted.Saver", False),
+    "registered class": (edited(_registered_class), "planted.Class", False),
+    "attribute of objects": (edited(_dunder), "__class__", False),
+    "other host": (edited(_other_host), "/job:worker", False),
+    "unknown operation": (edited(_unknown_op), "PlantedOp", False),
+    "unknown attribute": (edited(_unknown_attribute), "_planted", True),
     "unknown field": (_unknown_field, "fields unknown", False),
-    "missing function": (_edited(_missing_function), "planted", False),
-    "saver that writes": (_edited(_saver_with_write), "WriteFile", True),
-    "saver as a function": (_edited(_saver_as_signature), "SaveV2", True),
-    "TensorFlow 1": (_edited(_no_objects), "TensorFlow 1", False),
+    "missing function": (edited(_missing_function), "planted", False),
+    "saver that writes": (edited(_saver_with_write), "WriteFile", True),
+    "saver as a function": (edited(_saver_as_signature), "SaveV2", True),
+    "TensorFlow 1": (edited(_no_objects), "TensorFlow 1", False),
 }
 
 # These only compute, so that the scan accepts them; limits stop them.
 BOMBS: dict[str, Callable] = {
-    "endless loop": _serving(_endless),
-    "huge tensor": _serving(_huge),
+    "endless loop": _serving(endless),
+    "huge tensor": _serving(huge),
 }
 
 
@@ -550,7 +553,7 @@ def _with_layer(module, name, **config):
     return lambda path, marker: rewrite(path, change)
 
 
-def _with_weights(plant):
+def with_weights(plant):
     """A maker of a `.keras` file with a changed file of weights."""
 
     def change(members):
@@ -674,11 +677,11 @@ KERAS_FILES: dict[str, tuple[Callable, str, bool]] = {
         "../planted",
         False,
     ),
-    "external link": (_with_weights(_external_link), "ExternalLink", False),
+    "external link": (with_weights(_external_link), "ExternalLink", False),
     "external storage": (
-        _with_weights(_external_storage),
+        with_weights(_external_storage),
         "another file",
         False,
     ),
-    "huge weights": (_with_weights(_declared_weights), "declare", False),
+    "huge weights": (with_weights(_declared_weights), "declare", False),
 }

@@ -5,12 +5,14 @@ become one.
 """
 
 import contextlib
+import hashlib
 from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
+from ib_keras import export
 from ib_keras.audit import safety
 from ib_keras.audit.audited_model.options import check_path
 from ib_keras.audit.audited_model.options import hash_folder
@@ -50,7 +52,8 @@ def load(
     strategy: tf.distribute.Strategy | None = None,
     allow_ops: Sequence[str] = (),
     probe: bool = False,
-) -> tuple[Any, Any]:
+    batch_size: int | None = None,
+) -> tuple[Any, Any, dict[str, Any] | None]:
     """Checks a model and loads it.
 
     Args:
@@ -58,16 +61,25 @@ def load(
         strategy: Its devices get the variables.
         allow_ops: Operations that the user lets pass.
         probe: Whether a child process runs the model first, under limits.
+        batch_size: The largest batch that it will be called on; None for
+            small ones.
 
     Returns:
-        What TensorFlow or Keras loaded, and the safety report.
+        What TensorFlow or Keras loaded, the safety report, and the metadata
+        of a SavedModel that has them.
 
     Raises:
         UserError: If the model is damaged.
         UnsafeError: If it holds what could do harm.
     """
+    metadata = None
     with _one_error(path):
-        report = safety.check(path, allow_ops=tuple(allow_ops), probe=probe)
+        report = safety.check(
+            path,
+            allow_ops=tuple(allow_ops),
+            probe=probe,
+            batches=safety.batch_sizes(batch_size),
+        )
         with (
             safety.loadable(path, report) as copy,
             strategy.scope() if strategy else contextlib.nullcontext(),
@@ -78,8 +90,23 @@ def load(
                 model = keras.saving.load_model(
                     copy, compile=False, safe_mode=True
                 )
-                return model, report
-            return tf.saved_model.load(copy), report
+            else:
+                metadata = export.read_metadata(copy)
+                model = tf.saved_model.load(copy)
+        # Larger batches were tried while it was loaded; none is called before.
+        safety.finish(report)
+    return model, report, metadata
+
+
+def sha256(report: Any) -> str:
+    """The `hash_folder` of the files that a safety report is of."""
+    if report.kind == "keras":
+        (digest,) = report.files.values()
+        return digest
+    total = hashlib.sha256()
+    for name, digest in sorted(report.files.items()):
+        total.update(f"{name}\0{digest}\n".encode())
+    return total.hexdigest()
 
 
 def keras_endpoint(model: Any, name: str, path: str) -> Endpoint:

@@ -23,7 +23,6 @@ from ib_keras.audit.audited_model import signatures
 from ib_keras.audit.audited_model.io_spec import IOSpec
 from ib_keras.audit.audited_model.options import MODES
 from ib_keras.audit.audited_model.options import Options
-from ib_keras.audit.audited_model.options import hash_folder
 from ib_keras.audit.audited_model.preprocessing import Preprocessing
 from ib_keras.audit.audited_model.signatures import Endpoint
 from ib_keras.errors import UserError
@@ -298,6 +297,7 @@ def load(
     options: Options | None = None,
     allow_ops: Sequence[str] = (),
     probe: bool = False,
+    batch_size: int | None = None,
 ) -> AuditedModel:
     """Loads a SavedModel folder or a .keras file, after the safety check.
 
@@ -307,6 +307,8 @@ def load(
         options: What the user specifies.
         allow_ops: Operations that the safety check lets pass.
         probe: Whether a child process runs the model first, under limits.
+        batch_size: The largest batch that it will be called on, which the
+            child then tries; None for small ones.
 
     Returns:
         An `AuditedModel`, which `infer_io` makes ready.
@@ -320,8 +322,9 @@ def load(
     options = options or Options()
     loading.check_path(path)
     is_keras = loading.is_keras(path)
-    metadata = None if is_keras else export.read_metadata(path)
-    loaded, report = loading.load(path, strategy, allow_ops, probe)
+    loaded, report, metadata = loading.load(
+        path, strategy, allow_ops, probe, batch_size
+    )
     if is_keras:
         kind = "keras"
         endpoint = loading.keras_endpoint(loaded, "call", path)
@@ -336,7 +339,7 @@ def load(
         endpoint = signatures.choose(loaded, wanted, path)
     model = AuditedModel(
         path,
-        hash_folder(path),
+        loading.sha256(report),
         metadata or {},
         loaded,
         kind,

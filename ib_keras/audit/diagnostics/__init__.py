@@ -141,9 +141,9 @@ def examine(
             sum(rows[0]["seconds"] for rows in answers.values() if rows), 3
         ),
     }
-    files.write_json(path, result)
+    sealed = files.write_sealed_json(path, result)
     files.remove(partial)
-    return result
+    return sealed
 
 
 def _ask(case, name, diagnostic):

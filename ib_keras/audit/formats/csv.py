@@ -10,8 +10,8 @@ from ib_keras.audit.formats import rows
 from ib_keras.audit.report import load
 from ib_keras.audit.report import pairs
 
-# First characters of cells that spreadsheets take for formulas.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+# How a cell begins that spreadsheets take for a formula.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 def build() -> formats.Format:
@@ -46,5 +46,7 @@ def _record(row: rows.Row) -> dict:
 
 
 def _defused(value):
-    is_formula = isinstance(value, str) and value.startswith(_FORMULA)
+    is_formula = isinstance(value, str) and value.lstrip(" ").startswith(
+        _FORMULA
+    )
     return f"'{value}" if is_formula else value

@@ -136,7 +136,11 @@ def _is_kept(audit: Audit, epsilon: float) -> bool:
 
 def _if_there(path: str) -> Any:
     """A JSON file that audits of older versions do not have."""
-    return files.read_json(path) if files.exists(path) else None
+    if not files.exists(path):
+        return None
+    value = files.read_json(path)
+    files.check_seal(value, path)
+    return value
 
 
 def check_clean_images(audit: Audit, images: np.ndarray) -> np.ndarray:

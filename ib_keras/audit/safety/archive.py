@@ -7,8 +7,11 @@ defence: `config.json` may name only the classes listed here.
 import hashlib
 import io
 import json
+import math
 import os
+import struct
 import zipfile
+from collections.abc import Callable
 
 from ib_keras.audit.safety import classes
 from ib_keras.audit.safety import tree
@@ -16,6 +19,7 @@ from ib_keras.audit.safety.report import Limits
 from ib_keras.audit.safety.report import Problem
 from ib_keras.audit.safety.report import Report
 from ib_keras.audit.safety.report import damaged
+from ib_keras.audit.safety.report import raising
 from ib_keras.audit.safety.report import reason
 from ib_keras.audit.safety.report import refuse
 from ib_keras.audit.safety.report import shown
@@ -28,11 +32,25 @@ _MEMBERS = (CONFIG, METADATA, WEIGHTS)
 _MAX_RATIO = 100
 # Below this many bytes a high ratio is harmless.
 _SMALL = 1 << 20
+# Weights are numbers, which hardly compress.
+_MAX_WEIGHTS_RATIO = 10
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+# What stands at the end of a zip file, and before that in one over 4 GiB.
+_RECORD = struct.Struct("<4s4H2LH")
+_END_BYTES = 20 + _RECORD.size
+_MAX_MEMBERS = 100
+# Names and dates of a member, in front of it and in the directory.
+_HEADER_BYTES = 1 << 10
+# What HDF5 needs beside the numbers, once and for each array and group.
+_HDF5_BYTES, _HDF5_ITEM_BYTES = 1 << 20, 16 << 10
 
 
 def inspect(
-    place: str, path: str, allow_ops: list[str], limits: Limits
+    place: str,
+    path: str,
+    allow_ops: list[str],
+    limits: Limits,
+    make_room: Callable[[int, int], None] = lambda largest, total: None,
 ) -> Report:
     """The static pass over a local `.keras` file.
 
@@ -41,6 +59,7 @@ def inspect(
         path: In messages and in the report.
         allow_ops: Names of classes that are accepted beyond the list.
         limits: On sizes.
+        make_room: As of `checking.inspect`.
 
     Returns:
         A `Report` without `probe`.
@@ -49,7 +68,9 @@ def inspect(
         UserError: If the file is damaged or not a `.keras` file.
         UnsafeError: If it is refused.
     """
-    data = _bytes(place, path, limits)
+    size = _check_file(place, path, limits)
+    make_room(size, size)
+    data = tree.read(place, "", size)
     members = _read(data, path, limits)
     config = _parse(members[CONFIG], path)
     _drop_compiled(config)
@@ -63,7 +84,8 @@ def inspect(
         files={os.path.basename(path): hashlib.sha256(data).hexdigest()},
         ops={"classes": sorted(found.names)},
         allow_ops=list(allow_ops),
-        exceptions=sorted(found.used),
+        exceptions=sorted(found.used | raising(allow_ops)),
+        limits=vars(limits),
         notes=unused(allow_ops, found.used),
     )
 
@@ -83,9 +105,9 @@ def write(place: str, path: str, report: Report, folder: str) -> str:
     Raises:
         UserError: If the file is not the checked one.
     """
-    limits = Limits(max_model_gb=1 << 20)
-    # Read once: the hashed bytes are those that are written.
-    data = _bytes(place, path, limits)
+    limits = Limits(**report.limits)
+    # Read once: what is hashed is what is written.
+    data = tree.read(place, "", _check_file(place, path, limits))
     digest = hashlib.sha256(data).hexdigest()
     if report.files != {os.path.basename(path): digest}:
         raise UserError(
@@ -106,16 +128,35 @@ def write(place: str, path: str, report: Report, folder: str) -> str:
     return copy
 
 
-def _bytes(place, path, limits):
-    """The whole file, which has to be a regular one."""
+def _check_file(place, path, limits):
+    """What the file and its members may take, before they are read."""
     if os.path.islink(place) or not os.path.isfile(place):
         raise refuse(path, [Problem("a link or a device in place of a file")])
-    return tree.read(place, "", limits.max_model_bytes())
+    size = os.path.getsize(place)
+    limit = limits.max_model_bytes()
+    if size > limit:
+        what = f"a file of {size / 2**30:.1f} GiB, over the limit"
+        raise refuse(path, [Problem(what)])
+    with open(place, "rb") as file:
+        _check_kind(file.read(len(_HDF5_MAGIC)), path)
+        file.seek(max(size - _END_BYTES, 0))
+        _check_end(file.read(), size, path)
+    try:
+        with zipfile.ZipFile(place) as archive:
+            infos = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, struct.error) as error:
+        raise damaged(path, reason(error)) from error
+    if problems := _member_problems(infos, limits):
+        raise refuse(path, problems)
+    held = sum(i.compress_size + _HEADER_BYTES for i in infos)
+    if size > held:
+        what = f"{size - held} bytes and more that are of no member"
+        raise refuse(path, [Problem(what)])
+    return max(size, sum(i.file_size for i in infos))
 
 
-def _read(data, path, limits):
-    """The members that are known, each within the limits."""
-    if data.startswith(_HDF5_MAGIC) or path.endswith((".h5", ".hdf5")):
+def _check_kind(head, path):
+    if head == _HDF5_MAGIC or path.endswith((".h5", ".hdf5")):
         raise UnsafeError(
             "Models in .h5 files are refused, since loading one can run code",
             received=path,
@@ -130,6 +171,27 @@ def _read(data, path, limits):
             expected="a SavedModel folder or a .keras file",
             fix="Give the folder itself, or a file named *.keras.",
         )
+
+
+def _check_end(end, size, path):
+    """A directory of few members at the end, which zipfile reads whole."""
+    record = end[-_RECORD.size :]
+    if len(record) < _RECORD.size or record[:4] != b"PK\5\6":
+        raise damaged(path, "it does not end as a .keras file does")
+    *_, count, length, _, comment = _RECORD.unpack(record)
+    is_large = end[:4] == b"PK\6\7"  # A second record, for large files.
+    if (
+        count > _MAX_MEMBERS
+        or length > _MAX_MEMBERS * _HEADER_BYTES
+        or comment
+        or (is_large and size < 1 << 31)
+    ):
+        what = f"a directory of {count} members in {length} bytes"
+        raise refuse(path, [Problem(what)])
+
+
+def _read(data, path, limits):
+    """The members that are known, each within the limits."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             infos = archive.infolist()
@@ -172,7 +234,9 @@ def _member_problems(infos, limits):
             problems.append(
                 Problem(f"the member {name}, which no image classifier needs")
             )
-        if info.file_size > _MAX_RATIO * info.compress_size + _SMALL:
+        is_weights = info.filename == WEIGHTS
+        ratio = _MAX_WEIGHTS_RATIO if is_weights else _MAX_RATIO
+        if info.file_size > ratio * info.compress_size + _SMALL:
             problems.append(
                 Problem(
                     f"the member {name} of {info.file_size} bytes in"
@@ -180,8 +244,12 @@ def _member_problems(infos, limits):
                 )
             )
     small = [i for i in infos if i.filename != WEIGHTS]
-    if any(i.file_size > limits.max_graph_mb * 2**20 for i in small):
-        problems.append(Problem(f"{CONFIG} over {limits.max_graph_mb} MiB"))
+    # Text becomes up to twenty times as many bytes of objects.
+    most = limits.max_graph_mb / 8
+    largest = math.ceil(max((i.file_size for i in small), default=0) / 2**20)
+    if largest > most:
+        what = f"{CONFIG} of {largest} MiB, where {most:g} is the limit"
+        problems.append(Problem(what, f"max_graph_mb={8 * largest}"))
     if total > limits.max_model_bytes():
         problems.append(
             Problem(f"members of {total / 2**30:.1f} GiB, over the limit")
@@ -228,13 +296,14 @@ def _weight_problems(members, path, limits):
     """Links, external storage and sizes in the HDF5 file of the weights."""
     import h5py
 
-    problems, total = [], 0
+    problems, total, count = [], 0, 0
     try:
         with h5py.File(io.BytesIO(members[WEIGHTS]), "r") as file:
             pending = [file]
             while pending:
                 group = pending.pop()
                 for name in group:
+                    count += 1
                     place = shown(f"{group.name}/{name}")
                     link = group.get(name, getlink=True)
                     if not isinstance(link, h5py.HardLink):
@@ -259,4 +328,7 @@ def _weight_problems(members, path, limits):
         problems.append(
             Problem(f"weights that declare {total} bytes in {stored}")
         )
+    padding = stored - total - count * _HDF5_ITEM_BYTES
+    if padding > _HDF5_BYTES:
+        problems.append(Problem(f"{padding} bytes in {WEIGHTS} of no array"))
     return problems

@@ -5,8 +5,8 @@ import difflib
 import hashlib
 import importlib
 import os
-import tempfile
 import time
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 
@@ -15,11 +15,13 @@ from ib_keras.audit.safety import fingerprint
 from ib_keras.audit.safety import ops
 from ib_keras.audit.safety import probe as probes
 from ib_keras.audit.safety import scan
+from ib_keras.audit.safety import scratch
 from ib_keras.audit.safety import strip
 from ib_keras.audit.safety import tree
 from ib_keras.audit.safety import variables
 from ib_keras.audit.safety.report import Limits
 from ib_keras.audit.safety.report import Report
+from ib_keras.audit.safety.report import raising
 from ib_keras.audit.safety.report import refuse
 from ib_keras.audit.safety.report import unused
 from ib_keras.errors import UserError
@@ -31,18 +33,22 @@ def check(
     allow_ops: Iterable[str] = (),
     limits: Limits | None = None,
     probe: bool = True,
+    batches: Iterable[int] = (),
 ) -> Report:
     """Checks a model before anything of it runs.
 
     Args:
         path: A SavedModel folder or a `.keras` file, local or remote.
         allow_ops: Operations, hidden attributes or Keras classes to accept
-            beyond the rules, by the names that a refusal gives.
+            beyond the rules, by the names that a refusal gives; or a limit to
+            raise, such as "max_nodes=400000".
         limits: What the model may take; None takes `Limits()`.
         probe: Whether to make the first calls, in a child process with limits
             on memory and time and without network where that is possible. The
             whole check is then made in the child. Without it the files are
             only read, in this process.
+        batches: The batch sizes that the first calls shall try beside 1 and 2.
+            They are answered for by `finish`.
 
     Returns:
         A `Report` on a model that is accepted.
@@ -51,15 +57,15 @@ def check(
         UserError: If there is no such model or it is damaged.
         UnsafeError: If it is refused.
     """
-    limits = limits or Limits()
-    allowed = _check_allowed(allow_ops)
+    allow_ops = _check_allowed(allow_ops)
+    limits = (limits or Limits()).raised(allow_ops)
     path = os.fspath(path).rstrip("/")
     began = time.monotonic()
     with tree.local(path, limits) as place:
         if probe:
-            report = probes.run(place, path, allowed, limits)
+            report = probes.run(place, path, allow_ops, limits, batches)
         else:
-            report = inspect(place, path, allowed, limits)
+            report = inspect(place, path, allow_ops, limits)
     report.seconds = round(time.monotonic() - began, 3)
     return report
 
@@ -81,7 +87,11 @@ def _check_allowed(allow_ops):
 
 
 def inspect(
-    place: str, path: str, allow_ops: list[str], limits: Limits
+    place: str,
+    path: str,
+    allow_ops: list[str],
+    limits: Limits,
+    make_room: Callable[[int, int], None] = lambda largest, total: None,
 ) -> Report:
     """The static pass over local files; nothing of the model runs.
 
@@ -90,6 +100,8 @@ def inspect(
         path: What messages and the report call it.
         allow_ops: As of `check`, sorted.
         limits: As of `check`.
+        make_room: Called when all is read but the weights, with the bytes of
+            the largest variable and of all files.
 
     Returns:
         A `Report` without `probe`.
@@ -99,16 +111,18 @@ def inspect(
         UnsafeError: If it is refused.
     """
     if not os.path.isdir(place):
-        return archive.inspect(place, path, allow_ops, limits)
+        return archive.inspect(place, path, allow_ops, limits, make_room)
     names = tree.listing(place, path, limits)
-    data = tree.read(place, tree.GRAPH_FILE, limits.max_graph_mb * 2**20)
-    proto = scan.parse(data, path)
+    data = tree.read(place, tree.GRAPH_FILE, limits.graph_bytes())
+    proto = scan.parse(data, path, limits)
     found = scan.scan(proto, frozenset(allow_ops), limits)
     if found.problems:
         raise refuse(path, found.problems)
     meta_graph = proto.meta_graphs[0]
     _check_assets_are_there(meta_graph, names, path)
-    variables.check(place, names, meta_graph, path, limits)
+    largest = variables.check(place, names, meta_graph, path, limits)
+    make_room(largest, sum(os.path.getsize(f"{place}/{n}") for n in names))
+    variables.read(place, names, path)
     families: dict[str, list[str]] = {}
     for name in sorted(found.ops):
         families.setdefault(ops.family(name), []).append(name)
@@ -122,7 +136,8 @@ def inspect(
         files=tree.digests(place, names),
         ops=families,
         allow_ops=list(allow_ops),
-        exceptions=sorted(found.used),
+        exceptions=sorted(found.used | raising(allow_ops)),
+        limits=vars(limits),
         notes=[
             *fingerprint.notes(place, names),
             *unused(allow_ops, found.used),
@@ -169,30 +184,37 @@ def loadable(path: str, report: Report) -> Iterator[str]:
     Raises:
         UserError: If the files are not those that were checked.
     """
-    limits = Limits(max_model_gb=1 << 20)
+    limits = Limits(**report.limits)
     path = os.fspath(path).rstrip("/")
     with (
         tree.local(path, limits) as place,
-        tempfile.TemporaryDirectory(prefix="ib_keras_") as folder,
+        scratch.Folder() as folder,
     ):
         if report.kind == "keras":
             _import_classes(report)
             yield archive.write(place, path, report, folder)
             return
         names = tree.listing(place, path, limits)
-        data = tree.read(place, tree.GRAPH_FILE, limits.max_graph_mb * 2**20)
-        proto = scan.parse(data, path)
-        strip.write(proto, place, names, folder)
+        data = tree.read(place, tree.GRAPH_FILE, limits.graph_bytes())
+        digest = hashlib.sha256(data).hexdigest()
+        # What is parsed has been scanned.
+        if digest != report.files.get(tree.GRAPH_FILE):
+            raise _changed(path)
+        proto = scan.parse(data, path, limits)
         # Of what was read and of what will be: not of the source again.
-        copied = {
-            tree.GRAPH_FILE: hashlib.sha256(data).hexdigest(),
-            **strip.digests(folder, place, names),
-        }
-        if copied != report.files:
-            raise UserError(
-                "The model has changed since it was checked",
-                received=path,
-                expected="the files whose SHA-256 the check recorded",
-                fix="Run the same command again.",
-            )
+        copied = strip.write(proto, place, names, folder)
+        if {tree.GRAPH_FILE: digest, **copied} != report.files:
+            raise _changed(path)
+        linked = strip.linked(folder, names)
         yield folder
+        if any(copied[n] != tree.sha256(f"{folder}/{n}") for n in linked):
+            raise _changed(path)
+
+
+def _changed(path):
+    return UserError(
+        "The model has changed since it was checked",
+        received=path,
+        expected="the files whose SHA-256 the check recorded",
+        fix="Run the same command again.",
+    )

@@ -1,19 +1,22 @@
 """What the child process of the safety check does. Nobody else imports it."""
 
+import functools
 import hashlib
 import importlib
 import json
 import os
-import resource
-import signal
 import socket
+import time
 import warnings
 
 import numpy as np
 import tensorflow as tf
 
 from ib_keras.audit import safety
+from ib_keras.audit.safety import rlimits
+from ib_keras.audit.safety import tree
 from ib_keras.audit.safety.report import Limits
+from ib_keras.audit.safety.report import raising
 from ib_keras.audit.safety.report import reason
 from ib_keras.errors import UnsafeError
 from ib_keras.errors import UserError
@@ -23,6 +26,7 @@ BATCHES = (1, 2)
 _EXTENT = 32
 _MAX_CALLS = 16
 _ALLOWED_FILE_BYTES = 64 << 20
+_MAX_TEXT = 10_000
 
 
 def main(job: dict) -> None:
@@ -36,19 +40,23 @@ def main(job: dict) -> None:
         output.flush()
 
     say(stage="scan")
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     limits = Limits(**job["limits"])
+    rlimits.for_reading(limits)
     try:
         report = safety.inspect(
-            job["place"], job["path"], job["allow_ops"], limits
+            job["place"],
+            job["path"],
+            job["allow_ops"],
+            limits,
+            functools.partial(rlimits.for_weights, limits),
         )
         with safety.loadable(job["place"], report) as copy:
-            report.probe = _probe(copy, report, limits, say)
-            answer = {"report": report.to_json()}
+            _probe(copy, report, limits, job["batches"], say)
             # With no room for files left, the copy goes with `home`.
-            say(answer=answer)
             output.close()
             os._exit(0)
+    except MemoryError:
+        os.abort()
     except UserError as error:
         kind = "UnsafeError" if isinstance(error, UnsafeError) else "UserError"
         say(
@@ -62,18 +70,20 @@ def main(job: dict) -> None:
         )
 
 
-def _probe(copy, report, limits, say):
-    """Loads the copy under the limits and calls it."""
+def _probe(copy, report, limits, batches, say):
+    """Loads the copy under the limits and calls it; says what it did."""
     # Imports may write caches, so they come before the limits.
     if report.kind == "keras":
         importlib.import_module("keras")
     # Whoever allowed an operation may have allowed it to write.
-    file_bytes = _ALLOWED_FILE_BYTES if report.exceptions else 0
+    is_excepted = set(report.exceptions) - raising(report.exceptions)
+    file_bytes = _ALLOWED_FILE_BYTES if is_excepted else 0
     if report.kind == "keras":
         # Keras unpacks the weights beside the file.
         file_bytes = max(file_bytes, _weight_bytes(copy))
-    _limit(limits, _weight_bytes(copy), file_bytes)
+    rlimits.for_calls(limits, _weight_bytes(copy), file_bytes)
     say(stage="loading")
+    began = time.monotonic()
     try:
         functions, variables = _load(copy, report.kind)
     except Exception as error:  # TensorFlow has seven kinds for one fault.
@@ -85,20 +95,63 @@ def _probe(copy, report, limits, say):
             expected="a model that TensorFlow can load",
             fix="Copy or export the model again.",
         ) from error
+    functions = functions[:_MAX_CALLS]
+    # Compiled code is made by the first call; others show their pace at once.
+    is_quick = not _is_compiled(copy)
+    until = rlimits.Deadline(limits, time.monotonic() - began, is_quick)
     before = _hash(variables)
-    calls = []
-    for name, function, inputs in functions[:_MAX_CALLS]:
+    calls, paces = [], []
+    for name, function, inputs in functions:
         say(stage=f"calling {name}")
-        calls.append(_call(name, function, inputs))
+        call, pace = _call(name, function, inputs, until)
+        calls.append(call)
+        paces.append(pace)
     changed = _hash(variables) != before
     network = _has_network()
     report.notes += _notes(calls, changed, network)
-    return {
+    report.probe = {
         "calls": calls,
         "num_variables": len(variables),
         "changes_variables": changed,
         "has_network": network,
     }
+    say(answer={"report": report.to_json()})
+    sizes = sorted(set(batches) - set(BATCHES))
+    say(larger=_call_larger(functions, paces, sizes, until, say))
+
+
+def _is_compiled(copy):
+    if os.path.isfile(copy):
+        return True  # Keras may compile whatever it calls.
+    with open(os.path.join(copy, tree.GRAPH_FILE), "rb") as file:
+        return b"_XlaMustCompile" in file.read()
+
+
+def _call_larger(functions, paces, sizes, until, say):
+    """Calls each function once on larger batches; those that were left out.
+
+    They are left out where a call would take long by the pace of the small
+    ones: nobody should wait for an audit to begin.
+    """
+    left_out = set()
+    for (name, function, inputs), pace in zip(functions, paces, strict=True):
+        if pace is None or not _takes_any_batch(inputs):
+            continue
+        for size in sizes:
+            if not until.allows(pace * size):
+                left_out.add(size)
+                continue
+            say(stage=f"calling {name} on a batch of {size}")
+            until.start(pace * size)
+            _call_once(function, inputs, size)
+    return sorted(left_out)
+
+
+def _takes_any_batch(inputs):
+    return any(
+        spec.shape.rank and spec.shape[0] is None
+        for spec in tf.nest.flatten(inputs)
+    )
 
 
 def _notes(calls, changed, network):
@@ -126,20 +179,6 @@ def _weight_bytes(copy):
         for folder, _, names in os.walk(copy)
         for name in names
     )
-
-
-def _limit(limits, weight_bytes, file_bytes):
-    """Sets the kernel's limits: each ends the process by a signal."""
-    with open("/proc/self/statm", encoding="ascii") as file:
-        pages = int(file.read().split()[0])
-    used = pages * os.sysconf("SC_PAGE_SIZE")
-    # Weights are in memory up to three times while they are read.
-    room = used + limits.memory_bytes() + 3 * weight_bytes
-    resource.setrlimit(resource.RLIMIT_AS, (room, room))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
-    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, limits.seconds)
 
 
 def _load(copy, kind):
@@ -213,32 +252,41 @@ def _hash(variables):
     return total.hexdigest()
 
 
-def _call(name, function, specs):
-    """Calls a function twice on each batch; a failure is a result, too."""
+def _call(name, function, specs, until):
+    """Calls a function twice on each batch; a failure is a result, too.
+
+    Returns:
+        What it showed, and the seconds for an example; None of a failure.
+    """
     result = {"name": name, "batches": [], "repeats": True, "error": None}
     for batch in BATCHES:
-        inputs = tf.nest.map_structure(
-            lambda spec, batch=batch: _input(spec, batch), specs
-        )
-        try:
-            first, second = (
-                [
-                    np.asarray(value)
-                    for value in tf.nest.flatten(function(inputs))
-                ]
-                for _ in range(2)
-            )
-        except Exception as error:  # A foreign graph can raise anything.
-            if _is_memory(error):
-                os.abort()
-            result["error"] = reason(error)
-            return result
+        answers = []
+        for _ in range(2):
+            began = time.monotonic()
+            until.start()
+            answer, result["error"] = _call_once(function, specs, batch)
+            pace = (time.monotonic() - began) / batch
+            if answer is None:
+                return result, None
+            answers.append(answer)
+        first, second = answers
         result["batches"].append([list(value.shape) for value in first])
         result["repeats"] &= all(
             a.shape == b.shape and a.tobytes() == b.tobytes()
             for a, b in zip(first, second, strict=True)
         )
-    return result
+    return result, pace
+
+
+def _call_once(function, specs, batch):
+    """What a function gives for a batch, and what its failure says."""
+    inputs = tf.nest.map_structure(lambda spec: _input(spec, batch), specs)
+    try:
+        return [np.asarray(v) for v in tf.nest.flatten(function(inputs))], None
+    except Exception as error:  # A foreign graph can raise anything.
+        if _is_memory(error):
+            os.abort()
+        return None, reason(error)
 
 
 def _input(spec, batch):
@@ -257,7 +305,7 @@ def _input(spec, batch):
 
 
 def _is_memory(error):
-    text = str(error).lower()
+    text = str(error)[:_MAX_TEXT].lower()
     return isinstance(
         error, MemoryError | tf.errors.ResourceExhaustedError
     ) or any(

@@ -7,6 +7,9 @@ the model. Those that fill a table from constants are allowed, no others.
 import posixpath
 import re
 
+from tensorflow.python.trackable import autotrackable
+
+from ib_keras.audit.safety import calls
 from ib_keras.audit.safety import ops
 from ib_keras.audit.safety.report import shown
 
@@ -14,6 +17,32 @@ from ib_keras.audit.safety.report import shown
 _CALLED = ("_initialize", "_create_resource", "_destroy_resource")
 # TensorFlow's own; all others would be looked up among this process' classes.
 _CLASSES = ("", "tf.StaticHashTable", "tf.TrackableConstant")
+
+# What the loader's own objects are made of.
+_OWN = frozenset(dir(autotrackable.AutoTrackable))
+
+
+def only(meta_graph, callees: dict[str, list[str]]) -> set[str]:
+    """The functions that loading alone runs, and no call of the model.
+
+    Args:
+        meta_graph: A `MetaGraphDef`.
+        callees: Function -> those that it calls.
+
+    Returns:
+        Their names.
+    """
+    nodes = meta_graph.object_graph_def.nodes
+    at_load, live = set(), set()
+    for node in nodes:
+        if node.WhichOneof("kind") == "function":
+            continue  # Its children are its own traces, once more.
+        for child in node.children:
+            if 0 <= child.node_id < len(nodes):
+                found = at_load if child.local_name in _CALLED else live
+                found.update(_functions_of(nodes[child.node_id]))
+    inside = calls.closure(at_load, callees)
+    return inside - calls.closure(live | (set(callees) - inside), callees)
 
 
 def check(meta_graph, allow_ops: frozenset[str], found) -> None:
@@ -49,7 +78,10 @@ def check(meta_graph, allow_ops: frozenset[str], found) -> None:
             elif name in _CALLED:
                 for function in _functions_of(objects.nodes[child.node_id]):
                     _check_called(function, name, library, allow_ops, found)
-            elif re.fullmatch(r"__.*__", name) and name != "__call__":
+            elif name == "__call__":
+                if not _functions_of(objects.nodes[child.node_id]):
+                    found.refuse(f"a __call__ that is no function at {place}")
+            elif name in _OWN or re.fullmatch(r"__.*__", name):
                 found.refuse(f"the attribute {shown(name)} set at {place}")
 
 
@@ -69,7 +101,7 @@ def _check_called(name, role, library, allow_ops, found):
             continue
         seen.add(name)
         for node in library[name].node_def:
-            pending += _called(node.attr.values())
+            pending += calls.of_nodes([node])
             if node.op in ops.LOAD_TIME_OPS:
                 continue
             if node.op in allow_ops:
@@ -81,16 +113,6 @@ def _check_called(name, role, library, allow_ops, found):
                 f" {role}",
                 node.op if ops.definition(node.op) else None,
             )
-
-
-def _called(values):
-    names = []
-    for value in values:
-        functions = [value.func, *value.list.func]
-        names += [function.name for function in functions if function.name]
-        for function in functions:
-            names += _called(function.attr.values())
-    return names
 
 
 def _check_assets(meta_graph, found):

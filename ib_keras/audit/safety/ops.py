@@ -61,6 +61,9 @@ _EXTRA = {
 # Allowed in the main graph alone, where variables that are saved are made.
 VARIABLE_OPS = frozenset({"VarHandleOp"})
 
+# Allowed in initialisers alone: elsewhere a table would be the model's memory.
+TABLE_WRITERS = frozenset({"LookupTableImportV2"})
+
 # Only in the two functions that write and read the model's own variables.
 SAVER_OPS = frozenset(
     {

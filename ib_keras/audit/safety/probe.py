@@ -12,14 +12,17 @@ import copy
 import ctypes
 import json
 import os
+import selectors
 import signal
 import subprocess
 import sys
-import tempfile
+import time
+from collections.abc import Callable
 from collections.abc import Iterable
 
 from ib_keras import errors
 from ib_keras import files
+from ib_keras.audit.safety import scratch
 from ib_keras.audit.safety import tree
 from ib_keras.audit.safety.report import Limits
 from ib_keras.audit.safety.report import Problem
@@ -41,7 +44,7 @@ _PASSED = (
 _START = 600.0
 
 _SIGNALS = {
-    signal.SIGALRM: "took more than {seconds:g} s",
+    signal.SIGALRM: "took too long (at most {seconds:g} s)",
     signal.SIGXFSZ: "wrote to a file",
     signal.SIGXCPU: "took more than {seconds:g} s",
     signal.SIGKILL: "was killed, most likely for its use of memory",
@@ -54,15 +57,42 @@ _SIGNALS = {
 }
 
 
+_SMALLEST_BATCH = 8
+# Seconds that a child has to end once it has said all.
+_AT_EXIT = 10.0
+# Bytes of what a child says that are kept.
+_MAX_OUTPUT = 16 << 20
+_MAX_ERRORS = 64 << 10
+
 _PR_SET_PDEATHSIG = 1
 
 # What was asked -> the child that was started for it, and the last answer.
 _pending: dict[str, "_Child"] = {}
 _answers: dict[str, Report] = {}
+# Model -> the child that still tries larger batches.
+_running: dict[str, "_Child"] = {}
+
+
+def batch_sizes(largest: int | None) -> list[int]:
+    """The batches of an audit, which halves the largest where it can.
+
+    Args:
+        largest: None for an audit of small batches alone.
+
+    Returns:
+        The largest and its halves, ascending: as `attacks.devices` has them.
+    """
+    sizes = [largest] if isinstance(largest, int) and largest > 0 else []
+    while sizes and sizes[-1] > _SMALLEST_BATCH:
+        sizes.append((sizes[-1] + 1) // 2)
+    return sizes[::-1]
 
 
 def start(
-    path: str, allow_ops: Iterable[str] = (), limits: Limits | None = None
+    path: str,
+    allow_ops: Iterable[str] = (),
+    limits: Limits | None = None,
+    batches: Iterable[int] = (),
 ) -> None:
     """Starts the child of a check that `safety.check` will ask for.
 
@@ -73,16 +103,25 @@ def start(
         path: As of `safety.check`.
         allow_ops: As of `safety.check`.
         limits: As of `safety.check`.
+        batches: As of `safety.check`.
     """
     path = os.fspath(path).rstrip("/")
     if files.is_remote(path):
         return
-    job = _job(path, path, sorted(set(allow_ops)), limits or Limits())
+    allow_ops = sorted(set(allow_ops))
+    limits = (limits or Limits()).raised(allow_ops)
+    job = _job(path, path, allow_ops, limits, batches)
     if _key(job) not in _pending:
         _pending[_key(job)] = _Child(job)
 
 
-def run(place: str, path: str, allow_ops: list[str], limits: Limits) -> Report:
+def run(
+    place: str,
+    path: str,
+    allow_ops: list[str],
+    limits: Limits,
+    batches: Iterable[int] = (),
+) -> Report:
     """Checks local files in a child process, and makes the first calls there.
 
     What this process has asked before is answered as before, if all files are
@@ -92,7 +131,8 @@ def run(place: str, path: str, allow_ops: list[str], limits: Limits) -> Report:
         place: Local file or folder.
         path: What messages and the report call it.
         allow_ops: As of `safety.check`.
-        limits: As of `safety.check`.
+        limits: As of `safety.check`, raised by what is allowed.
+        batches: As of `safety.check`.
 
     Returns:
         A `Report` with `probe`.
@@ -101,15 +141,38 @@ def run(place: str, path: str, allow_ops: list[str], limits: Limits) -> Report:
         UserError: If the model is damaged.
         UnsafeError: If it is refused, by the scan or for what it did.
     """
-    job = _job(place, path, allow_ops, limits)
+    job = _job(place, path, allow_ops, limits, batches)
     key = _key(job)
     known = _answers.get(key)
     if known is None or known.files != _digests(place, path, limits):
         child = _pending.pop(key, None) or _Child(job)
-        status, output, errors_text = child.answer(limits)
-        known = _read(path, status, output, errors_text, limits)
-        _answers[key] = known
+        known = _answers[key] = child.answer()
+        _running[path] = child
+        if not job["batches"]:
+            finish(known)
     return copy.deepcopy(known)
+
+
+def finish(report: Report) -> None:
+    """Waits for the calls on larger batches, of whose model there is an answer.
+
+    Until then the child makes them, beside whoever loads the model. Those
+    that would take long are left out, which the report then notes.
+
+    Args:
+        report: Of the check; gets the note.
+
+    Raises:
+        UnsafeError: If the model took more than its limits.
+    """
+    child = _running.pop(report.path, None)
+    left_out = child.finish() if child is not None else []
+    if left_out:
+        sizes = ", ".join(map(str, left_out))
+        report.notes.append(
+            f"Batches of {sizes} were not tried beforehand: by the pace of"
+            " smaller ones that would have taken long."
+        )
 
 
 def follow(parent: int) -> None:
@@ -120,12 +183,13 @@ def follow(parent: int) -> None:
         os._exit(1)
 
 
-def _job(place, path, allow_ops, limits):
+def _job(place, path, allow_ops, limits, batches):
     return {
         "place": os.path.abspath(place),
         "path": path,
         "allow_ops": allow_ops,
         "limits": vars(limits),
+        "batches": sorted(set(batches)),
     }
 
 
@@ -144,7 +208,8 @@ class _Child:
     """A child process at its job, and its private folder."""
 
     def __init__(self, job):
-        self._home = tempfile.TemporaryDirectory(prefix="ib_keras_")
+        self._home = scratch.Folder()
+        self._path, self._limits = job["path"], Limits(**job["limits"])
         job = {
             **job,
             "home": self._home.name,
@@ -163,34 +228,58 @@ class _Child:
             " from ib_keras.audit.safety import child; child.main(job)",
             json.dumps(job),
         ]
-        self._process = _launch(command, _environment(self._home.name))
+        self._process = Process(command, _environment(self._home.name))
         atexit.register(self._end)
 
-    def answer(self, limits):
-        """Status, output and errors of the child, once it is over."""
+    def answer(self):
+        """The report, once there is one; the child may have more to do."""
+        seconds = _START + self._limits.seconds
+        said = self._listen(self._has_answered, seconds)
+        if "answer" not in said:
+            raise self._failure(said)
+        answer = said["answer"]
+        if "report" not in answer:
+            self._end()
+        return _result(answer)
+
+    def _has_answered(self):
+        lines = self._process.output.split(b"\n")[:-1]
+        return any(line.startswith(b'{"answer"') for line in lines)
+
+    def finish(self):
+        """The larger batches that were left out, once all others are done."""
+        said = self._listen(lambda: False, self._limits.seconds)
+        if "larger" not in said:
+            raise self._failure(said)
+        status = self._end()
+        if status != 0:
+            raise self._failure(said, status)
+        return said["larger"]
+
+    def _listen(self, is_enough, seconds):
+        """What the child has said so far: name -> the last of its values."""
         try:
-            return _wait(self._process, limits)
-        finally:
-            atexit.unregister(self._end)
-            self._home.cleanup()
+            self._process.listen(is_enough, seconds)
+        except BaseException:
+            self._end()
+            raise
+        said = {"stage": "start"}
+        # The last line may not be whole.
+        for line in self._process.output.split(b"\n")[:-1]:
+            with contextlib.suppress(ValueError, TypeError):
+                said.update(json.loads(line))
+        return said
+
+    def _failure(self, said, status=None):
+        status = self._end() if status is None else status
+        texts = (said["stage"], status, self._process.errors)
+        return _failed(self._path, *texts, self._limits)
 
     def _end(self):
-        _end_group(self._process)
-        self._process.communicate()
-        self._home.cleanup()
-
-
-def _read(path, status, output, errors_text, limits):
-    """The report, or the error, that the lines of a child give."""
-    stage, answer = "start", None
-    for line in output.splitlines():
-        with contextlib.suppress(ValueError, AttributeError):
-            message = json.loads(line)
-            stage = message.get("stage", stage)
-            answer = message.get("answer", answer)
-    if status == 0 and answer is not None:
-        return _result(answer)
-    raise _failed(path, stage, status, errors_text, limits)
+        status = self._process.end()
+        self._home.remove()
+        atexit.unregister(self._end)
+        return status
 
 
 def _environment(home):
@@ -217,40 +306,65 @@ def _without_network():
     return []
 
 
-def _launch(command, environment):
-    return subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment,
-        cwd=environment["HOME"],
-        start_new_session=True,
-    )
+class Process:
+    """A process in a group of its own, and what it has said so far.
 
+    Attributes:
+        output: Of its standard output.
+        errors: The end of its standard error.
+    """
 
-def _wait(child, limits):
-    """Waits for a child; its whole process group goes when it is over."""
-    try:
-        output, errors_text = child.communicate(timeout=_START + limits.seconds)
-    except subprocess.TimeoutExpired:
-        _end_group(child)
-        output, errors_text = child.communicate()
-        return -signal.SIGALRM, output.decode(), errors_text
-    except BaseException:
-        _end_group(child)
-        child.communicate()
-        raise
-    _end_group(child)
-    status = child.returncode
-    # `unshare` reports the signal that ended its child as a shell does.
-    status = 128 - status if status > 128 else status
-    return status, output.decode(errors="replace"), errors_text
+    def __init__(self, command: list[str], environment: dict[str, str]):
+        self.output = self.errors = b""
+        self._status = None
+        self._child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            cwd=environment["HOME"],
+            start_new_session=True,
+        )
 
+    def listen(self, is_enough: Callable[[], bool], seconds: float) -> None:
+        """Reads until it is enough, or over, or has lasted too long."""
+        until = time.monotonic() + seconds
+        with selectors.DefaultSelector() as selector:
+            for stream in (self._child.stdout, self._child.stderr):
+                if not stream.closed:
+                    selector.register(stream, selectors.EVENT_READ)
+            while selector.get_map() and not is_enough():
+                ready = selector.select(max(until - time.monotonic(), 0.0))
+                if not ready or len(self.output) > _MAX_OUTPUT:
+                    self._status = -signal.SIGALRM
+                    return
+                for key, _ in ready:
+                    if not self._read(key.fileobj):
+                        selector.unregister(key.fileobj)
+                        key.fileobj.close()
 
-def _end_group(child):
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.pid, signal.SIGKILL)
+    def _read(self, stream):
+        data = os.read(stream.fileno(), 1 << 16)
+        if stream is self._child.stdout:
+            self.output += data
+        else:
+            self.errors = (self.errors + data)[-_MAX_ERRORS:]
+        return data
+
+    def end(self) -> int:
+        """Ends it and its whole group; its status, negative for a signal."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            # It has closed all that it says something by.
+            self._child.wait(_AT_EXIT if self._child.stdout.closed else 0)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._child.pid, signal.SIGKILL)
+        status = self._child.wait()
+        for stream in (self._child.stdout, self._child.stderr):
+            stream.close()
+        # `unshare` reports the signal that ended its child as a shell does.
+        status = 128 - status if status > 128 else status
+        return status if self._status is None else self._status
 
 
 def _result(answer):
@@ -273,20 +387,27 @@ def _failed(path, stage, status, errors_text, limits):
     """The error for a child that did not answer."""
     number = signal.Signals(-status) if status < 0 else None
     text = _SIGNALS.get(number, f"ended with status {status}")
-    text = text.format(**vars(limits))
-    if stage == "start" or status > 0:
+    is_reading = stage == "scan"
+    text = text.format(
+        seconds=limits.scan_seconds if is_reading else limits.seconds,
+        memory_gb=limits.scan_memory_mb / 1024
+        if is_reading
+        else limits.memory_gb,
+    )
+    if stage == "start" or status >= 0:
         last = errors_text.decode("utf-8", "replace").strip().splitlines()
         return RuntimeError(
             f"the child process of the safety check {text} at {stage}:"
             f" {last[-1] if last else 'no message'}"
         )
-    if stage == "scan":
+    if is_reading:
         return refuse(path, [Problem(f"the process that read it {text}")])
     return errors.UnsafeError(
         "The model is refused for what it did in a child process",
         received=f"{path}: it {text} while {stage}",
-        expected=f"first calls, on batches of 1 and 2, within"
-        f" {limits.seconds:g} s and {limits.memory_gb:g} GiB",
-        fix="Do not use a model that you do not trust; one that needs more"
-        " takes other limits in ib_keras.audit.safety.check.",
+        expected=f"first calls within {limits.seconds:g} s and"
+        f" {limits.memory_gb:g} GiB",
+        fix="Do not use a model that you do not trust; for one that needs more"
+        " add --allow_ops=seconds=NUMBER or memory_gb=NUMBER, and see"
+        " config.batch_size.",
     )

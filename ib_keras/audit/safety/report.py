@@ -1,6 +1,8 @@
 """What the safety check found: limits, problems, and the report of a check."""
 
 import dataclasses
+import math
+import os
 from collections.abc import Iterable
 from collections.abc import Sequence
 from typing import Any
@@ -10,39 +12,125 @@ from ib_keras.errors import UserError
 
 # Raised by one whenever the rules refuse or accept something that they did not
 # before, so that an old safety.json says by which rules it was made.
-RULES_VERSION = 1
+RULES_VERSION = 2
 
 _GIGABYTE = 1 << 30
+_MEGABYTE = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """How much a model may take.
+    """How much a model may take, and how large it may be to be read at all.
+
+    `NAME=NUMBER` among the `allow_ops` of a check raises one.
 
     Attributes:
         memory_gb: GiB that the first calls may take beyond the weights.
         seconds: Wall clock for loading and the first calls.
-        max_model_gb: GiB of the files, and of what variables and constants
-            declare; None takes half of this machine's memory.
-        max_graph_mb: MiB of `saved_model.pb`, or of a `config.json`.
+        max_model_gb: GiB that variables may have, and a `.keras` file; None
+            takes half of this machine's memory.
+        max_graph_mb: MiB of `saved_model.pb`, and eight times those of a
+            `config.json`.
+        max_asset_mb: MiB of all assets together.
+        max_fields: Fields of all messages inside of a `saved_model.pb`: each
+            takes up to 110 bytes when it is parsed.
+        max_nodes: Nodes of all functions and of the main graph.
+        max_functions: Functions.
+        max_depth: Functions that call one another, one inside of the other.
+        max_calls: Nodes that a function has once all calls in it are put in
+            place of one another, as a runtime does.
+        scan_seconds: Processor time for reading the graph.
+        scan_memory_mb: MiB of addresses for reading the graph.
     """
 
     memory_gb: float = 3.0
     seconds: float = 60.0
     max_model_gb: float | None = None
-    max_graph_mb: float = 512.0
+    max_graph_mb: float = 128.0
+    max_asset_mb: float = 64.0
+    max_fields: float = 2e6
+    max_nodes: float = 2e5
+    max_functions: float = 1e4
+    max_depth: float = 100.0
+    max_calls: float = 2e6
+    scan_seconds: float = 5.0
+    scan_memory_mb: float = 600.0
 
     def max_model_bytes(self) -> int:
         """Bytes that a model may have."""
         if self.max_model_gb is not None:
             return int(self.max_model_gb * _GIGABYTE)
-        import os
-
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
     def memory_bytes(self) -> int:
         """Bytes that the first calls may take beyond the weights."""
         return int(self.memory_gb * _GIGABYTE)
+
+    def graph_bytes(self) -> int:
+        """Bytes that `saved_model.pb` or `config.json` may have."""
+        return int(self.max_graph_mb * _MEGABYTE)
+
+    def asset_bytes(self) -> int:
+        """Bytes that all assets may have together."""
+        return int(self.max_asset_mb * _MEGABYTE)
+
+    def scan_bytes(self) -> int:
+        """Bytes of addresses that reading the graph may take."""
+        return int(self.scan_memory_mb * _MEGABYTE)
+
+    def raised(self, allow_ops: Iterable[str]) -> "Limits":
+        """These limits with those of `NAME=NUMBER` among what is allowed.
+
+        Raises:
+            UserError: If there is no such limit, or it is no number.
+        """
+        return dataclasses.replace(self, **_raised(allow_ops))
+
+
+def _raised(allow_ops):
+    """The limits that texts give: name -> number."""
+    names = {field.name for field in dataclasses.fields(Limits)}
+    found = {}
+    for text in allow_ops:
+        name, is_limit, number = text.partition("=")
+        if not is_limit:
+            continue
+        try:
+            value = float(number)
+        except ValueError:
+            value = math.nan
+        if name not in names or not 0 < value < math.inf:
+            raise UserError(
+                "--allow_ops raises no such limit",
+                received=shown(text),
+                expected=f"NAME=NUMBER with one of {', '.join(sorted(names))}",
+                fix="Give the text from the refusal.",
+            )
+        found[name] = value
+    return found
+
+
+def raising(allow_ops: Iterable[str]) -> set[str]:
+    """Those texts of `allow_ops` that raise a limit."""
+    return {text for text in allow_ops if "=" in text}
+
+
+def over(name: str, value: float, what: str, limits: Limits) -> list["Problem"]:
+    """The problem of a model that is beyond one of the limits on reading it.
+
+    Args:
+        name: Of the limit.
+        value: What the model has.
+        what: What it has, such as "3000 functions".
+        limits: Those that hold.
+
+    Returns:
+        No or one problem, with the text that would raise the limit.
+    """
+    limit = getattr(limits, name)
+    if value <= limit:
+        return []
+    return [Problem(f"{what}, where {limit:g} is the limit", f"{name}={value}")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +159,7 @@ class Report:
             the classes) that were found.
         allow_ops: What the caller allowed beyond the rules.
         exceptions: Those of them that the model needed.
+        limits: The `Limits` of the check, by name.
         notes: Sentences about what is allowed but worth knowing.
         probe: What the first calls in a child process showed; None if they
             were not made.
@@ -84,6 +173,7 @@ class Report:
     ops: dict[str, list[str]]
     allow_ops: list[str] = dataclasses.field(default_factory=list)
     exceptions: list[str] = dataclasses.field(default_factory=list)
+    limits: dict[str, float | None] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
     probe: dict[str, Any] | None = None
     seconds: float = 0.0
@@ -115,7 +205,12 @@ def shown(text: Any, length: int = 80) -> str:
 
 def reason(error: BaseException, length: int = 200) -> str:
     """An exception as a part of one line, escaped and short."""
-    text = " ".join(str(error).split()).encode("ascii", "replace").decode()
+    # A message can have gigabytes, of which the beginning says enough.
+    text = (
+        " ".join(str(error)[: 20 * length].split())
+        .encode("ascii", "replace")
+        .decode()
+    )
     return f"{type(error).__name__}: {text[:length]}"
 
 
@@ -168,5 +263,5 @@ def unused(allow_ops: Iterable[str], used: Iterable[str]) -> list[str]:
     """Notes for what was allowed in vain."""
     return [
         f"--allow_ops names {name}, which the model does not need."
-        for name in sorted(set(allow_ops) - set(used))
+        for name in sorted(set(allow_ops) - set(used) - raising(allow_ops))
     ]

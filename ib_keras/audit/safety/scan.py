@@ -5,27 +5,35 @@ what is reachable is for the loader to decide, and it may decide otherwise.
 """
 
 import dataclasses
+import math
 import re
-from collections.abc import Iterator
 
 from google.protobuf.message import DecodeError
-from google.protobuf.unknown_fields import UnknownFieldSet
 from tensorflow.core.framework import graph_pb2
 from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.python.framework import dtypes
 
+from ib_keras.audit.safety import attributes
+from ib_keras.audit.safety import bundle
+from ib_keras.audit.safety import calls
 from ib_keras.audit.safety import load_time
 from ib_keras.audit.safety import ops
 from ib_keras.audit.safety import strip
+from ib_keras.audit.safety import wire
 from ib_keras.audit.safety.report import Limits
 from ib_keras.audit.safety.report import Problem
 from ib_keras.audit.safety.report import damaged
+from ib_keras.audit.safety.report import over
 from ib_keras.audit.safety.report import reason
+from ib_keras.audit.safety.report import refuse
 from ib_keras.audit.safety.report import shown
 
 _MAX_STRING = 1 << 20
 _MAX_NESTING = 100
+_MAX_PROBLEMS = 100
+# What a string in memory takes before its bytes.
+_STRING_BYTES = 24
 # Host, replica and task that a graph of one machine names.
 _DEVICE = re.compile(
     r"(/job:localhost)?(/replica:0)?(/task:0)?"
@@ -54,17 +62,26 @@ class Scan:
     saver_ops: set[str] = dataclasses.field(default_factory=set)
 
     def refuse(self, what: str, token: str | None = None) -> None:
-        """Adds a problem."""
-        self.problems.append(Problem(what, token))
+        """Adds a problem; so many suffice."""
+        if len(self.problems) < _MAX_PROBLEMS:
+            self.problems.append(Problem(what, token))
 
 
-def parse(data: bytes, path: str) -> saved_model_pb2.SavedModel:
+def parse(data: bytes, path: str, limits: Limits) -> saved_model_pb2.SavedModel:
     """Parses the bytes of `saved_model.pb`.
 
     Raises:
         UserError: If they are no SavedModel of TensorFlow 2.
+        UnsafeError: If they would become more objects than the limits let.
     """
     proto = saved_model_pb2.SavedModel()
+    if len(data) > wire.SMALL:
+        most = limits.max_fields
+        count = wire.count(data, proto.DESCRIPTOR, most)
+        if count > most:
+            what = f"more than {most:g} fields in saved_model.pb"
+            # How many more is not known; twice as many is a step.
+            raise refuse(path, [Problem(what, f"max_fields={2 * most:g}")])
     try:
         proto.ParseFromString(data)
     except DecodeError as error:
@@ -103,9 +120,12 @@ def scan(
                 "a graph without objects, as TensorFlow 1 wrote it (to load it"
                 " runs its own initialisers)"
             )
-        _scan_graph(meta_graph, allow_ops, found)
-        load_time.check(meta_graph, allow_ops, found)
-    limit = limits.max_model_bytes()
+        problems = _size_problems(meta_graph.graph_def, limits)
+        found.problems += problems
+        if not problems:  # So it is small enough to be looked at.
+            _scan_graph(meta_graph, allow_ops, limits, found)
+            load_time.check(meta_graph, allow_ops, found)
+    limit = limits.memory_bytes() // 2
     if found.declared_bytes > limit:
         found.refuse(
             f"constants that declare {found.declared_bytes / 2**30:.1f} GiB and"
@@ -114,12 +134,30 @@ def scan(
     return found
 
 
-def _scan_graph(meta_graph, allow_ops, found):
+def _size_problems(graph, limits):
+    functions = graph.library.function
+    nodes = len(graph.node) + sum(len(f.node_def) for f in functions)
+    count = len(functions)
+    return [
+        *over("max_nodes", nodes, f"{nodes} nodes", limits),
+        *over("max_functions", count, f"{count} functions", limits),
+    ]
+
+
+def _scan_graph(meta_graph, allow_ops, limits, found):
     saver = strip.saver_functions(meta_graph)
     library = meta_graph.graph_def.library
-    functions = {function.signature.name for function in library.function}
-    if len(functions) < len(library.function):
+    callees = {
+        f.signature.name: calls.of_nodes(f.node_def) for f in library.function
+    }
+    if len(callees) < len(library.function):
         found.refuse("two functions of the same name")
+    sizes = {f.signature.name: len(f.node_def) for f in library.function}
+    found.problems += calls.check(callees, sizes, limits)
+    functions = set(callees)
+    for name in attributes.missing_functions(library, functions):
+        found.refuse(f"a gradient by {shown(name)}, which is not in the model")
+    at_load = load_time.only(meta_graph, callees)
     for node in meta_graph.graph_def.node:
         found.main_ops.add(node.op)
         _scan_node(node, "the main graph", False, functions, allow_ops, found)
@@ -127,15 +165,13 @@ def _scan_graph(meta_graph, allow_ops, found):
         name = function.signature.name
         place = f"function {shown(name)}"
         arguments = function.arg_attr.values()
-        for attributes in (function.attr, *(a.attr for a in arguments)):
-            for attribute, value in attributes.items():
-                if attribute.startswith("_"):
-                    _check_hidden(attribute, place, allow_ops, found)
-                _scan_value(value, place, functions, found)
+        for values in (function.attr, *(a.attr for a in arguments)):
+            known = {a for a in values if not a.startswith("_")}
+            _scan_values(values, known, place, functions, allow_ops, found)
         for node in function.node_def:
             if name not in saver:
                 found.ops.add(node.op)
-                _check_own_variable(node.op, place, allow_ops, found)
+                _check_state(node.op, place, name in at_load, allow_ops, found)
             _scan_node(node, place, name in saver, functions, allow_ops, found)
 
 
@@ -146,20 +182,31 @@ def _scan_node(node, place, is_saver, functions, allow_ops, found):
         found.refuse(f"the device {shown(node.device)} at {place}")
     definition = ops.definition(node.op)
     known = {a.name for a in definition.attr} if definition else set()
-    for attribute, value in node.attr.items():
+    _scan_values(node.attr, known, place, functions, allow_ops, found)
+
+
+def _scan_values(values, known, place, functions, allow_ops, found):
+    """Looks at the attributes of one node or function."""
+    for attribute, value in values.items():
         if attribute not in known:
             _check_hidden(attribute, place, allow_ops, found)
+        for problem in attributes.problems(attribute, value):
+            found.refuse(f"{problem} at {place}")
         _scan_value(value, place, functions, found)
 
 
-def _check_own_variable(op, place, allow_ops, found):
-    """A variable that a function makes is in no list of the model's state."""
-    if op not in ops.VARIABLE_OPS:
+def _check_state(op, place, is_at_load, allow_ops, found):
+    """Refuses what keeps a state that is in no list of the model's own."""
+    if op in ops.VARIABLE_OPS:
+        what = "makes a variable of its own"
+    elif op in ops.TABLE_WRITERS and not is_at_load:
+        what = "writes to a table whenever it is called"
+    else:
         return
     if op in allow_ops:
         found.used.add(op)
         return
-    found.refuse(f"operation {op} (makes a variable of its own) in {place}", op)
+    found.refuse(f"operation {op} ({what}) in {place}", op)
 
 
 def _check_op(op, place, is_saver, allow_ops, found):
@@ -249,8 +296,6 @@ def _is_graph(text: bytes) -> bool:
 
 
 def _check_tensor(tensor, place, found):
-    for text in tensor.string_val:
-        _check_bytes(text, place, found)
     if tensor.dtype == types_pb2.DT_VARIANT or tensor.variant_val:
         found.refuse(f"a constant of type variant at {place}")
         return
@@ -260,15 +305,41 @@ def _check_tensor(tensor, place, found):
     if any(dim.size < 0 for dim in tensor.tensor_shape.dim):
         found.refuse(f"a constant of unknown shape at {place}")
         return
-    declared = size_of(tensor.dtype)
-    for dim in tensor.tensor_shape.dim:
-        declared *= dim.size
+    count = math.prod(dim.size for dim in tensor.tensor_shape.dim)
+    if tensor.dtype == types_pb2.DT_STRING:
+        for text in _strings(tensor, count, place, found):
+            _check_bytes(text, place, found)
+    declared = count * size_of(tensor.dtype)
     if declared > 100 * tensor.ByteSize():
         found.declared_bytes += declared
 
 
+def _strings(tensor, count, place, found):
+    """The strings of a constant, whichever way they are stored."""
+    yield from tensor.string_val
+    content = tensor.tensor_content
+    if not content:
+        return
+    # First all lengths, then all bytes.
+    lengths, at = [], 0
+    try:
+        while len(lengths) < count:
+            length, at = bundle.varint(content, at)
+            lengths.append(length)
+    except (IndexError, bundle.NotAnIndex):
+        lengths = [len(content) + 1]
+    if at + sum(lengths) != len(content):
+        found.refuse(f"strings that cannot be read at {place}")
+        return
+    for length in lengths:
+        yield content[at : at + length]
+        at += length
+
+
 def size_of(dtype: int) -> int:
-    """Bytes of one number of a type; 1 where that is not fixed."""
+    """Bytes of one number or string of a type; 1 where that is not fixed."""
+    if dtype == types_pb2.DT_STRING:
+        return _STRING_BYTES
     try:
         return dtypes.as_dtype(dtype).size or 1
     except TypeError:
@@ -276,31 +347,11 @@ def size_of(dtype: int) -> int:
 
 
 def _check_unknown_fields(proto, found):
-    """Refuses fields that this parser does not know: another one might."""
-    clean = type(proto)()
-    clean.CopyFrom(proto)
-    clean.DiscardUnknownFields()
-    if clean.ByteSize() == proto.ByteSize():
-        return
-    where = next(_unknown_fields(proto, "saved_model"), "saved_model")
-    found.refuse(
-        f"fields unknown to this version of TensorFlow, in {where} (made by a"
-        " newer one?)"
-    )
-
-
-def _unknown_fields(message, place) -> Iterator[str]:
-    if len(UnknownFieldSet(message)):
-        yield place
-    for field, value in message.ListFields():
-        if field.type != field.TYPE_MESSAGE:
-            continue
-        below = f"{place}.{field.name}"
-        is_map = field.message_type.GetOptions().map_entry
-        if is_map:
-            kind = field.message_type.fields_by_name["value"].type
-            parts = value.values() if kind == field.TYPE_MESSAGE else ()
-        else:
-            parts = value if field.is_repeated else (value,)
-        for part in parts:
-            yield from _unknown_fields(part, below)
+    """Takes out fields that this parser does not know: another one might."""
+    before = proto.ByteSize()
+    proto.DiscardUnknownFields()
+    if proto.ByteSize() != before:
+        found.refuse(
+            "fields unknown to this version of TensorFlow (made by a newer"
+            " one?)"
+        )

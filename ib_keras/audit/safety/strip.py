@@ -6,13 +6,16 @@ operation is left that reads or writes a file. The copy is written from what
 was scanned, so nothing that another parser might see is in it.
 """
 
+import contextlib
 import os
-import shutil
 
 from tensorflow.core.protobuf import saved_model_pb2
 
+from ib_keras.audit.safety import attributes
+from ib_keras.audit.safety import calls
 from ib_keras.audit.safety import tree
 
+MAX_COPIED_BYTES = 1 << 30
 _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 
 
@@ -42,8 +45,7 @@ def saver_functions(meta_graph) -> set[str]:
         for node in body:
             if is_main and node.name in nodes:
                 continue
-            for value in node.attr.values():
-                others |= _names(value)
+            others.update(calls.of_nodes([node]))
     for item in graph.library.gradient:
         others |= {item.function_name, item.gradient_func}
     for item in meta_graph.object_graph_def.nodes:
@@ -53,21 +55,13 @@ def saver_functions(meta_graph) -> set[str]:
     return set(nodes.values()) - others
 
 
-def _names(value):
-    functions = [value.func, *value.list.func]
-    found = {function.name for function in functions}
-    for function in functions:
-        for below in function.attr.values():
-            found |= _names(below)
-    return found
-
-
 def strip(proto: saved_model_pb2.SavedModel) -> bytes:
-    """The serialised model without saver, collections and unknown fields."""
-    clean = saved_model_pb2.SavedModel()
-    clean.CopyFrom(proto)
-    clean.DiscardUnknownFields()
-    for meta_graph in clean.meta_graphs:
+    """The serialised model without what is not needed, which is taken out.
+
+    That is the saver, collections, unknown fields, and options of calls.
+    """
+    proto.DiscardUnknownFields()
+    for meta_graph in proto.meta_graphs:
         functions = saver_functions(meta_graph)
         dropped = {
             name
@@ -80,10 +74,14 @@ def strip(proto: saved_model_pb2.SavedModel) -> bytes:
             graph.library.function,
             lambda f, functions=functions: f.signature.name not in functions,
         )
+        for body in (graph.node, *(f.node_def for f in graph.library.function)):
+            for node in body:
+                if attributes.CONFIG in node.attr:
+                    node.attr[attributes.CONFIG].s = b""
         meta_graph.ClearField("saver_def")
         meta_graph.ClearField("collection_def")
         meta_graph.meta_info_def.ClearField("any_info")
-    return clean.SerializeToString(deterministic=True)
+    return proto.SerializeToString(deterministic=True)
 
 
 def _keep(repeated, is_kept):
@@ -97,39 +95,49 @@ def write(
     source: str,
     names: list[str],
     target: str,
-) -> None:
-    """Writes the stripped copy: its own graph, links to the other files.
+) -> dict[str, str]:
+    """Writes the stripped copy: its own graph, copies of the other files.
+
+    A copy, since whoever may write to the model could change what was hashed
+    before it is loaded. Files of more than 1 GiB are linked all the same, to
+    be hashed once more when they were loaded.
 
     Args:
-        proto: The scanned model.
+        proto: The scanned model, which is stripped.
         source: Local folder of the model.
         names: Its files.
         target: An empty local folder.
+
+    Returns:
+        SHA-256 of what was copied, by name: of all but the graph.
     """
     with open(os.path.join(target, tree.GRAPH_FILE), "wb") as file:
         file.write(strip(proto))
+    found = {}
     for name in names:
-        # The fingerprint is of the graph as it was.
-        if name in (tree.GRAPH_FILE, tree.FINGERPRINT_FILE):
-            continue
-        place = os.path.join(target, name)
-        os.makedirs(os.path.dirname(place), exist_ok=True)
-        try:
-            os.link(os.path.join(source, name), place, follow_symlinks=False)
-        except OSError:  # Another file system, or one without links.
-            shutil.copyfile(
-                os.path.join(source, name), place, follow_symlinks=False
-            )
+        origin = os.path.join(source, name)
+        if name == tree.FINGERPRINT_FILE:  # It is of the graph as it was.
+            found[name] = tree.sha256(origin)
+        elif name != tree.GRAPH_FILE:
+            place = os.path.join(target, name)
+            os.makedirs(os.path.dirname(place), exist_ok=True)
+            found[name] = _copy(origin, place)
+    return found
 
 
-def digests(folder: str, source: str, names: list[str]) -> dict[str, str]:
-    """SHA-256 of the copied files, and of the fingerprint, which is not."""
-    others = [name for name in names if name != tree.GRAPH_FILE]
-    return {
-        name: tree.sha256(
-            os.path.join(
-                source if name == tree.FINGERPRINT_FILE else folder, name
-            )
-        )
-        for name in others
-    }
+def _copy(source, target):
+    if os.path.getsize(source) > MAX_COPIED_BYTES:
+        with contextlib.suppress(OSError):  # Another file system.
+            os.link(source, target, follow_symlinks=False)
+            return tree.sha256(target)
+    return tree.copy(source, target)
+
+
+def linked(folder: str, names: list[str]) -> list[str]:
+    """The files of a copy that are no copies."""
+    places = {name: os.path.join(folder, name) for name in names}
+    return [
+        name
+        for name, place in places.items()
+        if os.path.exists(place) and os.stat(place).st_nlink > 1
+    ]

@@ -5,15 +5,17 @@ Nothing here understands what the files hold.
 
 import contextlib
 import hashlib
+import math
 import os
 import re
 import stat
-import tempfile
 from collections.abc import Iterator
 
 from ib_keras import files
+from ib_keras.audit.safety import scratch
 from ib_keras.audit.safety.report import Limits
 from ib_keras.audit.safety.report import Problem
+from ib_keras.audit.safety.report import over
 from ib_keras.audit.safety.report import refuse
 from ib_keras.audit.safety.report import shown
 from ib_keras.errors import UserError
@@ -29,6 +31,13 @@ _KNOWN = {
     "variables": r"variables\.index|variables\.data-\d{5}-of-\d{5}",
     "assets": r"[^/\\\x00-\x1f]{1,255}",
     "assets.extra": r"[^/\\\x00-\x1f]{1,255}",
+}
+# Files that TensorFlow writes small, whatever the model: bytes that they may
+# have.
+_SMALL = {
+    FINGERPRINT_FILE: 64 << 10,
+    "keras_metadata.pb": 16 << 20,
+    INDEX_FILE: 16 << 20,
 }
 _CHUNK = 1 << 22
 _MAX_FILES = 10_000
@@ -63,7 +72,7 @@ def local(path: str, limits: Limits) -> Iterator[str]:
     import tensorflow as tf
 
     gfile = tf.io.gfile
-    with tempfile.TemporaryDirectory(prefix="ib_keras_") as folder:
+    with scratch.Folder() as folder:
         target = os.path.join(folder, os.path.basename(path))
         names = _remote_names(path)
         _check_size(
@@ -123,7 +132,7 @@ def listing(folder: str, path: str, limits: Limits) -> list[str]:
         UnsafeError: If there is anything but the files of a SavedModel: links,
             devices, other names, other folders.
     """
-    problems, names, size = [], [], 0
+    problems, sizes = [], {}
     pending = [""]
     while pending:
         below = pending.pop()
@@ -136,22 +145,41 @@ def listing(folder: str, path: str, limits: Limits) -> list[str]:
                 elif problem := _problem(below, entry.name, mode.st_mode):
                     problems.append(Problem(problem))
                 else:
-                    names.append(name)
-                    size += mode.st_size
-        if len(names) > _MAX_FILES:
+                    sizes[name] = mode.st_size
+        if len(sizes) > _MAX_FILES:
             problems.append(Problem(f"more than {_MAX_FILES} files"))
             break
-    if problems:
+    if problems := problems or _size_problems(sizes, limits):
         raise refuse(path, problems)
-    _check_size(path, size, limits)
-    if GRAPH_FILE not in names:
+    _check_size(path, sum(sizes.values()), limits)
+    if GRAPH_FILE not in sizes:
         raise UserError(
             "There is no SavedModel",
             received=f"{path} without {GRAPH_FILE}",
             expected=f"a folder that holds {GRAPH_FILE}",
             fix="Give the folder that was exported.",
         )
-    return sorted(names)
+    return sorted(sizes)
+
+
+def _size_problems(sizes, limits):
+    """Files that are larger than their kind is, by name -> size."""
+    problems = [
+        Problem(f"{name} of {sizes[name]} bytes, where {most} is the limit")
+        for name, most in _SMALL.items()
+        if sizes.get(name, 0) > most
+    ]
+    parts = {
+        "max_graph_mb": ("saved_model.pb", sizes.get(GRAPH_FILE, 0)),
+        "max_asset_mb": (
+            "assets",
+            sum(n for name, n in sizes.items() if name.startswith("assets")),
+        ),
+    }
+    for limit, (what, size) in parts.items():
+        size = math.ceil(size / 2**20)
+        problems += over(limit, size, f"{what} of {size} MiB", limits)
+    return problems
 
 
 def _problem(below, name, mode):
@@ -182,6 +210,16 @@ def sha256(path: str) -> str:
     """SHA-256 of a local file, as hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def copy(source: str, target: str) -> str:
+    """Copies a file; returns the SHA-256 of what was copied."""
+    total = hashlib.sha256()
+    with open(source, "rb") as file, open(target, "wb") as copied:
+        while chunk := file.read(_CHUNK):
+            total.update(chunk)
+            copied.write(chunk)
+    return total.hexdigest()
 
 
 def digests(folder: str, names: list[str]) -> dict[str, str]:

@@ -9,6 +9,7 @@ from ib_keras import files
 from ib_keras.audit import folder as folders
 from ib_keras.audit import verdict as verdicts
 from ib_keras.audit.verify import claims
+from ib_keras.errors import UserError
 
 
 def model(folder: claims.Folder, subject: Any) -> list[str]:
@@ -79,9 +80,18 @@ def safety(workdir: str, top: claims.Folder, path: str) -> list[str]:
     held = files.read_json(files.join(workdir, folders.SAFETY))
     rest = {n: held[n] for n in held if n not in folders.SAFETY_ALONE}
     problems = claims.differences("the summary's safety", said, rest)
-    return problems + claims.differences(
+    problems += claims.differences(
         "the files' sha256", _hash_files(path), held["files"]
     )
+    return problems + _seal_problems(held, folders.SAFETY)
+
+
+def _seal_problems(held, name):
+    try:
+        files.check_seal(held, name)
+    except UserError as error:
+        return [error.received]
+    return []
 
 
 def _hash_files(path):
@@ -115,7 +125,8 @@ def findings(workdir: str, top: claims.Folder) -> list[str]:
         return [] if asked == "none" else [problem]
     said = files.read_json(path)
     due = verdicts.decide(said["findings"], top.summary)
-    problems = claims.differences("seed", said["seed"], top.config["seed"])
+    problems = _seal_problems(said, folders.FINDINGS)
+    problems += claims.differences("seed", said["seed"], top.config["seed"])
     radii = [
         top.config["threat_model"]["epsilon"],
         *top.config["epsilon_curve"],

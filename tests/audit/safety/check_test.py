@@ -14,10 +14,14 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from ib_keras.audit import safety
+from ib_keras.audit.safety import bundle
 from ib_keras.audit.safety import ops
+from ib_keras.audit.safety import strip
+from ib_keras.audit.safety import wire
 from ib_keras.bottlenecks import layer
 from ib_keras.errors import UnsafeError
 from ib_keras.errors import UserError
+from tests.support import bombs
 from tests.support import honest
 from tests.support import hostile
 from tests.support import models
@@ -41,6 +45,40 @@ def assert_refused(path, word, is_allowable, **more):
 
 def allowed_by(error) -> list[str]:
     return re.search(r"--allow_ops=(\S+)", error.fix)[1].split(",")
+
+
+# Small enough to be made in a test, under limits that are as much lower.
+_BOMBS = {
+    "two million nodes": (bombs.many_nodes(2_000), "nodes", True),
+    "chain of functions": (bombs.chain(200), "200 functions deep", True),
+}
+_LIMITS = safety.Limits(max_nodes=1_000, max_asset_mb=1.0)
+
+
+@pytest.mark.parametrize("name", bombs.SAVED_MODELS)
+def test_a_bomb_is_refused_by_name(tmp_path, name):
+    make, word, is_allowable = (bombs.SAVED_MODELS | _BOMBS)[name]
+    path = make(tmp_path / "model", tmp_path / "marker")
+    assert_refused(path, word, is_allowable, limits=_LIMITS)
+
+
+@pytest.mark.parametrize("name", bombs.KERAS_FILES)
+def test_a_padded_keras_file_is_refused(tmp_path, name):
+    make, word, _ = bombs.KERAS_FILES[name]
+    path = make(tmp_path / "model.keras", tmp_path / "marker")
+    assert word in runs.refused(check, path).received
+
+
+def test_a_limit_is_raised_by_the_text_of_its_refusal(tmp_path):
+    path = bombs.many_nodes(2_000)(tmp_path / "model", None)
+    error = runs.refused(check, path, limits=_LIMITS)
+    (token,) = allowed_by(error)
+    assert token.startswith("max_nodes=2")
+    report = check(path, limits=_LIMITS, allow_ops=[token])
+    assert report.exceptions == [token]
+    assert report.status == "accepted with exceptions"
+    wrong = runs.refused(check, path, allow_ops=["max_noodles=3"])
+    assert "max_nodes" in wrong.expected
 
 
 @pytest.mark.parametrize("name", hostile.SAVED_MODELS)
@@ -257,6 +295,89 @@ def test_a_model_that_changed_after_its_check_is_not_loaded(tmp_path, name):
     with pytest.raises(UserError, match=r"changed|damaged"):
         with safety.loadable(path, report):
             pass
+
+
+def test_who_writes_to_the_model_does_not_write_to_the_copy(tmp_path):
+    path = hostile.honest(tmp_path / "model")
+    report = check(path)
+    name = "variables/variables.data-00000-of-00001"
+    with safety.loadable(path, report) as folder:
+        copied = pathlib.Path(folder, name).read_bytes()
+        with open(pathlib.Path(path, name), "r+b") as file:
+            file.write(bytes(192))
+        assert pathlib.Path(folder, name).read_bytes() == copied != bytes(192)
+
+
+def test_a_large_file_is_linked_and_hashed_once_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(strip, "MAX_COPIED_BYTES", 100)
+    path = hostile.honest(tmp_path / "model")
+    report = check(path)
+    name = "variables/variables.data-00000-of-00001"
+    with pytest.raises(UserError, match="changed since it was checked"):
+        with safety.loadable(path, report) as folder:
+            assert pathlib.Path(folder, name).stat().st_nlink == 2
+            with open(pathlib.Path(path, name), "r+b") as file:
+                file.write(bytes(192))
+
+
+def test_the_copy_has_no_options_of_calls(tmp_path):
+    path = hostile.honest(tmp_path / "model")
+
+    def options(folder):
+        data = pathlib.Path(folder, "saved_model.pb").read_bytes()
+        graph = saved_model_pb2.SavedModel.FromString(data).meta_graphs[0]
+        bodies = [f.node_def for f in graph.graph_def.library.function]
+        nodes = [n for body in (graph.graph_def.node, *bodies) for n in body]
+        return {
+            n.attr["config_proto"].s for n in nodes if n.attr["f"].func.name
+        }
+
+    assert options(path) != {b""}
+    with safety.loadable(path, check(path)) as folder:
+        assert options(folder) == {b""}
+
+
+def test_fields_are_counted_before_they_become_objects(tmp_path):
+    """Against a walk through what the parser makes of them."""
+    data = pathlib.Path(hostile.honest(tmp_path), "saved_model.pb").read_bytes()
+    message = saved_model_pb2.SavedModel.FromString(data)
+
+    def count(message):
+        total = 0
+        for field, value in message.ListFields():
+            values = value if field.is_repeated else [value]
+            if field.message_type is None:
+                total += len(values) if field.type in (9, 12) else 1
+                continue
+            if field.message_type.GetOptions().map_entry:
+                # An entry has a key and a value, each a field.
+                inside = field.message_type.fields_by_name["value"].message_type
+                total += sum(
+                    3 + (count(value[key]) if inside else 0) for key in value
+                )
+                continue
+            total += sum(1 + count(part) for part in values)
+        return total
+
+    assert wire.count(data, message.DESCRIPTOR, 1e6) == count(message)
+    assert wire.count(data, message.DESCRIPTOR, 100) == 101
+    for end in range(0, len(data), 997):  # Cut bytes end a count, too.
+        wire.count(data[:end], message.DESCRIPTOR, 1e6)
+
+
+def test_the_index_is_read_as_tensorflow_reads_it(tmp_path):
+    path = hostile.honest(tmp_path / "model")
+    data = pathlib.Path(path, "variables", "variables.index").read_bytes()
+    found = bundle.parse(data).tensors
+    reader = tf.train.load_checkpoint(f"{path}/variables/variables")
+    shapes = {
+        name: [dim.size for dim in entry.shape.dim]
+        for name, entry in found.items()
+    }
+    assert shapes == reader.get_variable_to_shape_map()
+    for end in range(len(data)):
+        with pytest.raises(bundle.NotAnIndex):
+            bundle.parse(data[:end])
 
 
 def test_a_table_from_a_file_needs_the_flag_of_its_refusal(tmp_path):

@@ -23,21 +23,30 @@ def jobs(monkeypatch):
     """The jobs of all children, which only read here, in this process."""
     started = []
 
-    def launch(command, environment):
-        started.append(json.loads(command[-1]))
-        return started[-1]
+    class Reader:
+        def __init__(self, command, environment):
+            self._job = json.loads(command[-1])
+            started.append(self._job)
+            self.output = self.errors = b""
 
-    def wait(job, limits):
-        report = safety.inspect(
-            job["place"], job["path"], job["allow_ops"], limits
-        )
-        report.probe = {}
-        line = json.dumps({"answer": {"report": report.to_json()}})
-        return 0, line, b""
+        def listen(self, is_enough, seconds):
+            job = self._job
+            report = safety.inspect(
+                job["place"],
+                job["path"],
+                job["allow_ops"],
+                safety.Limits(**job["limits"]),
+            )
+            report.probe = {}
+            lines = [{"answer": {"report": report.to_json()}}, {"larger": []}]
+            self.output = b"".join(
+                json.dumps(line).encode() + b"\n" for line in lines
+            )
 
-    monkeypatch.setattr(probe, "_launch", launch)
-    monkeypatch.setattr(probe, "_wait", wait)
-    monkeypatch.setattr(probe, "_end_group", lambda process: None)
+        def end(self):
+            return 0
+
+    monkeypatch.setattr(probe, "Process", Reader)
     return started
 
 
@@ -100,7 +109,7 @@ import os, signal, sys
 from ib_keras.audit.safety import probe
 probe.start(sys.argv[1])
 (started,) = probe._pending.values()
-print(started._process.pid, started._home.name, flush=True)
+print(started._process._child.pid, started._home.name, flush=True)
 assert "tensorflow" not in sys.modules
 """
 

@@ -7,9 +7,11 @@ import pathlib
 import pytest
 import tensorflow as tf
 
+from ib_keras.attacks import devices
 from ib_keras.audit import safety
 from ib_keras.audit.safety import probe
 from ib_keras.errors import UnsafeError
+from tests.support import bombs
 from tests.support import hostile
 from tests.support import runs
 
@@ -42,13 +44,20 @@ sys.exit(status)
 def quick_child(monkeypatch):
     """Children that are forks, which saves the seconds of an import."""
 
-    def wait(command, limits):
-        process = runs.Process(command[-1], code=_CHILD)
-        status = process.wait()
-        return status, process.read("output"), process.read("errors").encode()
+    class Fork:
+        def __init__(self, command, environment):
+            self._process = runs.Process(command[-1], code=_CHILD)
+            self.output = self.errors = b""
 
-    monkeypatch.setattr(probe, "_launch", lambda command, environment: command)
-    monkeypatch.setattr(probe, "_wait", wait)
+        def listen(self, is_enough, seconds):
+            self._status = self._process.wait()
+            self.output = self._process.read("output").encode()
+            self.errors = self._process.read("errors").encode()
+
+        def end(self):
+            return self._status
+
+    monkeypatch.setattr(probe, "Process", Fork)
 
 
 def test_the_first_calls_of_an_honest_model(tmp_path, quick_child):
@@ -81,7 +90,28 @@ def test_an_endless_loop_is_ended(tmp_path, quick_child):
     limits = safety.Limits(seconds=2.0)
     error = runs.refused(safety.check, path, limits=limits)
     assert isinstance(error, UnsafeError)
-    assert "took more than 2 s while calling" in error.received
+    assert "took too long (at most 2 s) while calling" in error.received
+
+
+def test_a_loop_that_waits_for_the_batches_of_an_audit(tmp_path, quick_child):
+    make = bombs.LARGER_BATCHES["endless loop for batches above 2"]
+    path = make(tmp_path / "model", None)
+    limits = safety.Limits(seconds=2.0)
+    report = safety.check(path, limits=limits)
+    safety.finish(report)
+    assert report.notes == []
+    sizes = safety.batch_sizes(20)
+    report = safety.check(path, limits=limits, batches=sizes)
+    error = runs.refused(safety.finish, report)
+    assert isinstance(error, UnsafeError)
+    assert "on a batch of 5" in error.received
+    # There is nobody left to wait for.
+    safety.finish(report)
+
+
+@pytest.mark.parametrize("largest", [1, 2, 7, 8, 9, 20, 100, 128, 1000])
+def test_the_batches_of_an_audit_are_all_tried(largest):
+    assert set(devices.batch_sizes(largest)) <= set(safety.batch_sizes(largest))
 
 
 @pytest.mark.slow
@@ -141,21 +171,35 @@ def test_a_call_that_fails_is_noted(tmp_path, quick_child):
     assert "InvalidArgumentError" in report.notes[0]
 
 
+def _said(status, output, errors):
+    """A process that has ended after it said something."""
+
+    class Ended:
+        def __init__(self, command, environment):
+            self.output, self.errors = output, errors
+
+        def listen(self, is_enough, seconds):
+            pass
+
+        def end(self):
+            return status
+
+    return Ended
+
+
 def test_a_child_that_cannot_start_is_a_fault_of_ours(tmp_path, monkeypatch):
-    monkeypatch.setattr(probe, "_launch", lambda *unused: None)
-    monkeypatch.setattr(
-        probe, "_wait", lambda *unused: (1, "", b"a\nImportError: x")
-    )
+    monkeypatch.setattr(probe, "Process", _said(1, b"", b"a\nImportError: x"))
     with pytest.raises(RuntimeError, match="ImportError: x"):
         safety.check(hostile.honest(tmp_path / "model"))
 
 
-@pytest.mark.parametrize("output", ["", "[]", "null\n3", '{"stage": "scan"}'])
+@pytest.mark.parametrize(
+    "output", ["", "[]\n", "null\n3\n", '{"stage": "scan"}\n']
+)
 def test_a_child_without_an_answer_is_never_a_pass(
     tmp_path, monkeypatch, output
 ):
-    monkeypatch.setattr(probe, "_launch", lambda *unused: None)
-    monkeypatch.setattr(probe, "_wait", lambda *unused: (0, output, b""))
+    monkeypatch.setattr(probe, "Process", _said(0, output.encode(), b""))
     with pytest.raises((RuntimeError, UnsafeError)):
         safety.check(hostile.honest(tmp_path / "model"))
 
@@ -178,4 +222,4 @@ def test_a_real_child_checks_a_model(tmp_path):
     make = hostile.BOMBS["endless loop"]
     path = make(tmp_path / "loop", tmp_path / "marker")
     error = runs.refused(safety.check, path, limits=safety.Limits(seconds=2.0))
-    assert "took more than 2 s" in error.received
+    assert "took too long (at most 2 s)" in error.received
