@@ -44,7 +44,7 @@ def assert_same(one, other):
             np.testing.assert_array_equal(array, other.arrays()[name], name)
         else:
             np.testing.assert_allclose(
-                array, other.arrays()[name], atol=1e-5, err_msg=name
+                array, other.arrays()[name], 1e-6, 1e-5, err_msg=name
             )
 
 
