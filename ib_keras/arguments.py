@@ -18,8 +18,12 @@ from ib_keras.errors import unknown_name
 from ib_keras.types import ThreatModel
 from ib_keras.types import is_number
 
-LOSSES = ("cross_entropy", "margin", "dlr")
-TARGETED_LOSSES = ("targeted_margin", "targeted_dlr")
+LOSSES = ("cross_entropy", "margin", "dlr", "probability_margin")
+TARGETED_LOSSES = (
+    "targeted_margin",
+    "targeted_dlr",
+    "targeted_probability_margin",
+)
 OPTIMIZERS = ("adam", "sign")
 SCHEDULES = ("decade", "dm40", "constant")
 RATE_ESTIMATORS = ("sampled", "closed_form")

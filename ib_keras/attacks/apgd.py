@@ -83,12 +83,12 @@ class State(NamedTuple):
 
 
 class APGD(base.GradientAttack):
-    """AutoPGD with cross-entropy, DLR, margin, or a targeted loss.
+    """AutoPGD with any of `losses`.
 
     Args:
         num_steps: 100 in AutoAttack; a run costs one gradient more.
-        loss: "cross_entropy", "margin", "dlr", "targeted_margin" or
-            "targeted_dlr".
+        loss: "cross_entropy", "margin", "dlr" or "probability_margin"; or
+            "targeted_" and one of the latter three.
         num_targets: For targeted losses: the classes of so many highest clean
             logits in turn; 0 for all others.
         num_eot: Fresh draws of model noise each gradient is averaged over.

@@ -48,7 +48,7 @@ class State(NamedTuple):
 
 
 class MultiTargeted(base.GradientAttack):
-    """Maximises z_t - z_y for one target t per run.
+    """Ascends a targeted loss, in the paper z_t - z_y, for one target t a run.
 
     Args:
         num_steps: 200 in the paper.
@@ -59,6 +59,8 @@ class MultiTargeted(base.GradientAttack):
             a hundredth after three quarters), "dm40" (a tenth, then a
             thousandth) or "constant".
         num_eot: Fresh draws of model noise each gradient is averaged over.
+        loss: "targeted_margin", "targeted_dlr" or
+            "targeted_probability_margin".
     """
 
     varying = ("num_steps", "learning_rates")
@@ -71,13 +73,15 @@ class MultiTargeted(base.GradientAttack):
         learning_rate,
         schedule,
         num_eot,
+        loss,
     ):
         self.num_steps = num_steps
         self.num_targets = num_targets
         self.num_eot = num_eot
         self.gradients_per_step = num_eot
         self._is_adam = optimizer == "adam"
-        # One per step.
+        self.loss_fn = losses.get_targeted(loss)
+        # One a step.
         self.learning_rates = np.float32(
             [
                 learning_rate
@@ -106,9 +110,7 @@ class MultiTargeted(base.GradientAttack):
         """Evaluates the iterate, then moves."""
         evaluation, gradient = base.evaluate_gradient(
             logits_fn,
-            lambda logits: losses.targeted_margin(
-                logits, state.labels, state.targets
-            ),
+            lambda logits: self.loss_fn(logits, state.labels, state.targets),
             state.images,
             state.labels,
             base.model_seed(state.seeds, iteration),
@@ -160,12 +162,13 @@ def build(
     learning_rate=0.1,
     schedule="decade",
     num_eot=1,
+    loss="targeted_margin",
 ) -> MultiTargeted:
     """Builds a `MultiTargeted` attack from a config section.
 
     Raises:
-        UserError: If the optimizer or the schedule is unknown, or a number is
-            invalid.
+        UserError: If the optimizer, the schedule or the loss is unknown, or a
+            number cannot be what it should be.
     """
     if optimizer not in OPTIMIZERS:
         raise unknown_name(
@@ -187,4 +190,5 @@ def build(
         learning_rate,
         SCHEDULES[schedule],
         base.check_count("num_eot", num_eot),
+        loss,
     )

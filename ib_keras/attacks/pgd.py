@@ -31,7 +31,7 @@ class PGD(base.GradientAttack):
     Args:
         num_steps: 40 for MNIST, 20 for CIFAR-10 in the paper.
         step_size: In pixel units; 0.01 for MNIST, 0.007 for CIFAR-10.
-        loss: "cross_entropy" or "margin".
+        loss: "cross_entropy", "margin", "dlr" or "probability_margin".
         random_start: Whether a run starts at a random point of the ball.
         num_eot: Fresh draws of model noise each gradient is averaged over.
     """

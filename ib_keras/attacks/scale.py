@@ -2,12 +2,17 @@
 
 A classifier is the same when its logits are multiplied by a positive number.
 Cross-entropy is not: with logits that are too large its gradient vanishes in
-float32, with logits that are too small it increases the mean of all other
-classes instead of the nearest. So attacks see the logits times a power of two,
-which rounds nothing and changes no prediction. Of an ordinary model it is 1:
-one whose right answers lead by no more than float32 resolves, and whose labels
-would not be likelier at some three times the logits or more. (Models that are
-trained to be robust often are at twice.)
+float32, with logits that are too small it climbs the mean of all other classes
+in place of the nearest. So attacks see the logits times a power of two, which
+rounds nothing and changes no prediction. Of an ordinary model it is 1: one
+whose right answers lead by no more than float32 resolves, and whose labels
+would not be likelier at two and a half times the logits or more. (Linear models
+and some that are trained to be robust are at twice.) Where they would be, the
+power is the next above: too large by less than two costs nothing, too small
+does.
+
+What is added to all logits of an example changes nothing either, for losses
+take differences before anything else.
 
 A model with noise averages probabilities over its draws. The scale is applied
 to the logarithm of that mean, which attacks maximise, and never to the draws,
@@ -29,9 +34,9 @@ _SMOOTHING = 1e-3
 # Nats below which no class counts as farther: classes that a model masks, with
 # -1e9, would outweigh all labels.
 _FARTHEST = 100.0
-_POWERS = range(41)
-# The smallest power of two that logits are made larger by.
-_SMALLEST = 2
+_POWERS = np.arange(0, 41, 0.25)
+# Logits are left alone that would be likeliest times less than this.
+_SMALLEST = 2.5
 
 
 def find(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -56,8 +61,9 @@ def find(logits: np.ndarray, labels: np.ndarray) -> float:
     most, nearly_all = np.quantile(lead[lead > 0], (_MOST, _NEARLY_ALL))
     if most > _RESOLVED:
         return 2.0 ** _power_within(most)
-    power = min(_likeliest(logits, labels), _power_within(nearly_all))
-    return 2.0**power if power >= _SMALLEST else 1.0
+    likeliest = _likeliest(logits, labels)
+    power = min(math.ceil(likeliest), _power_within(nearly_all))
+    return 2.0**power if min(2.0**likeliest, 2.0**power) > _SMALLEST else 1.0
 
 
 def _power_within(lead) -> int:
@@ -66,7 +72,7 @@ def _power_within(lead) -> int:
 
 
 def _likeliest(logits, labels) -> int:
-    """The power of two at which the labels are likeliest."""
+    """The power of two, in quarters, at which the labels are likeliest."""
     below = logits - logits.max(axis=1, keepdims=True)
     rows = np.arange(len(labels))
 

@@ -92,7 +92,8 @@ def decide(
     if signs:
         return _verdict(
             UPPER_BOUND,
-            "A stronger attack is likely to lower the number.",
+            "A stronger attack is likely to lower the number."
+            + _after_checks(findings),
             signs,
             failed,
         )
@@ -101,7 +102,7 @@ def decide(
     return _verdict(
         BELIEVABLE,
         f"None of {asked} checks found that the number is too high; "
-        f"{warned} of them warn.",
+        f"{warned} of them warn." + _after_checks(findings),
         [],
         [],
     )
@@ -115,6 +116,31 @@ def _verdict(label, sentence, decided_by, findings):
         "decided_by": [{"id": id, "why": why} for id, why in decided_by],
         "next": list(advice)[:_MOST_ADVICE],
     }
+
+
+def _after_checks(findings) -> str:
+    """What is left of the number less all that the checks broke.
+
+    Where the interval of their excess has the point that decides inside, other
+    examples could well have led to the other verdict, and that is said.
+    """
+    said = [f for f in findings if f["id"] == "M3"]
+    data = said[0]["data"] if said else {}
+    if not data.get("num_broken"):
+        return ""
+    left = data["robust_accuracy_after_checks"]
+    low, high = data["excess_ci95"]
+    sentence = (
+        f" After the checks {100 * left:.3g}% are left at radius "
+        f"{data['epsilon']:.4g}."
+    )
+    if low < said[0]["threshold"] < high:
+        sentence += (
+            f" Borderline: what they broke is between {100 * low:.2g} and "
+            f"{100 * high:.2g} points with 95% confidence, and "
+            f"{100 * said[0]['threshold']:g} decides."
+        )
+    return sentence
 
 
 def _none_is_robust(summary):

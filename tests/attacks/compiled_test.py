@@ -44,11 +44,7 @@ def assert_same(one, other):
             np.testing.assert_array_equal(array, other.arrays()[name], name)
         else:
             np.testing.assert_allclose(
-                array,
-                other.arrays()[name],
-                rtol=1e-5,
-                atol=1e-5,
-                err_msg=name,
+                array, other.arrays()[name], 1e-5, 1e-5, err_msg=name
             )
 
 

@@ -129,6 +129,96 @@ def test_gradients_of_the_margin_reach_the_two_classes_that_decide():
     )
 
 
+def of_float64(logits, labels, classes):
+    """log(1 + p_t - p_y) and the gradient of p_t - p_y, by their definitions.
+
+    Rows of float64 logits, labels and the classes aimed at.
+    """
+    rows = np.arange(len(labels))
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    shares /= shares.sum(axis=1, keepdims=True)
+    p_t, p_y = shares[rows, classes], shares[rows, labels]
+    others = shares.copy()
+    others[rows, labels] = 0.0
+    # 1 + p_t - p_y without a difference that would lose digits.
+    value = others.sum(axis=1) + p_t
+    # dp_k / dz_j = p_k (1[j = k] - p_j).
+    gradient = -shares * (p_t - p_y)[:, None]
+    gradient[rows, classes] += p_t
+    gradient[rows, labels] = -p_y * value
+    return np.log(value), gradient
+
+
+def value_and_gradient(loss, logits, *classes):
+    logits = tf.constant(logits)
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        value = loss(logits, *(tf.constant(c) for c in classes))
+    return value.numpy(), tape.gradient(value, logits).numpy()
+
+
+@pytest.mark.parametrize("spread", [0.1, 1.0, 10.0])
+@pytest.mark.parametrize("is_targeted", [False, True])
+def test_the_probability_margin_climbs_as_its_definition(spread, is_targeted):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(50, 6)) * spread
+    labels = rng.integers(0, 6, 50).astype(np.int32)
+    others = logits.copy()
+    others[np.arange(50), labels] = -np.inf
+    best = others.argmax(axis=1).astype(np.int32)
+    targets = (labels + 1) % 6 if is_targeted else best
+    expected, direction = of_float64(logits, labels, targets)
+    if is_targeted:
+        found, gradient = value_and_gradient(
+            losses.targeted_probability_margin, logits, labels, targets
+        )
+    else:
+        found, gradient = value_and_gradient(
+            losses.probability_margin, logits, labels
+        )
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+    # The gradient of log(1 + v) is that of v over 1 + v.
+    np.testing.assert_allclose(
+        gradient * np.exp(expected)[:, None], direction, rtol=1e-7, atol=1e-15
+    )
+
+
+def test_the_probability_margin_does_not_saturate():
+    """Float32 follows float64 where the probability itself is 1."""
+    lead = np.array([5.0, 20.0, 100.0, 1e4])
+    logits = np.stack([lead, 0 * lead, 0 * lead - 1.0], axis=1)
+    labels = np.zeros(4, np.int32)
+    probability = tf.nn.softmax(tf.constant(logits, tf.float32))[:, 0]
+    np.testing.assert_array_equal(probability == 1.0, [False, True, True, True])
+    loss = losses.probability_margin
+    exact, exact_gradient = value_and_gradient(loss, logits, labels)
+    found, gradient = value_and_gradient(loss, np.float32(logits), labels)
+    np.testing.assert_allclose(found, exact, rtol=1e-6)
+    np.testing.assert_allclose(gradient, exact_gradient, rtol=1e-5)
+    assert (np.diff(found) < 0).all()  # It still tells near from far.
+
+
+ALL = {**losses.LOSSES, **losses.TARGETED_LOSSES}
+
+
+@pytest.mark.parametrize("name", sorted(ALL))
+def test_a_number_added_to_all_logits_changes_nothing(name):
+    rng = np.random.default_rng(1)
+    # Whole numbers of 2^-8, which float32 has next to 1,000 as well.
+    logits = np.float32(rng.integers(-1000, 1000, (40, 7)) / 256)
+    labels = rng.integers(0, 7, 40).astype(np.int32)
+    classes = [labels]
+    if name in losses.TARGETED_LOSSES:
+        classes.append((labels + 3) % 7)
+    plain, gradient = value_and_gradient(ALL[name], logits, *classes)
+    for offset in (-1000.0, 1000.0, 2.0**14):
+        found, moved = value_and_gradient(
+            ALL[name], logits + np.float32(offset), *classes
+        )
+        np.testing.assert_allclose(found, plain, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(moved, gradient, rtol=1e-5, atol=1e-6)
+
+
 def test_an_unknown_loss_is_a_user_error_with_the_nearest_name():
     with pytest.raises(UserError, match='Did you mean "cross_entropy"'):
         losses.get("crossentropy")

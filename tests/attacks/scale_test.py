@@ -47,18 +47,24 @@ class Scaled:
     def __init__(self):
         network = trained.network(trained.NETWORKS["CNN"], 1.0, 0.0)
         self.factor = tf.Variable(1.0, trainable=False)
+        self.offset = tf.Variable(0.0, trainable=False)
 
         def logits_fn(images, seed):
-            return self.factor * network(images, training=False)
+            logits = network(images, training=False)
+            return self.factor * logits + self.offset
 
         self.logits = compiled.on(logits_fn, None, False)
         self.clean = network(data()[0]).numpy()
 
-    def attacked(self, attack, factor=1.0, **arguments):
+    def attacked(
+        self, attack, factor=1.0, offset=0.0, num_restarts=1, **arguments
+    ):
         self.factor.assign(factor)
+        self.offset.assign(offset)
+        stage = {"attack": attack, "num_restarts": num_restarts}
         attacker = runner.Runner(
             self.logits,
-            [runner.Stage.build({"attack": attack})],
+            [runner.Stage.build(stage)],
             ThreatModel("linf", EPSILON),
             **arguments,
         )
@@ -134,6 +140,38 @@ def test_masked_classes_stay_finite():
     itself = net().attacked({"name": "fgs"}).robust_accuracy
     assert found.robust_accuracy <= itself + 0.02
     assert not found.num_nonfinite.any()
+
+
+INVARIANT = (
+    {"name": "apgd", "num_steps": 50},
+    *(
+        {"name": "apgd", "num_steps": 50, "loss": loss}
+        for loss in ("dlr", "margin", "probability_margin")
+    ),
+    *(
+        {"name": "apgd", "num_steps": 20, "num_targets": 3, "loss": loss}
+        for loss in ("targeted_dlr", "targeted_margin")
+    ),
+    {"name": "multi_targeted", "num_steps": 30, "num_targets": 3},
+)
+# Factors with what is then added to all logits.
+CHANGES = (
+    (1e-4, 0.0),
+    (1e-3, 1e3),
+    (0.1, -7.0),
+    (10.0, 1e3),
+    (1e4, 0.0),
+)
+
+
+@pytest.mark.parametrize("attack", INVARIANT, ids=name_of)
+def test_what_is_broken_depends_on_no_factor_and_no_offset(attack):
+    """Of 200 examples one may differ, on the edge of float32."""
+    itself = net().attacked(attack, num_restarts=2).is_robust
+    assert 20 < itself.sum() < 180
+    for factor, offset in CHANGES:
+        found = net().attacked(attack, factor, offset, num_restarts=2)
+        assert (found.is_robust != itself).sum() <= 1, (factor, offset)
 
 
 def answers(lead, share_right, count=1000):

@@ -10,9 +10,9 @@ from ib_keras.audit import runner
 from ib_keras.audit import subject as subjects
 from tests.support import runs
 
-# Of three stages and the diagnostics nine kinds of attacks, each with a start
+# Of three stages and the diagnostics ten kinds of attacks, each with a start
 # and a loop; the judge for the audited mode and for the other; five others.
-MOST_TRACES = 26
+MOST_TRACES = 28
 
 
 def quick_aa_mt():

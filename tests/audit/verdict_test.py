@@ -28,6 +28,33 @@ def test_all_checks_passed_is_believable():
     assert said["decided_by"] == [] and said["next"] == []
 
 
+@pytest.mark.parametrize(
+    ("num_broken", "interval", "is_borderline"),
+    [
+        (0, [0.0, 0.03], False),
+        (1, [0.002, 0.05], True),
+        (1, [0.0, 0.009], False),
+    ],
+)
+def test_what_the_checks_broke_is_said_and_whether_it_is_borderline(
+    num_broken, interval, is_borderline
+):
+    excess = finding(
+        "M3",
+        "warn",
+        num_broken=num_broken,
+        epsilon=0.1,
+        excess_ci95=interval,
+        robust_accuracy_after_checks=0.295,
+    )
+    findings = [row for row in PASSED if row["id"] != "M3"]
+    findings.append({**excess, "threshold": 0.01})
+    said = verdict.decide(findings, ROBUST)
+    assert said["label"] == verdict.BELIEVABLE
+    assert ("29.5% are left" in said["sentence"]) == (num_broken > 0)
+    assert ("Borderline" in said["sentence"]) == is_borderline
+
+
 @pytest.mark.parametrize("status", ["warn", "not applicable"])
 def test_warnings_decide_nothing(status):
     said = verdict.decide([*PASSED, finding("D14", status)], ROBUST)

@@ -37,6 +37,7 @@ ARGUMENTS = {
         ({"num_steps": 5}, NORMS),
         ({"num_eot": 2, "num_steps": 5}, ("linf",)),
     ),
+    "smoothed": (({"num_steps": 5, "num_pairs": 1}, NORMS),),
     "square": (({"num_steps": 12}, NORMS),),
     "uniform_noise": (({"num_steps": 12}, NORMS),),
     "pgd": (

@@ -40,7 +40,10 @@ _COSTS["full"] = (*_COSTS["quick"], "full")
 _FULL_ARGUMENTS = {
     "expectation": {"num_eot": (4, 16)},
     "gradient_free": {"num_queries": 5000},
+    "hard_label": {"num_queries": 2000},
     "noise": {"num_points": 5000},
+    "smoothed_gradients": {"num_steps": 40, "num_pairs": 8},
+    "stand_in": {"num_rounds": 8},
 }
 
 
@@ -95,8 +98,6 @@ def examine(
         Interrupted: If it was stopped; the answers so far are saved.
         UserError: If there is no such set or the folder cannot be written.
     """
-    from ib_keras.audit.diagnostics import combined
-
     path = files.join(folder, folders.FINDINGS)
     partial = files.join(folder, _PARTIAL_FILE)
     asked_for = describe(set_name, case)
@@ -123,10 +124,7 @@ def examine(
         for name, rows in answers.items()
         for finding in rows
     ]
-    last = combined.conclude(case, found).to_json()
-    found.append(
-        {**last, "gradient_evaluations": 0, "seconds": 0.0, "name": "combined"}
-    )
+    found.append(_conclude(case, found, asked))
     found.sort(key=lambda f: (_number(f["id"]), f["question"]))
     result = {
         "format_version": FORMAT_VERSION,
@@ -134,16 +132,26 @@ def examine(
         "epsilon": float(case.threat_model.epsilon),
         "verdict": verdict.decide(found, case.summary),
         "findings": found,
-        "gradient_evaluations": sum(
-            rows[0]["gradient_evaluations"] for rows in answers.values() if rows
-        ),
-        "seconds": round(
-            sum(rows[0]["seconds"] for rows in answers.values() if rows), 3
-        ),
+        "gradient_evaluations": sum(f["gradient_evaluations"] for f in found),
+        "seconds": round(sum(f["seconds"] for f in found), 3),
     }
     sealed = files.write_sealed_json(path, result)
     files.remove(partial)
     return sealed
+
+
+def _conclude(case, findings, diagnostics):
+    """What all checks say together, with what looking further cost."""
+    from ib_keras.audit.diagnostics import combined
+
+    began, before = time.monotonic(), case.gradient_evaluations
+    further = combined.look_further(case, findings, diagnostics)
+    return {
+        **combined.conclude(case, findings, further).to_json(),
+        "gradient_evaluations": case.gradient_evaluations - before,
+        "seconds": round(time.monotonic() - began, 3),
+        "name": "combined",
+    }
 
 
 def _ask(case, name, diagnostic):

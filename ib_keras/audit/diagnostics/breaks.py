@@ -50,11 +50,7 @@ def ask(
     rows = case.robust_rows
     known = dict(id=id, question=question, source=source)
     if not len(rows):
-        return base.Finding(
-            **known,
-            status=base.NOT_APPLICABLE,
-            evidence="The audit left no robust example.",
-        )
+        return none_is_robust(**known)
     found = case.attack(stages, rows, **arguments)
     # Noise alone can make an example of a stochastic model wrong.
     broken = found.broken_by_stage >= 0
@@ -123,4 +119,17 @@ def finding(
             "num_broken": int(broken.sum()),
             "broken": [int(row) for row in rows[broken]],
         },
+    )
+
+
+def none_is_robust(**known) -> base.Finding:
+    """The finding where there is nothing to attack again.
+
+    Args:
+        **known: `id`, `question` and `source`.
+    """
+    return base.Finding(
+        **known,
+        status=base.NOT_APPLICABLE,
+        evidence="The audit left no robust example.",
     )

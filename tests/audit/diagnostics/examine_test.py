@@ -109,18 +109,64 @@ def test_answers_of_another_set_are_not_taken_over(case, questions, tmp_path):
     assert questions["first"].count == 2
 
 
-def test_what_many_checks_find_is_added_up(case):
-    def finding(*rows):
-        return {"data": {"broken": list(rows)}}
+def broken(*rows, name="noise"):
+    return {"name": name, "data": {"broken": [int(row) for row in rows]}}
 
+
+def test_what_many_checks_find_is_added_up(case):
     assert len(case.robust_rows) == 15
     rows = case.robust_rows
-    few = combined.conclude(case, [finding(*rows[:2]), finding(*rows[1:3])])
-    assert few.status == base.WARN and few.examples == tuple(rows[:3])
-    assert few.value == pytest.approx(3 / 15 * 0.75)
-    many = [finding(*rows[:4]), finding(rows[5], 99), {"data": {}}]
-    assert combined.conclude(case, many).status == base.FAIL
+    many = [broken(*rows[:2]), broken(*rows[1:3], 99), {"data": {}}]
+    found = combined.conclude(case, many)
+    assert found.examples == tuple(rows[:3])
+    assert found.value == pytest.approx(3 / 15 * 0.75)
+    assert found.data["robust_accuracy_after_checks"] == pytest.approx(0.6)
     assert combined.conclude(case, []).status == base.PASS
+
+
+def test_a_known_excess_of_a_point_does_not_pass(case):
+    """However few examples it is; a smaller one warns."""
+    rows = case.robust_rows
+    one = combined.conclude(case, [broken(rows[0])])
+    assert one.value == pytest.approx(0.05) and one.status == base.FAIL
+    size = len(case.ledger.label) * 10
+    case.ledger.is_robust = np.resize(case.ledger.is_robust, size)
+    case.robust_rows = np.flatnonzero(case.ledger.is_robust)
+    one = combined.conclude(case, [broken(rows[0])])
+    assert one.value == pytest.approx(0.005) and one.status == base.WARN
+
+
+class Breaks:
+    """Breaks every example at an odd position, wherever it is asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def ask(self, case):
+        rows = case.robust_rows
+        self.asked.append(rows)
+        case.gradient_evaluations += len(rows)
+        data = {"broken": [int(row) for row in rows if row % 2]}
+        return [base.Finding("D7", "?", base.WARN, "So.", "", data=data)]
+
+
+def test_where_few_are_broken_more_are_looked_at(case):
+    every = np.flatnonzero(case.ledger.is_robust)
+    case.robust_rows = every[:3]
+    asked = {"noise": Breaks(), "losses": Breaks()}
+    few = [broken(every[0]), {"name": "losses", "data": {}}]
+    further = combined.look_further(case, few, asked)
+    assert further.rows == tuple(every[3:]) and further.names == ("noise",)
+    assert further.broken == tuple(every[3:][every[3:] % 2 == 1])
+    assert not asked["losses"].asked and case.gradient_evaluations >= 12
+    found = combined.conclude(case, few, further)
+    assert found.value == pytest.approx(
+        (1 + len(further.broken)) / 15 * case.robust_accuracy
+    )
+    # Nothing broken, or enough, leaves nothing to ask.
+    for nothing in ([], [broken(*range(99))]):
+        case.robust_rows = every[:8]
+        assert not combined.look_further(case, nothing, asked).rows
 
 
 def test_too_few_examples_are_no_evidence(case):

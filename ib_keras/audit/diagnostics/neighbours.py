@@ -1,0 +1,136 @@
+"""D38: is what lies next to the nearest misses still robust?"""
+
+import numpy as np
+
+from ib_keras.attacks.base import check_count
+from ib_keras.audit.diagnostics import base
+from ib_keras.audit.diagnostics import breaks
+from ib_keras.audit.diagnostics import judged
+from ib_keras.audit.diagnostics.case import Case
+
+# Shares of the change that are kept.
+_SHARES = (0.25, 0.5, 0.75, 0.9, 0.97)
+# Of epsilon: how far pixels are moved at random.
+_JITTERS = (1 / 32, 1 / 4)
+# Largest values of stored pixels; the first is of 8-bit files.
+_LARGEST = (255, 16, 15, 1)
+
+
+class Neighbours:
+    """Shrinks, shakes and rounds the nearest miss of each robust example.
+
+    Args:
+        num_draws: Random neighbours for each width.
+    """
+
+    cost = "cheap"
+    ids = ("D38",)
+
+    def __init__(self, num_draws):
+        self.num_draws = num_draws
+
+    def ask(self, case: Case) -> list[base.Finding]:
+        """Answers D38."""
+        known = dict(
+            id="D38",
+            question="Are the neighbours of the nearest misses robust, too?",
+            source="ib_keras; of images as files Kurakin et al. 2017",
+        )
+        rows = case.robust_rows
+        if not len(rows):
+            return [breaks.none_is_robust(**known)]
+        clean = case.subject.images[rows]
+        misses = case.ledger.adversarial_images[rows]
+        found = neighbours(
+            clean,
+            misses,
+            case.threat_model.epsilon,
+            lattices(case.subject.images),
+            self.num_draws,
+            np.random.default_rng(case.seed),
+        )
+        broken = np.zeros(len(rows), bool)
+        by_kind = {}
+        for index, (kind, images) in enumerate(found):
+            wrong = judged.judge(case, rows, images, 38 + index).is_wrong
+            by_kind[kind] = by_kind.get(kind, 0) + int(wrong.sum())
+            broken |= wrong
+        answer = breaks.finding(
+            case,
+            rows,
+            broken,
+            threshold=0.002,
+            words=f"{len(found)} neighbours of each nearest miss (shrunk, "
+            "moved a little, rounded to the values of stored pixels)",
+            advice="The model answers otherwise next to where attacks end: it "
+            "reacts to the attack, not to the image. Attack it through "
+            "rounded or smoothed images.",
+            **known,
+        )
+        answer.data["broken_by_kind"] = by_kind
+        return [answer]
+
+
+def lattices(images: np.ndarray) -> list[int]:
+    """The largest stored values L for which all pixels are multiples of 1/L.
+
+    Args:
+        images: float32, clean ones in [0, 1].
+
+    Returns:
+        Of the usual ones those that fit, and 255.
+    """
+    fitting = [
+        largest
+        for largest in _LARGEST
+        if np.abs(images * largest - np.rint(images * largest)).max() < 1e-3
+    ]
+    return sorted({_LARGEST[0], *fitting[-1:]})
+
+
+def neighbours(
+    clean: np.ndarray,
+    misses: np.ndarray,
+    epsilon: float,
+    largest_values: list[int],
+    num_draws: int,
+    rng: np.random.Generator,
+) -> list[tuple[str, np.ndarray]]:
+    """Points next to nearest misses; the judge takes them into their balls.
+
+    Args:
+        clean: float32 `[n, ...]`.
+        misses: float32 `[n, ...]`, within epsilon of them.
+        epsilon: Radius.
+        largest_values: As `lattices` gives them.
+        num_draws: Random neighbours for each width.
+        rng: Of the random ones.
+
+    Returns:
+        Pairs of the kind ("shrunk", "corner", "shaken", "rounded") and images
+        `[n, ...]` in the box.
+    """
+    change = misses - clean
+    found = [("shrunk", clean + share * change) for share in _SHARES]
+    # Of l2 this leaves the ball, and the projection keeps its direction.
+    found.append(("corner", clean + epsilon * np.sign(change)))
+    for width in _JITTERS:
+        for _ in range(num_draws):
+            noise = rng.uniform(-1.0, 1.0, clean.shape)
+            found.append(("shaken", misses + width * epsilon * noise))
+    for largest in largest_values:
+        # To the nearest value, and to the nearest one that is not farther from
+        # the clean image: the first can leave the ball and be cut again.
+        steps = change * largest
+        whole = np.fix(steps + 1e-4 * np.sign(steps)) / largest
+        found.append(("rounded", np.rint(misses * largest) / largest))
+        found.append(("rounded", clean + whole))
+    return [
+        (kind, np.clip(images, 0.0, 1.0).astype(np.float32))
+        for kind, images in found
+    ]
+
+
+def build(num_draws: int = 3) -> Neighbours:
+    """Builds the diagnostic."""
+    return Neighbours(check_count("num_draws", num_draws))
