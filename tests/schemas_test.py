@@ -35,7 +35,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("kind", KINDS, ids=range(len(KINDS)))
 def test_a_kind_takes_its_values_and_no_others(kind):
     taken, refused = KINDS[kind]
     for value in taken:
