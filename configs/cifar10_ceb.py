@@ -3,10 +3,11 @@ r"""CEB on CIFAR-10 (Korshunova et al. 2021, section 3.2).
 python -m launch.train --config=configs/cifar10_ceb.py \
     --workdir=runs/cifar10_ceb
 
-1000 epochs of 48 steps; made for an accelerator, and not yet run to the end
-anywhere. Expect above 90% test accuracy (the paper, section 3.2). `:cpu` is 7
-epochs by SGD in bfloat16: 82.3% in mean mode and 82.0% in stochastic mode (seed
-0, measured), 70 minutes on one CPU core, its twin beside it on another.
+1000 epochs of 48 steps, for an accelerator; it has not been run to the end
+yet. Expect above 90% test accuracy (the paper, section 3.2). `:cpu` is 7
+epochs by SGD in bfloat16: 82.3% in mean mode and 82.0% in stochastic mode
+(seed 0, measured), in 70 minutes on one CPU core while the baseline used
+another.
 """
 
 import ml_collections

@@ -1,14 +1,14 @@
 r"""The deterministic baseline on CIFAR-10 (the paper, section 3.2).
 
-The twin of VIB and CEB: the same network and training without noise and rate.
+The same network and training as VIB and CEB, without noise and rate.
 
 python -m launch.train --config=configs/cifar10_deterministic.py \
     --workdir=runs/cifar10_deterministic
 
-1000 epochs of 48 steps; made for an accelerator, and not yet run to the end
-anywhere. Expect above 90% test accuracy (the paper, section 3.2). `:cpu` is 7
-epochs by SGD in bfloat16: 82.9% (seed 0, measured), 68 minutes on one CPU core
-with CEB beside it on another.
+1000 epochs of 48 steps, for an accelerator; it has not been run to the end
+yet. Expect above 90% test accuracy (the paper, section 3.2). `:cpu` is 7
+epochs by SGD in bfloat16: 82.9% (seed 0, measured), in 68 minutes on one CPU
+core while CEB used another.
 """
 
 import ml_collections

@@ -3,10 +3,10 @@ r"""VIB on CIFAR-10 (Korshunova et al. 2021, section 3.2).
 python -m launch.train --config=configs/cifar10_vib.py \
     --workdir=runs/cifar10_vib
 
-1000 epochs of 48 steps; made for an accelerator, and not yet run to the end
-anywhere. Expect above 90% test accuracy (the paper, section 3.2). `:cpu` is the
+1000 epochs of 48 steps, for an accelerator; it has not been run to the end
+yet. Expect above 90% test accuracy (the paper, section 3.2). `:cpu` is the
 short training of cifar10_ceb: 82.0% test accuracy (82.1% stochastic) in 72
-minutes on 2 CPU cores that were shared.
+minutes on 2 CPU cores, shared with other work.
 """
 
 import ml_collections

@@ -1,6 +1,6 @@
 r"""The deterministic baseline on scikit-learn's digits (no download).
 
-The twin of VIB and CEB: the same network and training without noise and rate.
+The same network and training as VIB and CEB, without noise and rate.
 
 python -m launch.train --config=configs/digits_deterministic.py \
     --workdir=runs/digits_deterministic

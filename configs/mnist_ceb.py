@@ -3,9 +3,9 @@ r"""CEB on MNIST (Korshunova et al. 2021, section 3.1).
 python -m launch.train --config=configs/mnist_ceb.py \
     --workdir=runs/mnist_ceb
 
-200 epochs are 120,000 steps, in the time of mnist_vib.py. The paper trains CEB
-on CIFAR-10 alone, so it has no number to expect; this is the training of VIB
-with the other bottleneck. `:cpu` is the first 10 epochs.
+200 epochs are 120,000 steps and take as long as mnist_vib.py. The paper trains
+CEB on CIFAR-10 only, so it gives no number to expect here. The training is that
+of VIB with the other bottleneck. `:cpu` is the first 10 epochs.
 """
 
 import ml_collections

@@ -1,13 +1,13 @@
 r"""The deterministic baseline on MNIST (the paper, section 3.1).
 
-The twin of VIB and CEB: the same network and training without noise and rate.
+The same network and training as VIB and CEB, without noise and rate.
 
 python -m launch.train --config=configs/mnist_deterministic.py \
     --workdir=runs/mnist_deterministic
 
 200 epochs are 120,000 steps. Expect 98.2% to 98.9% test accuracy (the paper's
 range over all its MNIST models). Measured here: 98.51% (seed 0), in 45 minutes
-on 2 CPU cores that were shared. `:cpu` is the first 10 epochs.
+on 2 CPU cores, shared with other work. `:cpu` is the first 10 epochs.
 """
 
 import ml_collections

@@ -5,8 +5,8 @@ python -m launch.train --config=configs/mnist_vib.py \
 
 200 epochs are 120,000 steps. Expect 98.2% to 98.9% test accuracy (the paper's
 range over all its MNIST models). Measured here: 98.65% in mean mode and 98.57%
-in stochastic mode (seed 0), in 39 minutes on 2 CPU cores that were shared; a
-step alone takes 11 ms. `:cpu` is the first 10 epochs.
+in stochastic mode (seed 0), in 39 minutes on 2 CPU cores, shared with other
+work; one step takes 11 ms. `:cpu` is the first 10 epochs.
 """
 
 import ml_collections

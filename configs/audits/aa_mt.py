@@ -6,15 +6,15 @@ python -m launch.audit --config=configs/audits/aa_mt.py \
 For MNIST add --config.threat_model.epsilon=0.2.
 
 On MNIST after 5 epochs (500 test images, epsilon 0.2, measured): 0.0% for the
-deterministic model and for VIB, both by the first stage, in seconds. Use --plan
-for the cost of robust examples.
+deterministic model and for VIB, both by the first stage, in seconds. --plan
+prints what it can cost on a more robust model.
 
-A robust example costs 505 + 505 + 10 x 200 x (classes - 1) gradients:
-19,010 with ten classes, and 1,999,010 with 1,000, where
---config.stages.multi_targeted.attack.num_targets=9 makes it 19,010 again, as
-autoattack_standard takes nine targets. The paper gives the sequence, the
-restarts and steps and the losses; the optimiser of MultiTargeted is the nearest
-public one.
+A robust example costs 505 + 505 + 10 x 200 x (classes - 1) gradients: 19,010
+with ten classes and 1,999,010 with 1,000. For many classes
+--config.stages.multi_targeted.attack.num_targets=9 makes it 19,010 again;
+autoattack_standard takes nine targets, too. The paper gives the sequence, the
+restarts and steps and the losses. It does not give the optimiser of
+MultiTargeted, for which the nearest public one is used.
 """
 
 from configs import common

@@ -3,10 +3,10 @@ r"""AutoAttack's standard ensemble: APGD-CE, APGD-T, FAB-T, Square.
 python -m launch.audit --config=configs/audits/autoattack_standard.py \
     --saved_model=runs/cifar10_ceb/saved_model --workdir=audits/autoattack
 
-Use --plan for what it costs; Square adds 5,000 queries without gradients.
+--plan prints what it can cost; Square adds 5,000 queries without gradients.
 
-The stages are ours, by the semantics of the authors' code; where they differ
-their docstrings say so.
+The stages are implemented here, after the authors' code. Where they differ from
+it, their docstrings say so.
 """
 
 from configs import common

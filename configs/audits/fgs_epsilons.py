@@ -1,4 +1,4 @@
-r"""FGS at the paper's three radii (figure 1): one step, so no evidence alone.
+r"""FGS at the paper's three radii (figure 1): one step, which is no evidence.
 
 python -m launch.audit --config=configs/audits/fgs_epsilons.py \
     --saved_model=runs/mnist_vib/saved_model --workdir=audits/fgs

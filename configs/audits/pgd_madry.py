@@ -3,11 +3,11 @@ r"""PGD with Madry et al.'s parameters on CIFAR-10 (figures 3a and 9a).
 python -m launch.audit --config=configs/audits/pgd_madry.py \
     --saved_model=runs/cifar10_ceb/saved_model --workdir=audits/pgd_madry
 
-Costs 20 gradients an example. Its paper reports 45.8% for an adversarially
+Costs 20 gradients an example. Madry et al. report 45.8% for an adversarially
 trained network.
 
-One restart: the paper shows why its number should not be believed alone. For
-figures 3b and 9b raise --config.stages.pgd.num_restarts.
+It makes one restart, whose number alone should not be believed, as the paper
+shows. For figures 3b and 9b raise --config.stages.pgd.num_restarts.
 """
 
 from configs import common
