@@ -17,7 +17,7 @@ from ib_keras import schemas
 from ib_keras.audit.config import AuditConfig
 from ib_keras.audit.config import ThreatModel
 
-# The paper's setting, what two CPU cores can do, and a trial of seconds.
+# The paper's setting, one for two CPU cores, and a trial of seconds.
 PRESETS = ("", "cpu", "smoke")
 
 

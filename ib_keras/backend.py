@@ -19,7 +19,7 @@ _IMPORTS_KERAS = re.compile(r"^(import keras$|from keras )", re.MULTILINE)
 
 
 def name() -> str:
-    """The backend of Keras: the one that runs, else the one it would take."""
+    """The name of the backend that Keras uses, or would use when imported."""
     loaded: Any = getattr(sys.modules.get("keras"), "backend", None)
     if hasattr(loaded, "backend"):
         return loaded.backend()

@@ -105,7 +105,7 @@ def tensorflow() -> ModuleType:
     last = "keras.src.optimizers"
     modules: dict[str, Any] = sys.modules
     if "tensorflow" not in modules and "keras" not in modules:
-        modules[last] = None  # TensorFlow does without what is not there.
+        modules[last] = None  # TensorFlow tolerates that it is missing.
         try:
             with importing():
                 importlib.import_module("tensorflow")

@@ -116,7 +116,7 @@ def main() -> int:
     if is_hub:
         saved_model = hub.fetch(saved_model)
         check(saved_model)
-    # It reads and calls the model while TensorFlow is imported here.
+    # It reads and calls the model while this process imports TensorFlow.
     probe.start(
         saved_model,
         absl_flags.FLAGS.allow_ops,

@@ -63,7 +63,7 @@ def main() -> int:
     if values.saved_model is not None and not files.is_remote(path):
         options.check_path(path.rstrip("/"))
     if path is not None and files.exists(path):
-        # It reads and calls the model while TensorFlow is imported here.
+        # It reads and calls the model while this process imports TensorFlow.
         batches = probe.batch_sizes(folders.batch_size(values.workdir))
         probe.start(path, values.allow_ops, batches=batches)
     lazy.tensorflow()

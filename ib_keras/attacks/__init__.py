@@ -13,7 +13,7 @@ in `judging.py` decides, and the pool in `runner.py` keeps the ledger.
     engine.py    one run on one batch: chunks of compiled steps, compaction
     ledger.py    what a run knows of every example, and where it is
     runner.py    stages, restarts, targets and the pool
-    others       one attack a file
+    others       one attack per file
 """
 
 from ib_keras import lazy

@@ -45,7 +45,7 @@ class Compiled:
         self._logits = logits
         self._jit_compile = logits.jit_compile
         self._compiled: dict[int | None, Any] = {}
-        # Of what the function returns, known once it is traced.
+        # Structure of the function's results, known when it is traced.
         self._structure: Any = None
         self._concrete: Any = None
 

@@ -66,7 +66,7 @@ def _update(
     record: Record, evaluation: base.Evaluation, step: tf.Tensor
 ) -> Record:
     # A tie of the two largest logits can be a wrong prediction with margin 0:
-    # being wrong counts before the margin does. NaN compares as false.
+    # so misclassification is compared first. NaN compares as false.
     best = record.best
     first_wrong = evaluation.is_wrong & ~best.is_wrong
     better = (evaluation.margin > best.margin) & (
@@ -238,7 +238,7 @@ class Engine:
         seed = base.model_seed(example_seeds, num_steps)
         logits = self._logits(images, seed)
         evaluation = base.evaluated(images, logits, labels, loss)
-        # No gradient was taken here: what was said of the last one stays.
+        # No gradient was taken here: the record of the last one is kept.
         updated = _update(record, evaluation, num_steps)
         norm = record.best.gradient_norm
         return updated._replace(best=updated.best._replace(gradient_norm=norm))
@@ -435,8 +435,8 @@ class _Run:
         self.result.adversarial_images[newly_broken] = images
         self.result.margin[newly_broken] = margin
         self.result.adversarial_prediction[newly_broken] = prediction
-        # A claim that the judge turned down dates nothing: then the judged
-        # iterate's own step is the first that is known to be wrong.
+        # After a rejected claim the first wrong step is not known: then the
+        # judged iterate's own step is the first that is known to be wrong.
         first = self.record.first_wrong.numpy()[places]
         first = np.where(self.is_doubted[rows], step.numpy()[places], first)
         self.result.step[newly_broken] = first[broken]
@@ -488,7 +488,7 @@ class _Run:
         self.batch = self.batch._replace(record=self.record._replace(best=best))
 
     def _keep_nearest(self, places):
-        """Copies what is nearer to being wrong than what the books have."""
+        """Copies iterates of larger margin than the result has."""
         best = self.record.best
         margin = best.margin.numpy()[places] / self.engine.scale
         nearer = margin > self.result.margin[self.rows[places]]

@@ -81,7 +81,7 @@ class MultiTargeted(base.GradientAttack):
         self.gradients_per_step = num_eot
         self._is_adam = optimizer == "adam"
         self.loss_fn = losses.get_targeted(loss)
-        # One a step.
+        # One per step.
         self.learning_rates = np.float32(
             [
                 learning_rate

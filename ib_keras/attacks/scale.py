@@ -2,10 +2,10 @@
 
 A classifier is the same when its logits are multiplied by a positive number.
 Cross-entropy is not: with logits that are too large its gradient vanishes in
-float32, with logits that are too small it climbs the mean of all other classes
-in place of the nearest. So attacks see the logits times a power of two, which
-rounds nothing and changes no prediction. Of an ordinary model it is 1: one
-whose right answers lead by no more than float32 resolves, and whose labels
+float32, with logits that are too small it increases the mean of all other
+classes instead of the nearest. So attacks see the logits times a power of two,
+which rounds nothing and changes no prediction. Of an ordinary model it is 1:
+one whose right answers lead by no more than float32 resolves, and whose labels
 would not be likelier at two and a half times the logits or more. (Linear models
 and some that are trained to be robust are at twice.) Where they would be, the
 power is the next above: too large by less than two costs nothing, too small

@@ -454,7 +454,7 @@ def test_a_lucky_draw_does_not_hide_what_is_always_wrong():
     lucky = result.margin > 1
     assert lucky.sum() > 2
     assert (result.adversarial_images.mean(axis=(1, 2, 3))[lucky] < 0.2).all()
-    # Beyond, the first iterate above 0.3 is booked, not what was claimed.
+    # Beyond, the first iterate above 0.3 is recorded, not the claimed one.
     result = run(
         make(model, Walk(16, 0.015), 8, draws=15), images, labels, epsilon=1.0
     )
@@ -468,7 +468,7 @@ def test_a_lucky_draw_does_not_hide_what_is_always_wrong():
 def test_a_lucky_draw_does_not_hide_what_is_wrong_in_the_same_chunk(
     compact, compiled
 ):
-    """What is found does not hang on how often the books are looked at."""
+    """The result does not depend on how often claims are judged."""
 
     def model(images, seed):
         mean = tf.reduce_mean(images, axis=[1, 2, 3])

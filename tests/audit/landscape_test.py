@@ -299,7 +299,7 @@ def test_what_cannot_be_used_is_refused():
 
 
 def ledger_of(images, labels, adversarial, is_broken=None, margin=-1.0):
-    """The books of an audit whose attack ended at given images."""
+    """The ledger of an audit whose attack ended at given images."""
     ledger = ledgers.Ledger.new(images, labels)
     is_broken = np.zeros(len(labels), bool) if is_broken is None else is_broken
     ledger.is_robust[:] = ~is_broken

@@ -119,7 +119,7 @@ def run(
     # The last iterate has not been evaluated.
     if not attack.evaluates_proposal:
         more = (images, labels, example_seeds, radius)
-        # What the record says of all iterates is taken back for this one.
+        # The record over all iterates is replaced by that of this one.
         none = tf.zeros_like(record.best.is_wrong)
         none = record._replace(best=record.best._replace(is_wrong=none))
         alone = loop.finish(state, none, *more)

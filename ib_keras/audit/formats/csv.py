@@ -10,7 +10,7 @@ from ib_keras.audit.formats import rows
 from ib_keras.audit.report import load
 from ib_keras.audit.report import pairs
 
-# How a cell begins that spreadsheets take for a formula.
+# First characters of cells that spreadsheets take for formulas.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 

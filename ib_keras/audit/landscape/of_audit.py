@@ -55,7 +55,7 @@ def evaluate(
         index = arrays["index"]
         ledger = Ledger.of_arrays(arrays)
         path = saved_model or summary.model.path
-        # Before it is loaded: the audit has proven this one, and no other.
+        # Before it is loaded: only this model passed the audit's safety check.
         _check_same_model(path, summary.model.sha256)
         subject = subjects.load(
             config["audit"], path, allow_ops=tuple(allow_ops)

@@ -25,7 +25,7 @@ The files of this package, in the order of the work:
 * `evidence` (with `links`), `classes`: the findings and tables of each.
 * `charts` (with `svg`, `labels`), `pictures`, `examples` (with `outcomes`),
   `audit.landscape.drawing`: what is drawn.
-* `text`: numbers and foreign words as a reader sees them.
+* `text`: formatted numbers and cleaned foreign text.
 * `page`: the parts into the templates; a section is a file of `templates/`.
 
 Texts in an audit come from foreign models. They are cut, stripped of invisible

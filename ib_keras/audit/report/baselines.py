@@ -89,7 +89,7 @@ def bottleneck(audit: load.Audit) -> Mapping:
 
 
 def is_noiseless(audit: load.Audit) -> bool:
-    """Whether the model is known to have no noise in any mode."""
+    """Whether the model is known to have no noise."""
     return _is_twin(audit) or audit.model.metadata.get("is_stochastic") is False
 
 

@@ -35,7 +35,7 @@ _SMALL = 1 << 20
 # Weights are numbers, which hardly compress.
 _MAX_WEIGHTS_RATIO = 10
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
-# What stands at the end of a zip file, and before that in one over 4 GiB.
+# Records at the end of a zip file, the second in files over 4 GiB.
 _RECORD = struct.Struct("<4s4H2LH")
 _END_BYTES = 20 + _RECORD.size
 _MAX_MEMBERS = 100
@@ -106,7 +106,7 @@ def write(place: str, path: str, report: Report, folder: str) -> str:
         UserError: If the file is not the checked one.
     """
     limits = Limits(**report.limits)
-    # Read once: what is hashed is what is written.
+    # Read once: the hashed bytes are those that are written.
     data = tree.read(place, "", _check_file(place, path, limits))
     digest = hashlib.sha256(data).hexdigest()
     if report.files != {os.path.basename(path): digest}:

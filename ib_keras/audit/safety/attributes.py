@@ -1,7 +1,7 @@
-"""Attributes by which a runtime does more than the operation says.
+"""Attributes that make a runtime do more than the operation.
 
-What a graph of one process and one machine holds is known, so everything else
-is refused: clusters, workers, other executors, thousands of threads.
+The attributes of graphs of one process and one machine are known; everything
+else is refused: clusters, workers, other executors, thousands of threads.
 """
 
 import re
@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import config_pb2
 
-# What TensorFlow writes into the options of a call: devices, memory of GPUs,
-# threads of its own machine. The copy that is loaded has none of them.
+# Options of a call that TensorFlow writes: devices, memory of GPUs, threads of
+# its own machine. The copy that is loaded has none of them.
 _OPTIONS = frozenset(
     {
         "allow_soft_placement",
@@ -46,14 +46,14 @@ CONFIG = "config_proto"
 
 
 def problems(name: str, value) -> Iterator[str]:
-    """What is wrong with an attribute of a node or function.
+    """The problems of an attribute of a node or function.
 
     Args:
         name: Of the attribute.
         value: Its `AttrValue`.
 
     Yields:
-        Phrases; none where it is as TensorFlow writes it.
+        Phrases; none if it is as TensorFlow writes it.
     """
     if name == CONFIG:
         yield from _options(value.s)
@@ -74,7 +74,7 @@ def problems(name: str, value) -> Iterator[str]:
 
 
 def _options(data):
-    """What is wrong with serialised options of a call."""
+    """The problems of serialised options of a call."""
     options = config_pb2.ConfigProto()
     try:
         options.ParseFromString(data)
@@ -97,7 +97,7 @@ def _options(data):
 
 
 def missing_functions(library, functions: set[str]) -> Iterator[str]:
-    """What gradients name that is not in the library of functions.
+    """Names in gradients that are not in the library of functions.
 
     Args:
         library: A `FunctionDefLibrary`.

@@ -1,8 +1,8 @@
-"""The index of a checkpoint, read as data: which tensor lies where.
+"""The index of a checkpoint, read as data: the places of its tensors.
 
-TensorFlow's reader makes room for what an index declares before it looks for
-it, so that 242 bytes cost a gigabyte. This one takes what TensorFlow writes (a
-table of LevelDB's format, not compressed) and nothing else.
+TensorFlow's reader allocates the declared sizes before it reads, so 242 bytes
+can cost a gigabyte. This one accepts only what TensorFlow writes (a table in
+LevelDB's format, not compressed).
 
 References:
     "Leveldb file format", doc/table_format.md of github.com/google/leveldb.
@@ -23,7 +23,7 @@ _MAX_TENSORS = 100_000
 
 
 class NotAnIndex(Exception):
-    """Bytes that TensorFlow does not write as an index."""
+    """The bytes are not an index that TensorFlow writes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ def parse(data: bytes) -> Index:
     """Reads the bytes of `variables.index`.
 
     Raises:
-        NotAnIndex: If they are none that TensorFlow writes.
+        NotAnIndex: If TensorFlow does not write such bytes.
     """
     try:
         return _parse(data)
@@ -60,7 +60,7 @@ def _parse(data):
     for limit, handle in _entries(_block(data, begin, size)):
         (begin, size), _ = _handle(handle, 0)
         for key, value in _entries(_block(data, begin, size)):
-            # A lookup goes by this order; a list of all does not.
+            # A lookup relies on this order; a list of all does not.
             if last is not None and not last < key <= limit:
                 raise NotAnIndex("its keys are not in order")
             found[key] = value
@@ -80,7 +80,7 @@ def _parse(data):
 
 
 def _handle(data, at):
-    """(Offset, size) of a block, and what comes after."""
+    """(Offset, size) of a block, and the rest."""
     begin, at = varint(data, at)
     size, at = varint(data, at)
     return (begin, size), at
@@ -96,7 +96,7 @@ def _block(data, begin, size):
 
 
 def _entries(block):
-    """The pairs of a block; keys share their beginning with the one before."""
+    """The pairs of a block; keys share a prefix with the previous one."""
     (num_restarts,) = struct.unpack("<I", block[-4:])
     end = len(block) - 4 * (num_restarts + 1)
     if num_restarts < 1 or end < 0:

@@ -1,4 +1,4 @@
-"""Which function calls which: depth, recursion, and what it all amounts to."""
+"""The calls between functions: depth, recursion, and total size."""
 
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from ib_keras.audit.safety.report import shown
 
 
 def of_value(value) -> Iterator[str]:
-    """Names of the functions in an `AttrValue`, as often as they are there."""
+    """Names of the functions in an `AttrValue`, with repetitions."""
     kind = value.WhichOneof("value")
     if kind not in ("func", "list"):
         return
@@ -22,7 +22,7 @@ def of_value(value) -> Iterator[str]:
 
 
 def of_nodes(nodes) -> list[str]:
-    """Names of the functions that nodes call, once a call."""
+    """Names of the functions that nodes call, once per call."""
     return [
         name
         for node in nodes
@@ -45,10 +45,10 @@ def closure(names: Iterable[str], callees: dict[str, list[str]]) -> set[str]:
 def check(
     callees: dict[str, list[str]], sizes: dict[str, int], limits: Limits
 ) -> list[Problem]:
-    """What is wrong with how functions call one another.
+    """The problems of the calls between functions.
 
     Args:
-        callees: Function -> those that it calls, once a call.
+        callees: Function -> those that it calls, once per call.
         sizes: Function -> number of its nodes.
         limits: On depth, and on nodes with all calls in place.
 

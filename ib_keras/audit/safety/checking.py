@@ -44,11 +44,11 @@ def check(
             raise, such as "max_nodes=400000".
         limits: What the model may take; None takes `Limits()`.
         probe: Whether to make the first calls, in a child process with limits
-            on memory and time and without network where that is possible. The
-            whole check is then made in the child. Without it the files are
-            only read, in this process.
+            on memory and time and without network where that is possible. Then
+            the whole check is in the child. Without it the files are only read,
+            in this process.
         batches: The batch sizes that the first calls shall try beside 1 and 2.
-            They are answered for by `finish`.
+            `finish` waits for them.
 
     Returns:
         A `Report` on a model that is accepted.
@@ -97,10 +97,10 @@ def inspect(
 
     Args:
         place: Local file or folder.
-        path: What messages and the report call it.
+        path: In messages and in the report.
         allow_ops: As of `check`, sorted.
         limits: As of `check`.
-        make_room: Called when all is read but the weights, with the bytes of
+        make_room: Called after reading all but the weights, with the bytes of
             the largest variable and of all files.
 
     Returns:
@@ -157,7 +157,7 @@ def _check_assets_are_there(meta_graph, names, path):
 
 
 def _import_classes(report):
-    """Imports the modules of ours whose classes a `.keras` file names.
+    """Imports our modules whose classes a `.keras` file names.
 
     Keras finds such classes only once they are registered, which importing
     their modules does.
@@ -169,7 +169,7 @@ def _import_classes(report):
 
 @contextlib.contextmanager
 def loadable(path: str, report: Report) -> Iterator[str]:
-    """What may be loaded in place of a checked model.
+    """A copy to load in place of a checked model.
 
     Args:
         path: The model that `check` accepted.
@@ -179,10 +179,10 @@ def loadable(path: str, report: Report) -> Iterator[str]:
         A private folder with a copy that has no saver, for
         `tf.saved_model.load`; or a private `.keras` file with nothing but
         config and weights, for `keras.saving.load_model(..., compile=False)`.
-        It is gone after the block, so load inside.
+        It is removed after the block, so load inside.
 
     Raises:
-        UserError: If the files are not those that were checked.
+        UserError: If the files are not the checked ones.
     """
     limits = Limits(**report.limits)
     path = os.fspath(path).rstrip("/")
@@ -197,7 +197,7 @@ def loadable(path: str, report: Report) -> Iterator[str]:
         names = tree.listing(place, path, limits)
         data = tree.read(place, tree.GRAPH_FILE, limits.graph_bytes())
         digest = hashlib.sha256(data).hexdigest()
-        # What is parsed has been scanned.
+        # The parsed bytes have been scanned.
         if digest != report.files.get(tree.GRAPH_FILE):
             raise _changed(path)
         proto = scan.parse(data, path, limits)

@@ -1,4 +1,4 @@
-"""What the child process of the safety check does. Nobody else imports it."""
+"""The child process of the safety check; no other process imports it."""
 
 import functools
 import hashlib
@@ -22,7 +22,7 @@ from ib_keras.errors import UnsafeError
 from ib_keras.errors import UserError
 
 BATCHES = (1, 2)
-# Stands in for extents that a signature leaves open, but for the batch.
+# Used for dimensions that a signature leaves open, except for the batch.
 _EXTENT = 32
 _MAX_CALLS = 16
 _ALLOWED_FILE_BYTES = 64 << 20
@@ -31,7 +31,7 @@ _MAX_TEXT = 10_000
 
 def main(job: dict) -> None:
     """Checks the model of a job and prints the answer as lines of JSON."""
-    # Whatever else writes to standard output must not be taken for an answer.
+    # Other output on standard output must not be taken for an answer.
     output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
@@ -52,7 +52,7 @@ def main(job: dict) -> None:
         )
         with safety.loadable(job["place"], report) as copy:
             _probe(copy, report, limits, job["batches"], say)
-            # With no room for files left, the copy goes with `home`.
+            # With no space for files left, the copy is removed with `home`.
             output.close()
             os._exit(0)
     except MemoryError:
@@ -71,11 +71,11 @@ def main(job: dict) -> None:
 
 
 def _probe(copy, report, limits, batches, say):
-    """Loads the copy under the limits and calls it; says what it did."""
+    """Loads the copy under the limits and calls it; reports the results."""
     # Imports may write caches, so they come before the limits.
     if report.kind == "keras":
         importlib.import_module("keras")
-    # Whoever allowed an operation may have allowed it to write.
+    # An allowed operation may write.
     is_excepted = set(report.exceptions) - raising(report.exceptions)
     file_bytes = _ALLOWED_FILE_BYTES if is_excepted else 0
     if report.kind == "keras":
@@ -86,7 +86,8 @@ def _probe(copy, report, limits, batches, say):
     began = time.monotonic()
     try:
         functions, variables = _load(copy, report.kind)
-    except Exception as error:  # TensorFlow has seven kinds for one fault.
+    except Exception as error:
+        # TensorFlow has seven kinds of errors for one fault.
         if _is_memory(error):
             os.abort()
         raise UserError(
@@ -130,8 +131,8 @@ def _is_compiled(copy):
 def _call_larger(functions, paces, sizes, until, say):
     """Calls each function once on larger batches; those that were left out.
 
-    They are left out where a call would take long by the pace of the small
-    ones: nobody should wait for an audit to begin.
+    They are left out if a call would take long, by the speed of the small ones,
+    since the audit waits for them.
     """
     left_out = set()
     for (name, function, inputs), pace in zip(functions, paces, strict=True):
@@ -155,7 +156,7 @@ def _takes_any_batch(inputs):
 
 
 def _notes(calls, changed, network):
-    """Sentences about what the first calls showed."""
+    """Sentences about the first calls."""
     notes = []
     for call in calls:
         if call["error"]:
@@ -190,7 +191,8 @@ def _load(copy, kind):
             warnings.simplefilter("ignore")
             model = keras.saving.load_model(copy, compile=False, safe_mode=True)
         shape = getattr(model, "input_shape", None)
-        if shape is None:  # A subclass knows what it was built for.
+        # A subclass may store the shape that it was built for.
+        if shape is None:
             shape = (model.get_build_config() or {}).get("input_shape")
         if not shape or not all(isinstance(n, int | None) for n in shape):
             return [], [v.value for v in model.variables]
@@ -214,7 +216,7 @@ def _load(copy, kind):
             ):
                 functions.append((f'"{name}"', attribute, list(positional)))
                 break
-    # Kept alive by the functions' captures alone otherwise.
+    # Otherwise only the functions' captures keep them alive.
     functions = [(n, _keeping(loaded, f), s) for n, f, s in functions]
     return functions, _variables(loaded)
 
@@ -256,7 +258,7 @@ def _call(name, function, specs, until):
     """Calls a function twice on each batch; a failure is a result, too.
 
     Returns:
-        What it showed, and the seconds for an example; None of a failure.
+        The result, and the seconds per example; None after a failure.
     """
     result = {"name": name, "batches": [], "repeats": True, "error": None}
     for batch in BATCHES:
@@ -279,11 +281,11 @@ def _call(name, function, specs, until):
 
 
 def _call_once(function, specs, batch):
-    """What a function gives for a batch, and what its failure says."""
+    """The output of a function for a batch, or its error."""
     inputs = tf.nest.map_structure(lambda spec: _input(spec, batch), specs)
     try:
         return [np.asarray(v) for v in tf.nest.flatten(function(inputs))], None
-    except Exception as error:  # A foreign graph can raise anything.
+    except Exception as error:  # A foreign graph can raise any error.
         if _is_memory(error):
             os.abort()
         return None, reason(error)
@@ -299,7 +301,7 @@ def _input(spec, batch):
         return tf.fill(shape, "")
     if not spec.dtype.is_floating:
         return tf.ones(shape, spec.dtype)
-    # Unlike a plain grey, a ramp shows a flip or a rotation.
+    # Unlike uniform grey, a ramp shows a flip or a rotation.
     values = np.linspace(0.0, 1.0, int(np.prod(shape))).reshape(shape)
     return tf.constant(values, spec.dtype)
 

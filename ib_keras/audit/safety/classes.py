@@ -34,8 +34,8 @@ Subtract TimeDistributed UnitNormalization UpSampling1D UpSampling2D
 UpSampling3D ZeroPadding1D ZeroPadding2D ZeroPadding3D
 """
 
-# Module, as a pattern -> the names of its classes; None stands for all, where
-# the module has nothing but arithmetic.
+# Module, as a pattern -> the names of its classes; None means all, for modules
+# of only arithmetic.
 _CLASSES = {
     r"keras\.layers": frozenset(_LAYERS.split()),
     r"keras": frozenset(
@@ -65,10 +65,10 @@ _VALUES = frozenset(
     }
 )
 
-# Plain functions: of these modules, any that is named as functions are.
+# Plain functions: any with a function's name in these modules.
 _FUNCTIONS = re.compile(r"keras\.activations|keras\.src\.activations\.\w+")
 
-# What these do cannot be told from the config, whoever allows it.
+# The effect of these does not follow from the config, so no flag allows them.
 _NEVER = frozenset(
     {
         "FlaxLayer",
@@ -86,7 +86,7 @@ _MAX_DEPTH = 200
 
 @dataclasses.dataclass
 class Found:
-    """What a config holds.
+    """The findings in a config.
 
     Attributes:
         problems: What is not allowed.
@@ -100,10 +100,10 @@ class Found:
 
 
 def scan(config: Any, allowed: frozenset[str]) -> Found:
-    """Looks at every dictionary of a config that could become an object.
+    """Checks every dictionary of a config that could become an object.
 
     Args:
-        config: What `config.json` holds.
+        config: The content of `config.json`.
         allowed: "module.class" names that are accepted beyond the list.
 
     Returns:

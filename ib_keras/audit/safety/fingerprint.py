@@ -1,4 +1,4 @@
-"""fingerprint.pb, which TensorFlow writes into a SavedModel, never checks."""
+"""fingerprint.pb, which TensorFlow writes into SavedModels but never checks."""
 
 import os
 
@@ -17,8 +17,8 @@ def notes(folder: str, names: list[str]) -> list[str]:
         names: Its files.
 
     Returns:
-        No or one sentence. A fingerprint is no signature: whoever alters a
-        model on purpose can write another. It tells of accidents.
+        No or one sentence. A fingerprint is not a signature: it can be forged.
+        It detects accidents.
     """
     if tree.FINGERPRINT_FILE not in names:
         return [

@@ -1,7 +1,7 @@
-"""What loading alone would run, and what the loader would make of objects.
+"""What loading would run, and which objects the loader would make.
 
-`tf.saved_model.load` calls the initialisers of resources before anybody calls
-the model. Those that fill a table from constants are allowed, no others.
+`tf.saved_model.load` calls the initialisers of resources before the model is
+called. Only those that fill a table from constants are allowed.
 """
 
 import posixpath
@@ -13,17 +13,17 @@ from ib_keras.audit.safety import calls
 from ib_keras.audit.safety import ops
 from ib_keras.audit.safety.report import shown
 
-# Called by the loader, or when an object goes away.
+# Called by the loader, or when an object is deleted.
 _CALLED = ("_initialize", "_create_resource", "_destroy_resource")
-# TensorFlow's own; all others would be looked up among this process' classes.
+# TensorFlow's own; others would be looked up in the classes of this process.
 _CLASSES = ("", "tf.StaticHashTable", "tf.TrackableConstant")
 
-# What the loader's own objects are made of.
+# Parts of the loader's own objects.
 _OWN = frozenset(dir(autotrackable.AutoTrackable))
 
 
 def only(meta_graph, callees: dict[str, list[str]]) -> set[str]:
-    """The functions that loading alone runs, and no call of the model.
+    """The functions that loading runs, and no call of the model.
 
     Args:
         meta_graph: A `MetaGraphDef`.
@@ -51,7 +51,7 @@ def check(meta_graph, allow_ops: frozenset[str], found) -> None:
     Args:
         meta_graph: A `MetaGraphDef`.
         allow_ops: Operations that are accepted beyond the rules.
-        found: Gets the problems.
+        found: Receives the problems.
     """
     objects = meta_graph.object_graph_def
     library = {
@@ -93,7 +93,7 @@ def _functions_of(node):
 
 
 def _check_called(name, role, library, allow_ops, found):
-    """All that a function calls must be of a table made from constants."""
+    """All operations of a function must fill a table from constants."""
     pending, seen = [name], set()
     while pending:
         name = pending.pop()

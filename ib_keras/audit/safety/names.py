@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from ib_keras.errors import UserError
 
-# Where TensorFlow's package lists its operations, one import a line.
+# Where TensorFlow's package lists its operations, one import per line.
 _LIST = "_api/v2/raw_ops/__init__.py"
 _IMPORT = re.compile(r"^from \S+ import (\w+)", re.MULTILINE)
 
@@ -28,10 +28,10 @@ def known() -> frozenset[str]:
 
 
 def check(allow_ops: Iterable[str]) -> None:
-    """Refuses what looks like a slip in the name of an operation.
+    """Refuses a likely misspelling of the name of an operation.
 
-    The list is not of all operations: what is near to none of it is left to
-    `safety.check`, which asks TensorFlow itself.
+    The list is not complete: names that are near to none of it are left to
+    `safety.check`, which uses TensorFlow's registry.
 
     Args:
         allow_ops: As of `safety.check`.

@@ -1,9 +1,10 @@
 """Which operations a model may hold: a list of what is allowed.
 
-Allowed is what XLA can compile, less what leaves the program all the same
-(custom calls, sends, collectives), plus a few names that honest classifiers
-need. Everything else is refused by name. TensorFlow's own mark `is_stateful`
-says nothing here: operations that read files are registered as stateless.
+Allowed are operations that XLA can compile, except those that leave the program
+nevertheless (custom calls, sends, collectives), plus a few that honest
+classifiers need. All others are refused by name. TensorFlow's own flag
+`is_stateful` does not help: operations that read files are registered as
+stateless.
 """
 
 import functools
@@ -16,7 +17,7 @@ from tensorflow.python.framework import op_def_registry
 
 XLA_OPS_FILE = pathlib.Path(__file__).with_name("xla_ops.json")
 
-# XLA has kernels for these, and they reach beyond the computation.
+# XLA has kernels for these, but they have effects beyond the computation.
 _ESCAPES = re.compile(
     r"XlaCallModule|XlaCustomCall.*|XlaSend.*|XlaRecv.*|Collective.*"
     r"|XlaAllReduce|XlaReduceScatter|_.*"
@@ -24,8 +25,8 @@ _ESCAPES = re.compile(
 
 _RESAMPLES = "computes pixels of its output from those of its input"
 
-# No kernel for XLA on CPUs, and honest classifiers have them: name -> all that
-# it can do.
+# Without a kernel for XLA on CPUs, but used by honest classifiers: name -> what
+# it does.
 _EXTRA = {
     "CropAndResize": _RESAMPLES,
     "CropAndResizeGradBoxes": "the gradient of CropAndResize",
@@ -119,7 +120,7 @@ HIDDEN_ATTRIBUTES = frozenset(
     }
 )
 
-# Family -> names that are allowed but reported; the first that fits counts.
+# Family -> names that are allowed but reported; the first match counts.
 _REPORTED = {
     "can stop a batch": r"Assert|CheckNumerics",
     "random without a seed": r"Random.*|Multinomial"
@@ -129,7 +130,7 @@ _REPORTED = {
     "tables": r"HashTable.*|LookupTable.*",
 }
 
-# What a refused operation would do; the first that fits counts.
+# What a refused operation could do; the first match counts.
 _REFUSED = {
     "runs Python code": r".*PyFunc.*|GeneratorDataset.*|_?XlaHostCompute.*",
     "custom call into native code": r"XlaCallModule|XlaCustomCall.*|TRT.*",
@@ -164,7 +165,7 @@ def allowed() -> frozenset[str]:
 
 
 def definition(name: str):
-    """The `OpDef` by which TensorFlow knows an operation; None if unknown."""
+    """The `OpDef` of an operation in TensorFlow; None if unknown."""
     return op_def_registry.get(name)
 
 
@@ -179,7 +180,7 @@ def family(name: str) -> str:
 
 @functools.cache
 def why_refused(name: str) -> str:
-    """What an operation that is not allowed could do, in a few words."""
+    """Why an operation is refused, in a few words."""
     if definition(name) is None:
         return "unknown to TensorFlow; it needs a library of custom operations"
     for title, pattern in _REFUSED.items():

@@ -1,9 +1,10 @@
 """The check in a child process, with the first calls of the model in it.
 
-What the static pass cannot see (an endless loop, a tensor as large as the
-machine) ends the child, by the kernel's own limits, and this process lives on.
-A child can be started before its answer is wanted, and before this process has
-TensorFlow: see `start`. An answer stands as long as the files do.
+What the static pass cannot detect (an endless loop, a tensor as large as the
+machine) ends the child, by the kernel's own limits, and not this process. A
+child can be started before its answer is needed, and before this process has
+imported TensorFlow: see `start`. An answer is valid as long as the files are
+unchanged.
 """
 
 import atexit
@@ -29,7 +30,7 @@ from ib_keras.audit.safety.report import Problem
 from ib_keras.audit.safety.report import Report
 from ib_keras.audit.safety.report import refuse
 
-# Of the environment the child gets these, so no credentials.
+# The child gets only these variables, so no credentials.
 _PASSED = (
     "KERAS_HOME",
     "LANG",
@@ -58,15 +59,15 @@ _SIGNALS = {
 
 
 _SMALLEST_BATCH = 8
-# Seconds that a child has to end once it has said all.
+# Seconds for a child to end after its last message.
 _AT_EXIT = 10.0
-# Bytes of what a child says that are kept.
+# Bytes of a child's output that are kept.
 _MAX_OUTPUT = 16 << 20
 _MAX_ERRORS = 64 << 10
 
 _PR_SET_PDEATHSIG = 1
 
-# What was asked -> the child that was started for it, and the last answer.
+# Request -> the child that was started for it, and the last answer.
 _pending: dict[str, "_Child"] = {}
 _answers: dict[str, Report] = {}
 # Model -> the child that still tries larger batches.
@@ -124,8 +125,7 @@ def run(
 ) -> Report:
     """Checks local files in a child process, and makes the first calls there.
 
-    What this process has asked before is answered as before, if all files are
-    still the same.
+    Repeated requests get the same answer, if all files are unchanged.
 
     Args:
         place: Local file or folder.
@@ -139,7 +139,7 @@ def run(
 
     Raises:
         UserError: If the model is damaged.
-        UnsafeError: If it is refused, by the scan or for what it did.
+        UnsafeError: If it is refused, by the scan or for its behaviour.
     """
     job = _job(place, path, allow_ops, limits, batches)
     key = _key(job)
@@ -156,8 +156,8 @@ def run(
 def finish(report: Report) -> None:
     """Waits for the calls on larger batches, of whose model there is an answer.
 
-    Until then the child makes them, beside whoever loads the model. Those
-    that would take long are left out, which the report then notes.
+    The child makes them while the model is loaded. Those that would take long
+    are left out, which the report notes.
 
     Args:
         report: Of the check; gets the note.
@@ -176,7 +176,7 @@ def finish(report: Report) -> None:
 
 
 def follow(parent: int) -> None:
-    """Ends this process, a child, with its parent, however that ends."""
+    """Ends this child process when its parent ends, for any reason."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -198,7 +198,7 @@ def _key(job):
 
 
 def _digests(place, path, limits):
-    """As `Report.files` has them."""
+    """In the form of `Report.files`."""
     if not os.path.isdir(place):
         return {os.path.basename(path): tree.sha256(place)}
     return tree.digests(place, tree.listing(place, path, limits))
@@ -232,7 +232,7 @@ class _Child:
         atexit.register(self._end)
 
     def answer(self):
-        """The report, once there is one; the child may have more to do."""
+        """The report, as soon as it is there; the child may continue."""
         seconds = _START + self._limits.seconds
         said = self._listen(self._has_answered, seconds)
         if "answer" not in said:
@@ -257,14 +257,14 @@ class _Child:
         return said["larger"]
 
     def _listen(self, is_enough, seconds):
-        """What the child has said so far: name -> the last of its values."""
+        """The messages of the child so far: name -> its last value."""
         try:
             self._process.listen(is_enough, seconds)
         except BaseException:
             self._end()
             raise
         said = {"stage": "start"}
-        # The last line may not be whole.
+        # The last line may be incomplete.
         for line in self._process.output.split(b"\n")[:-1]:
             with contextlib.suppress(ValueError, TypeError):
                 said.update(json.loads(line))
@@ -295,7 +295,7 @@ def _environment(home):
 
 
 def _without_network():
-    """The words before a command that take the network from it, if they can."""
+    """The prefix of a command that removes its network, if possible."""
     words = ["unshare", "--net", "--map-root-user"]
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
         tried = subprocess.run(
@@ -307,7 +307,7 @@ def _without_network():
 
 
 class Process:
-    """A process in a group of its own, and what it has said so far.
+    """A process in its own group, and its output so far.
 
     Attributes:
         output: Of its standard output.
@@ -328,7 +328,7 @@ class Process:
         )
 
     def listen(self, is_enough: Callable[[], bool], seconds: float) -> None:
-        """Reads until it is enough, or over, or has lasted too long."""
+        """Reads until there is enough, or the end, or a timeout."""
         until = time.monotonic() + seconds
         with selectors.DefaultSelector() as selector:
             for stream in (self._child.stdout, self._child.stderr):
@@ -355,7 +355,7 @@ class Process:
     def end(self) -> int:
         """Ends it and its whole group; its status, negative for a signal."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            # It has closed all that it says something by.
+            # It has closed its outputs.
             self._child.wait(_AT_EXIT if self._child.stdout.closed else 0)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._child.pid, signal.SIGKILL)

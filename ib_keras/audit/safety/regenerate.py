@@ -1,10 +1,10 @@
-"""Makes xla_ops.json anew: the operations that XLA can compile.
+"""Regenerates xla_ops.json: the operations that XLA can compile.
 
 python -m ib_keras.audit.safety.regenerate
 
-To be run after an upgrade of TensorFlow; read the difference before it is
-committed. An operation that XLA compiles has no effect on the host, but for
-the few that `ops.py` takes away.
+Run it after an upgrade of TensorFlow; review the difference before it is
+committed. An operation that XLA compiles has no effect on the host, except for
+the few that `ops.py` removes.
 """
 
 import tensorflow as tf

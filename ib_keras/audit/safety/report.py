@@ -1,4 +1,4 @@
-"""What the safety check found: limits, problems, and the report of a check."""
+"""The limits of the safety check, its problems and its report."""
 
 import dataclasses
 import math
@@ -10,8 +10,8 @@ from typing import Any
 from ib_keras.errors import UnsafeError
 from ib_keras.errors import UserError
 
-# Raised by one whenever the rules refuse or accept something that they did not
-# before, so that an old safety.json says by which rules it was made.
+# Increased whenever the rules change, so that an old safety.json names the
+# rules by which it was made.
 RULES_VERSION = 2
 
 _GIGABYTE = 1 << 30
@@ -20,7 +20,7 @@ _MEGABYTE = 1 << 20
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """How much a model may take, and how large it may be to be read at all.
+    """Limits on the resources and on the size of a model.
 
     `NAME=NUMBER` among the `allow_ops` of a check raises one.
 
@@ -148,10 +148,10 @@ class Problem:
 
 @dataclasses.dataclass
 class Report:
-    """An accepted model: by which rules, with what in it.
+    """The report on an accepted model.
 
     Attributes:
-        path: What was checked.
+        path: Of the model.
         kind: "saved_model" or "keras".
         files: SHA-256 of every file, by its name relative to `path`; of a
             `.keras` file, of itself.
@@ -160,9 +160,9 @@ class Report:
         allow_ops: What the caller allowed beyond the rules.
         exceptions: Those of them that the model needed.
         limits: The `Limits` of the check, by name.
-        notes: Sentences about what is allowed but worth knowing.
-        probe: What the first calls in a child process showed; None if they
-            were not made.
+        notes: Sentences about what is allowed but should be known.
+        probe: Results of the first calls in a child process; None if they were
+            not made.
         seconds: That the check took.
         rules_version: `RULES_VERSION` of the check.
     """
@@ -196,7 +196,7 @@ class Report:
 
 
 def shown(text: Any, length: int = 80) -> str:
-    """A name out of a model as a message may show it: escaped and short."""
+    """A name in a model, escaped and cut for messages."""
     if isinstance(text, bytes):
         text = text.decode("utf-8", "replace")
     text = ascii(str(text))
@@ -204,8 +204,8 @@ def shown(text: Any, length: int = 80) -> str:
 
 
 def reason(error: BaseException, length: int = 200) -> str:
-    """An exception as a part of one line, escaped and short."""
-    # A message can have gigabytes, of which the beginning says enough.
+    """An exception as a part of one line, escaped and cut."""
+    # A message can have gigabytes; its beginning is enough.
     text = (
         " ".join(str(error)[: 20 * length].split())
         .encode("ascii", "replace")
@@ -215,7 +215,7 @@ def reason(error: BaseException, length: int = 200) -> str:
 
 
 def damaged(path: str, why: str) -> UserError:
-    """The error for a model whose files are not whole."""
+    """The error for a model whose files are incomplete."""
     return UserError(
         "The model is damaged or incomplete",
         received=f"{path} ({why})",
@@ -235,7 +235,7 @@ def refuse(path: str, problems: Sequence[Problem]) -> UnsafeError:
         An `UnsafeError` with the `--allow_ops` text that would allow all of
         them, where there is one.
     """
-    # What no flag allows decides, so it is named first.
+    # Problems that no flag allows are decisive, so they are named first.
     ordered = sorted(problems, key=lambda problem: problem.token is not None)
     first = list(dict.fromkeys(problem.what for problem in ordered))
     text = "; ".join(first[:3])
@@ -260,7 +260,7 @@ def refuse(path: str, problems: Sequence[Problem]) -> UnsafeError:
 
 
 def unused(allow_ops: Iterable[str], used: Iterable[str]) -> list[str]:
-    """Notes for what was allowed in vain."""
+    """Notes on allowed names that the model does not need."""
     return [
         f"--allow_ops names {name}, which the model does not need."
         for name in sorted(set(allow_ops) - set(used) - raising(allow_ops))

@@ -1,8 +1,7 @@
-"""The kernel's limits on this process: each ends it by a signal, or a call.
+"""The kernel's limits on this process: each ends it, or fails a call.
 
-Reading a graph has little of everything; the weights get what they need once
-the index has said how much that is; then come the calls, whose limits nothing
-can raise again.
+Reading a graph has low limits; those for the weights follow from their sizes in
+the index; the last are those of calls, which cannot be raised again.
 """
 
 import glob
@@ -16,7 +15,7 @@ from collections.abc import Iterable
 
 from ib_keras.audit.safety.report import Limits
 
-# Reading from a slow disk takes time, and no processor.
+# Reading from a slow disk takes time, but no processor time.
 _WALL = 12
 _BYTES_PER_SECOND = 20 << 20
 # Of a batch's gradient beside its logits; part of the memory that is free.

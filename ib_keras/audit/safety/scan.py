@@ -1,7 +1,7 @@
 """The static pass over `saved_model.pb`: it is read as data, nothing runs.
 
-Every node of every function is looked at, whether it can be reached or not:
-what is reachable is for the loader to decide, and it may decide otherwise.
+Every node of every function is checked, reachable or not: the loader decides
+what is reachable, and may decide differently.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ _DEVICE = re.compile(
 
 @dataclasses.dataclass
 class Scan:
-    """What the pass over one SavedModel found.
+    """The findings of the pass over one SavedModel.
 
     Attributes:
         problems: What is not allowed.
@@ -62,7 +62,7 @@ class Scan:
     saver_ops: set[str] = dataclasses.field(default_factory=set)
 
     def refuse(self, what: str, token: str | None = None) -> None:
-        """Adds a problem; so many suffice."""
+        """Adds a problem, up to a number."""
         if len(self.problems) < _MAX_PROBLEMS:
             self.problems.append(Problem(what, token))
 
@@ -71,7 +71,7 @@ def parse(data: bytes, path: str, limits: Limits) -> saved_model_pb2.SavedModel:
     """Parses the bytes of `saved_model.pb`.
 
     Raises:
-        UserError: If they are no SavedModel of TensorFlow 2.
+        UserError: If they are not a SavedModel of TensorFlow 2.
         UnsafeError: If they would become more objects than the limits let.
     """
     proto = saved_model_pb2.SavedModel()
@@ -80,7 +80,7 @@ def parse(data: bytes, path: str, limits: Limits) -> saved_model_pb2.SavedModel:
         count = wire.count(data, proto.DESCRIPTOR, most)
         if count > most:
             what = f"more than {most:g} fields in saved_model.pb"
-            # How many more is not known; twice as many is a step.
+            # The excess is not known; the hint doubles the limit.
             raise refuse(path, [Problem(what, f"max_fields={2 * most:g}")])
     try:
         proto.ParseFromString(data)
@@ -94,7 +94,7 @@ def parse(data: bytes, path: str, limits: Limits) -> saved_model_pb2.SavedModel:
 def scan(
     proto: saved_model_pb2.SavedModel, allow_ops: frozenset[str], limits: Limits
 ) -> Scan:
-    """Looks for all that is not allowed in a SavedModel.
+    """Finds everything that is not allowed in a SavedModel.
 
     Args:
         proto: The parsed `saved_model.pb`.
@@ -122,7 +122,7 @@ def scan(
             )
         problems = _size_problems(meta_graph.graph_def, limits)
         found.problems += problems
-        if not problems:  # So it is small enough to be looked at.
+        if not problems:  # It is small enough to be checked.
             _scan_graph(meta_graph, allow_ops, limits, found)
             load_time.check(meta_graph, allow_ops, found)
     limit = limits.memory_bytes() // 2
@@ -186,7 +186,7 @@ def _scan_node(node, place, is_saver, functions, allow_ops, found):
 
 
 def _scan_values(values, known, place, functions, allow_ops, found):
-    """Looks at the attributes of one node or function."""
+    """Checks the attributes of one node or function."""
     for attribute, value in values.items():
         if attribute not in known:
             _check_hidden(attribute, place, allow_ops, found)
@@ -196,7 +196,7 @@ def _scan_values(values, known, place, functions, allow_ops, found):
 
 
 def _check_state(op, place, is_at_load, allow_ops, found):
-    """Refuses what keeps a state that is in no list of the model's own."""
+    """Refuses state that is not in the model's list of variables."""
     if op in ops.VARIABLE_OPS:
         what = "makes a variable of its own"
     elif op in ops.TABLE_WRITERS and not is_at_load:
@@ -239,7 +239,7 @@ def _check_hidden(attribute, place, allow_ops, found):
 
 
 def _scan_value(value, place, functions, found, depth=0):
-    """Looks at one `AttrValue`: strings, tensors, names of functions."""
+    """Checks one `AttrValue`: strings, tensors, names of functions."""
     if depth > _MAX_NESTING:
         found.refuse(f"attributes nested deeper than {_MAX_NESTING} at {place}")
         return
@@ -315,7 +315,7 @@ def _check_tensor(tensor, place, found):
 
 
 def _strings(tensor, count, place, found):
-    """The strings of a constant, whichever way they are stored."""
+    """The strings of a constant, in either form of storage."""
     yield from tensor.string_val
     content = tensor.tensor_content
     if not content:
@@ -347,7 +347,7 @@ def size_of(dtype: int) -> int:
 
 
 def _check_unknown_fields(proto, found):
-    """Takes out fields that this parser does not know: another one might."""
+    """Removes fields that this parser does not know, as another one might."""
     before = proto.ByteSize()
     proto.DiscardUnknownFields()
     if proto.ByteSize() != before:

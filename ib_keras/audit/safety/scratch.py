@@ -1,8 +1,8 @@
-"""Temporary folders that do not outlive their process for long.
+"""Temporary folders that are removed even if their process is killed.
 
-A process that is killed leaves its folders behind, with copies of weights in
-them. Each is locked by its process, so that the next one can tell, and takes
-those away that nobody holds.
+A killed process leaves its folders behind, with copies of weights in them. Each
+is locked by its process, so that the next process can detect and remove those
+without an owner.
 """
 
 import contextlib
@@ -28,12 +28,12 @@ class Folder:
         _remove_left_behind()
         self.name = tempfile.mkdtemp(prefix=_PREFIX)
         self._lock = os.open(self.name, os.O_RDONLY)
-        # A file system without locks keeps what was left behind.
+        # On a file system without locks they are kept.
         with contextlib.suppress(OSError):
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def remove(self) -> None:
-        """Removes it with all that it holds; once is enough."""
+        """Removes it with its content; further calls do nothing."""
         if self._lock is not None:
             shutil.rmtree(self.name, ignore_errors=True)
             os.close(self._lock)

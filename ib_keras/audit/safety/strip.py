@@ -1,9 +1,9 @@
-"""A copy of a SavedModel without its saver, which is all that gets loaded.
+"""Makes the copy of a SavedModel that is loaded: without its saver.
 
 TensorFlow 2 reads variables by its own code, so the two functions that a
 SavedModel holds for saving and restoring are never needed. Without them no
-operation is left that reads or writes a file. The copy is written from what
-was scanned, so nothing that another parser might see is in it.
+operation is left that reads or writes a file. The copy is written from the
+scanned message, so it holds nothing that another parser could find.
 """
 
 import contextlib
@@ -56,7 +56,7 @@ def saver_functions(meta_graph) -> set[str]:
 
 
 def strip(proto: saved_model_pb2.SavedModel) -> bytes:
-    """The serialised model without what is not needed, which is taken out.
+    """The serialised model without unneeded parts, which are removed.
 
     That is the saver, collections, unknown fields, and options of calls.
     """
@@ -98,9 +98,9 @@ def write(
 ) -> dict[str, str]:
     """Writes the stripped copy: its own graph, copies of the other files.
 
-    A copy, since whoever may write to the model could change what was hashed
-    before it is loaded. Files of more than 1 GiB are linked all the same, to
-    be hashed once more when they were loaded.
+    A copy, since others who can write to the model could change it between
+    hashing and loading. Files of more than 1 GiB are linked nevertheless, and
+    hashed again after loading.
 
     Args:
         proto: The scanned model, which is stripped.
@@ -109,14 +109,14 @@ def write(
         target: An empty local folder.
 
     Returns:
-        SHA-256 of what was copied, by name: of all but the graph.
+        SHA-256 of the copied files, by name, except for the graph.
     """
     with open(os.path.join(target, tree.GRAPH_FILE), "wb") as file:
         file.write(strip(proto))
     found = {}
     for name in names:
         origin = os.path.join(source, name)
-        if name == tree.FINGERPRINT_FILE:  # It is of the graph as it was.
+        if name == tree.FINGERPRINT_FILE:  # It is of the original graph.
             found[name] = tree.sha256(origin)
         elif name != tree.GRAPH_FILE:
             place = os.path.join(target, name)
@@ -134,7 +134,7 @@ def _copy(source, target):
 
 
 def linked(folder: str, names: list[str]) -> list[str]:
-    """The files of a copy that are no copies."""
+    """The files of a copy that are links."""
     places = {name: os.path.join(folder, name) for name in names}
     return [
         name

@@ -1,6 +1,6 @@
-"""The files of a model: which there are, their digests, a copy of remote ones.
+"""The files of a model: their names and digests, a copy of remote ones.
 
-Nothing here understands what the files hold.
+Nothing here interprets the content of the files.
 """
 
 import contextlib
@@ -32,8 +32,7 @@ _KNOWN = {
     "assets": r"[^/\\\x00-\x1f]{1,255}",
     "assets.extra": r"[^/\\\x00-\x1f]{1,255}",
 }
-# Files that TensorFlow writes small, whatever the model: bytes that they may
-# have.
+# Files that are small for every model: the most bytes that they may have.
 _SMALL = {
     FINGERPRINT_FILE: 64 << 10,
     "keras_metadata.pb": 16 << 20,
@@ -121,14 +120,14 @@ def listing(folder: str, path: str, limits: Limits) -> list[str]:
 
     Args:
         folder: A local folder.
-        path: What messages call it.
+        path: In messages.
         limits: On the sum of their sizes.
 
     Returns:
         The names.
 
     Raises:
-        UserError: If a file is missing without which it is no SavedModel.
+        UserError: If a file is missing that every SavedModel has.
         UnsafeError: If there is anything but the files of a SavedModel: links,
             devices, other names, other folders.
     """
@@ -163,7 +162,7 @@ def listing(folder: str, path: str, limits: Limits) -> list[str]:
 
 
 def _size_problems(sizes, limits):
-    """Files that are larger than their kind is, by name -> size."""
+    """Files that are too large for their kind, by name -> size."""
     problems = [
         Problem(f"{name} of {sizes[name]} bytes, where {most} is the limit")
         for name, most in _SMALL.items()
@@ -199,7 +198,7 @@ def read(path: str, name: str, limit: float) -> bytes:
     """Reads a file of the model, which may have at most `limit` bytes."""
     full = os.path.join(path, name) if name else path
     with open(full, "rb") as file:
-        # A file that grows meanwhile is no reason to read on.
+        # A file that grows meanwhile is not read further.
         data = file.read(min(int(limit), os.path.getsize(full)) + 1)
     if len(data) > limit:
         raise refuse(path, [Problem(f"{name} is larger than {limit} bytes")])
@@ -213,7 +212,7 @@ def sha256(path: str) -> str:
 
 
 def copy(source: str, target: str) -> str:
-    """Copies a file; returns the SHA-256 of what was copied."""
+    """Copies a file; returns the SHA-256 of the copied bytes."""
     total = hashlib.sha256()
     with open(source, "rb") as file, open(target, "wb") as copied:
         while chunk := file.read(_CHUNK):

@@ -1,4 +1,4 @@
-"""The variables' files: are they whole, and what the graph says they are."""
+"""Checks that the variables' files are complete and agree with the graph."""
 
 import collections
 import os
@@ -27,17 +27,17 @@ _CHECKSUM = 4
 def check(
     folder: str, names: list[str], meta_graph, path: str, limits: Limits
 ) -> int:
-    """Compares what is stored with what is declared, before it is read.
+    """Compares stored with declared variables, before they are read.
 
     Args:
         folder: Local folder of the SavedModel.
         names: Its files.
         meta_graph: The `MetaGraphDef`.
-        path: What messages call the model.
+        path: In messages.
         limits: On what variables declare.
 
     Returns:
-        Bytes of the largest variable, which `read` needs room for.
+        Bytes of the largest variable, which `read` needs as memory.
 
     Raises:
         UserError: If a file is missing or damaged.
@@ -81,7 +81,7 @@ def read(folder: str, names: list[str], path: str) -> None:
     Args:
         folder: Local folder of a SavedModel that `check` has passed.
         names: Its files.
-        path: What messages call the model.
+        path: In messages.
 
     Raises:
         UserError: If a file is damaged.
@@ -91,7 +91,8 @@ def read(folder: str, names: list[str], path: str) -> None:
     try:
         reader = tf.train.load_checkpoint(os.path.join(folder, tree.VARIABLES))
         shapes = reader.get_variable_to_shape_map()
-    except Exception as error:  # TensorFlow has several kinds for one fault.
+    except Exception as error:
+        # TensorFlow has several kinds of errors for one fault.
         raise damaged(path, f"{tree.INDEX_FILE}: {reason(error)}") from error
     for name in sorted(shapes):
         try:
@@ -140,7 +141,7 @@ def _declared(meta_graph, path, limits):
 
 
 def _bytes(kind, shape):
-    """What numbers of a type and shape take; None of what is no number."""
+    """Bytes of numbers of a type and shape; None for other types."""
     try:
         size = tf.as_dtype(kind).size
     except TypeError:
@@ -174,7 +175,7 @@ def _check_entries(tensors, path):
 
 
 def _check_places(folder, data, index, path):
-    """The tensors fill the data files: no gap, no overlap, nothing after."""
+    """The tensors fill the data files without gaps, overlaps or padding."""
     count = index.num_shards
     wanted = [
         f"{tree.VARIABLES}.data-{shard:05d}-of-{count:05d}"
@@ -207,7 +208,7 @@ def _check_places(folder, data, index, path):
 
 
 def _check_none_more(declared, tensors, path):
-    """Memory is given by what is stored, so it has to be what is used."""
+    """Memory limits follow from the stored bytes, so all must be used."""
     used = sum((_bytes(*key) or 0) * count for key, count in declared.items())
     stored = sum(entry.size for entry in tensors.values())
     if stored > used + _MAX_OBJECT_GRAPH_BYTES:
@@ -221,8 +222,8 @@ def _check_none_more(declared, tensors, path):
 def _check_object_graph(folder, index, path):
     """The checkpoint has objects of its own, which could name savers.
 
-    Its one string is read here and not by TensorFlow, which would make room
-    for whatever length it declares.
+    Its one string is read here and not by TensorFlow, which would allocate any
+    declared length.
     """
     entry = index.tensors.get(_OBJECT_GRAPH)
     if entry is None:

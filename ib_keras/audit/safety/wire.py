@@ -1,12 +1,12 @@
-"""How many objects a serialised message would become, counted before it does.
+"""Counts the objects of a serialised message before it is parsed.
 
-A parser makes an object of every two bytes where a message asks for that: 4
-MiB become 215 MiB. This reads tags and lengths alone, and stops at a limit.
+A message can make a parser create an object for every two bytes: 4 MiB become
+215 MiB. This reads only tags and lengths, and stops at a limit.
 """
 
 import functools
 
-# A message of fewer bytes is small, whatever it holds.
+# A message of fewer bytes is small in any case.
 SMALL = 4 << 20
 # A packed number takes up to 8 bytes of memory, and a field about 110.
 _PACKED = 16

@@ -61,7 +61,7 @@ RANDOM = {
 
 
 def make_case(now=None, stages=(), num_classes=10, **changes):
-    """Four examples: two stand, one is broken, one is wrong when clean."""
+    """Four examples: two robust, one broken, one clean error."""
     ledger = ledgers.Ledger.new(np.zeros([4, 2, 2, 1]), np.zeros(4, int))
     ledger.clean_prediction = np.array([0, 0, 0, 1])
     ledger.is_robust = np.array([True, True, False, False])
