@@ -1,20 +1,38 @@
 """What all tests share: two CPUs that TensorFlow takes for two devices."""
 
+import gc
 import pathlib
 
 import ib_keras  # noqa: F401  Quiets TensorFlow, so it comes first.
 
 # isort: split
 import pytest
-import tensorflow as tf
 
-# Before TensorFlow starts, so for the whole session; operations go to the
-# first device unless a test says otherwise.
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0],
-    [tf.config.LogicalDeviceConfiguration()] * 2,
-)
-tf.config.experimental.enable_tensor_float_32_execution(False)
+# What imports make stays; looking for garbage in it slows them, and afterwards
+# every trace.
+gc.disable()
+
+
+def pytest_configure(config):
+    """Sets TensorFlow up, except in the process that only starts workers."""
+    is_worker = hasattr(config, "workerinput")
+    if config.getoption("numprocesses", None) and not is_worker:
+        return
+    import tensorflow as tf
+
+    # Before TensorFlow starts, so for the whole session; operations go to the
+    # first device unless a test says otherwise.
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0],
+        [tf.config.LogicalDeviceConfiguration()] * 2,
+    )
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+
+
+def pytest_collection_finish():
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
