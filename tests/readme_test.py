@@ -18,7 +18,6 @@ FILES = "docs/reference/files.md"
 AT_TIMES = {"lock.json", "partial.npz", "data.npz"}
 # What the tests add to a command, so that it ends soon.
 SMALLER = {
-    "launch.train": ["--config.num_epochs=10"],
     "launch.audit": [
         "--config.stages.pgd.num_restarts=3",
         "--config.stages.pgd.attack.num_steps=10",

@@ -45,6 +45,8 @@ SHAPES = {
     "toy_tsipras": (1, 101, 1),
 }
 TOYS = ("toy_overlap", "toy_tsipras")
+# Whose smoke takes long, or has the parts of another data set's.
+SLOW = ("cifar10", "mnist", "toy_overlap")
 # The experiments of the paper and digits; those of others are tested too.
 OURS = [
     f"{data}_{bottleneck}"
@@ -247,7 +249,7 @@ def test_an_unknown_preset_lists_those_there_are(name):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[pytest.mark.slow] * ("cifar10" in name))
+        pytest.param(name, marks=[pytest.mark.slow] * name.startswith(SLOW))
         for name in TRAINING
     ],
 )
