@@ -272,7 +272,7 @@ def test_the_range_of_an_exported_models_input_is_found(tmp_path):
         assert audited.preprocessing.input_range == (0.0, 255.0)
 
 
-def test_a_low_precision_model_has_twins_in_float32(tmp_path):
+def test_a_low_precision_model_has_endpoints_in_float32(tmp_path):
     with models.dtype_policy("mixed_bfloat16"):
         model = built(sequential)
     path = str(tmp_path / "model")

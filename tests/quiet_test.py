@@ -26,7 +26,7 @@ def python(source, **environment):
     )
 
 
-def test_the_library_says_nothing_and_passes_real_warnings_on():
+def test_the_library_is_silent_and_passes_real_warnings_on():
     done = python(
         "from ib_keras import attacks\n"
         "import logging, tensorflow as tf, warnings\n"
@@ -51,7 +51,7 @@ def test_the_library_says_nothing_and_passes_real_warnings_on():
         ("sys.modules['tensorflow'] = sys; ", {}, [None, None]),
     ],
 )
-def test_the_environment_of_the_user_stands(before, environment, expected):
+def test_the_environment_of_the_user_is_kept(before, environment, expected):
     done = python(
         f"import json, os, sys; {before}import ib_keras; "
         f"print(json.dumps([os.environ.get(n) for n in {NAMES}]))",

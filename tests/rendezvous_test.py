@@ -63,7 +63,7 @@ def test_a_variable_that_describes_no_cluster_is_refused(text):
     assert "TF_CONFIG" in str(error)
 
 
-def test_two_meet_whoever_comes_first():
+def test_two_workers_meet_in_either_order():
     one, two = free_address(), free_address()
     first = threading.Thread(
         target=rendezvous.meet, args=(rendezvous.Cluster(one, (two,)), 20.0)
@@ -78,7 +78,7 @@ def test_two_meet_whoever_comes_first():
     assert not first.is_alive()
 
 
-def test_who_does_not_answer_is_named_in_time():
+def test_a_worker_that_does_not_answer_is_named_in_time():
     server, there = listen()
     missing = free_address()
     cluster = rendezvous.Cluster(free_address(), (there, missing))

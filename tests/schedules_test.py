@@ -43,7 +43,7 @@ def test_uneven_stairs_are_the_even_ones_where_these_agree():
 
 
 @pytest.mark.parametrize("epochs", [(0,), (2, 1), (1, 1), (1.5,), "12"])
-def test_stairs_at_what_are_no_epochs_are_refused(epochs):
+def test_stairs_at_other_numbers_than_epochs_are_refused(epochs):
     with pytest.raises(UserError, match="cannot fall at these epochs"):
         schedules.learning_rate(0.1, 0.5, epochs, 3)
 
@@ -121,7 +121,7 @@ def test_an_unknown_shape_is_refused_even_where_nothing_is_annealed():
 
 
 @pytest.mark.parametrize(("start", "end"), [(0.0, 0.1), (1e-8, 0.0)])
-def test_a_geometric_way_has_positive_ends(start, end):
+def test_geometric_annealing_needs_positive_ends(start, end):
     with pytest.raises(UserError, match="positive"):
         schedules.anneal(
             0, start=start, end=end, num_steps=5, shape="geometric"

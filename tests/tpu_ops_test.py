@@ -50,7 +50,7 @@ def test_steps_and_endpoints(bottleneck):
 
 
 @pytest.mark.parametrize("bottleneck", ["vib", "deterministic"])
-def test_every_endpoint_of_a_model_in_bfloat16_and_its_twin(
+def test_every_endpoint_of_a_model_in_bfloat16_and_in_float32(
     bottleneck, tmp_path
 ):
     """All that is in the SavedModel is here, by its own list."""

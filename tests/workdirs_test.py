@@ -52,7 +52,7 @@ def impatient(monkeypatch):
     monkeypatch.setattr(workdirs, "_RENEW_SECONDS", 0.05)
 
 
-def test_a_second_process_is_refused_at_once_and_told_of_the_first(tmp_path):
+def test_a_second_process_is_refused_with_the_name_of_the_first(tmp_path):
     process = runs.Process(str(tmp_path), code=HOLDING)
     process.wait_for(lambda: "held" in process.read("output"))
     for function in (
@@ -92,14 +92,14 @@ GONE = {
 
 
 @pytest.mark.parametrize("changes", GONE.values(), ids=GONE.keys())
-def test_the_lock_of_who_is_gone_is_taken_over_and_said(tmp_path, changes):
+def test_the_lock_of_a_dead_process_is_taken_over(tmp_path, changes):
     write_lock(tmp_path, **changes)
     workdirs.check_free(str(tmp_path))
     (line,) = take(tmp_path)
     assert line.startswith(f"Taking {tmp_path} over from process ")
 
 
-def test_the_lock_of_a_living_process_stands(tmp_path):
+def test_the_lock_of_a_running_process_is_kept(tmp_path):
     """What the planted changes alone make a dead one's."""
     write_lock(tmp_path)
     before = runs.snapshot(tmp_path)
@@ -108,7 +108,7 @@ def test_the_lock_of_a_living_process_stands(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"host": 3}'])
-def test_a_damaged_lock_stops_nobody(tmp_path, text, impatient):
+def test_a_damaged_lock_is_ignored(tmp_path, text, impatient):
     (tmp_path / workdirs.LOCK_FILE).write_text(text)
     take(tmp_path)
 
@@ -121,7 +121,7 @@ def test_the_lock_of_another_host_is_watched(tmp_path, impatient):
     assert taking.endswith("on elsewhere, which is gone.")
 
 
-def test_the_lock_of_another_host_that_is_renewed_stands(
+def test_the_renewed_lock_of_another_host_is_kept(
     tmp_path, impatient, monkeypatch
 ):
     """Two hosts: the one that holds it, and the one that comes later."""
@@ -132,7 +132,7 @@ def test_the_lock_of_another_host_that_is_renewed_stands(
         assert "on later" not in error.received
 
 
-def test_who_has_lost_the_lock_is_told_and_leaves_it(tmp_path, impatient):
+def test_a_process_that_lost_its_lock_stops_and_leaves_it(tmp_path, impatient):
     with workdirs.lock(str(tmp_path), print) as lock:
         lock.check()
         write_lock(tmp_path)

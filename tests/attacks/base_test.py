@@ -75,7 +75,7 @@ def test_a_tie_predicts_the_first_of_the_largest():
     assert wrong.numpy().tolist() == [False, True]
 
 
-def test_what_was_not_asked_says_nothing():
+def test_what_was_not_evaluated_is_nan():
     images, _ = data()
     evaluation = base.not_evaluated(tf.constant(images))
     np.testing.assert_array_equal(evaluation.images, images)
@@ -255,7 +255,7 @@ def test_draws_are_averaged_as_probabilities_and_numbers(count):
     np.testing.assert_allclose(logits, np.log(mean), rtol=1e-5, atol=1e-5)
 
 
-def test_model_noise_follows_from_the_first_example_and_the_purpose():
+def test_model_noise_is_a_function_of_the_first_example_and_the_purpose():
     example_seeds = seeds.fold(SEED, tf.range(4))
 
     def seed_of(*arguments):

@@ -82,7 +82,7 @@ def test_attacks_that_differ_in_numbers_share_traces_and_nothing_else(
     assert 0 < shared.robust_accuracy
 
 
-def test_a_batch_that_shrinks_and_other_batches_cost_no_trace():
+def test_smaller_and_other_batches_need_no_new_trace():
     logits = compiled.CompiledLogits(linear)
     stages = [stage("pgd", num_steps=20, step_size=0.01)]
     first = attack(logits, stages, epsilon=0.05)
@@ -125,7 +125,7 @@ def test_models_that_trace_in_other_ways_are_attacked_as_well(
     np.testing.assert_allclose(found.margin, plain.margin, atol=1e-5)
 
 
-def test_a_model_that_never_traces_says_its_own_error():
+def test_a_model_that_cannot_be_traced_raises_its_own_error():
     def model(images, seed):
         raise ZeroDivisionError("of the model")
 
@@ -141,7 +141,7 @@ def test_attacks_of_other_losses_do_not_share():
     assert len(kinds) == 4
 
 
-def test_an_attack_that_names_no_numbers_shares_with_its_equals_alone():
+def test_an_attack_without_varying_numbers_shares_only_with_equal_ones():
     class Own(base.GradientAttack):
         def __init__(self, num_steps, weights):
             self.num_steps, self.weights = num_steps, weights
@@ -166,7 +166,7 @@ class Bare:
         self.init, self.step = self._attack.init, self._attack.step
 
 
-def test_an_attack_without_the_attribute_runs_and_shares_with_nobody():
+def test_an_attack_without_the_attribute_runs_and_shares_nothing():
     one, other = Bare(), Bare()
     assert isinstance(one, base.Attack)
     assert base.kind(one) != base.kind(other)

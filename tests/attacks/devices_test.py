@@ -78,7 +78,7 @@ class OneCompilingReplica:
         return getattr(self._device, name)
 
 
-def test_one_replica_that_compiles_what_it_runs_is_not_passed_by(monkeypatch):
+def test_one_replica_that_compiles_what_it_runs_is_used(monkeypatch):
     strategy = OneCompilingReplica()
     sized = compile_on(strategy, lambda x, a: (x * a, x))
     x = tf.reshape(tf.range(6.0), [3, 2])

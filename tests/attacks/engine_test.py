@@ -191,7 +191,7 @@ def test_the_first_wrong_iterate_dates_the_break(
 
 
 @pytest.mark.parametrize("evaluates_proposal", [False, True])
-def test_an_iterate_that_was_wrong_for_a_moment_is_booked(evaluates_proposal):
+def test_an_iterate_that_was_wrong_once_is_recorded(evaluates_proposal):
     """The walk crosses the band and leaves it in the midst of a chunk."""
     attack = Walk(40, 0.015, evaluates_proposal)
     images = flat_images(0.1, 0.11, 0.12)
@@ -207,7 +207,7 @@ def test_an_iterate_that_was_wrong_for_a_moment_is_booked(evaluates_proposal):
     assert (result.margin > 0).all()
 
 
-def test_the_books_agree_with_a_plain_loop():
+def test_the_result_agrees_with_a_plain_loop():
     images, labels = data()
     attack = pgd.build(num_steps=25, step_size=0.015)
     iterates, margins = plain_loop(attack, smooth, images, labels, 0.12)
@@ -238,7 +238,7 @@ def test_the_books_agree_with_a_plain_loop():
     assert (result.gradient_evaluations[rows] == 25).all()
 
 
-def test_chunks_and_compaction_change_no_verdict(compiled):
+def test_chunks_and_compaction_change_no_judgement(compiled):
     """All chunk lengths, beyond a whole run too; compiled once for all."""
     images, labels = data(20)
     attack = pgd.build(num_steps=24, step_size=0.015)
@@ -302,7 +302,7 @@ def test_gradient_evaluations_are_counted_as_by_hand(chunk_steps):
     assert (counts[True] <= counts[False]).all()
 
 
-def test_a_run_ends_when_nothing_stands():
+def test_a_run_ends_when_all_examples_are_broken():
     images, labels = data()
     attack = pgd.build(num_steps=60, step_size=0.05)
     result = run(make(smooth, attack), images, labels, 1.0)
@@ -332,7 +332,7 @@ def test_rows_of_later_passes_leave_with_the_one_that_broke_their_example():
     assert result.margin[4] < 0 and result.margin[3] < 0
 
 
-def test_a_claim_that_the_judge_turns_down_is_not_booked():
+def test_a_claim_that_the_judge_rejects_breaks_nothing():
     images, labels = data(6)
 
     def accuser(images, seed):
@@ -389,7 +389,7 @@ def test_the_largest_share_of_all_claims_is_kept(say):
     np.testing.assert_allclose(result.wrong_share, [0.4, 0.3, 0.4], atol=1e-6)
 
 
-def test_after_a_claim_turned_down_the_judged_iterate_dates_the_break(say):
+def test_after_a_rejected_claim_the_judged_iterate_dates_the_break(say):
     """An earlier wrong iterate of the same chunk may be the next lie."""
     images = flat_images(0.1, 0.6)
     say(lambda mean: np.where(mean > 0.155, 1.0, 0.4))
@@ -416,7 +416,7 @@ def coin(share):
     return logits_fn
 
 
-def test_a_lottery_is_claimed_and_not_booked():
+def test_random_errors_are_claimed_and_break_nothing():
     """Wrong at random 5% of the time: 24 images, 21 looks at each."""
     images, _ = data(24)
     labels = np.zeros(24, np.int32)
@@ -432,7 +432,7 @@ def test_a_lottery_is_claimed_and_not_booked():
     assert gullible.is_broken.any()
 
 
-def test_a_lucky_draw_does_not_hide_what_is_always_wrong():
+def test_a_lucky_noise_sample_does_not_hide_what_is_always_wrong():
     """Claims with a huge margin are turned down, a small one is true."""
 
     def model(images, seed):
@@ -465,7 +465,7 @@ def test_a_lucky_draw_does_not_hide_what_is_always_wrong():
 
 
 @pytest.mark.parametrize("compact", [True, False])
-def test_a_lucky_draw_does_not_hide_what_is_wrong_in_the_same_chunk(
+def test_a_lucky_noise_sample_does_not_hide_what_is_wrong_in_the_same_chunk(
     compact, compiled
 ):
     """The result does not depend on how often claims are judged."""
@@ -618,7 +618,7 @@ def test_the_judge_gives_the_mean_of_probabilities():
     np.testing.assert_array_equal(judgement.prediction != labels, share > 0.5)
 
 
-def test_a_thorough_verdict_takes_five_times_the_draws():
+def test_a_thorough_judgement_takes_five_times_the_draws():
     images, _ = data(400)
     labels = np.zeros(400, np.int32)
     judge = judging.Judge(coin(0.3), "linf", 5)
@@ -645,7 +645,7 @@ def nan_near(mean, logits_fn):
     return broken
 
 
-def test_nan_on_the_way_is_counted_and_breaks_nothing():
+def test_nan_during_a_run_is_counted_and_breaks_nothing():
     images = flat_images(0.10, 0.30, 0.52)
     labels = np.zeros(3, np.int32)
     model = nan_near(0.2, band(2.0, 3.0))
@@ -659,7 +659,7 @@ def test_nan_on_the_way_is_counted_and_breaks_nothing():
     )
 
 
-def test_the_judge_takes_nan_for_right():
+def test_the_judge_counts_nan_as_correct():
     """A claim about an image at which the judged model says nothing."""
     images = flat_images(0.1, 0.3)
     judged = nan_near(0.2, band(0.0, 1.0))

@@ -25,7 +25,7 @@ def half_grey(count):
     return images.astype(np.float32)
 
 
-def test_a_quantised_model_falls_to_square_and_not_to_gradients():
+def test_square_breaks_a_quantised_model_and_gradients_do_not():
     images, labels = half_grey(8), np.zeros(8, np.int32)
 
     def flat(x):  # Autodiff's gradient of round is 0 and not None.
@@ -238,7 +238,7 @@ def test_corners_move_every_pixel_by_epsilon():
     np.testing.assert_allclose(np.abs(state.images - 0.5), 0.1, rtol=1e-5)
 
 
-def test_noise_breaks_what_only_luck_can_break():
+def test_noise_breaks_what_only_chance_can_break():
     # Wrong on a thin set that no gradient points to.
     def needle(x):
         value = tf.reshape(x, [-1, 1])

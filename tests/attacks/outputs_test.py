@@ -119,7 +119,7 @@ def test_what_is_no_row_of_scores_is_refused(answer):
         lambda x: tf.constant(x.numpy().reshape(-1, 3)[:, :2]),
     ],
 )
-def test_a_model_that_leaves_tensorflow_is_said_to(leaves):
+def test_a_model_that_leaves_tensorflow_is_named(leaves):
     images, labels = data()
     with pytest.raises(UserError, match="leaves TensorFlow") as error:
         attacks.run(leaves, images, labels, "fgs", epsilon=0.1)

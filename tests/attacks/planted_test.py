@@ -41,7 +41,7 @@ def grey(count=12):
     return (0.45 + 0.1 * rng.random((count, 3, 3, 1))).astype(np.float32)
 
 
-def test_a_provably_robust_model_stands_against_everything():
+def test_nothing_breaks_a_provably_robust_model():
     # The classes are two halves of the mean, further apart than epsilon.
     def logits_fn(x, seed):
         mean = tf.reduce_mean(x, axis=[1, 2, 3])
@@ -66,7 +66,7 @@ def linear(scale):
     return logits_fn
 
 
-def test_logits_times_1000_blind_cross_entropy_and_not_dlr():
+def test_logits_times_1000_mislead_cross_entropy_and_not_dlr():
     images, labels = grey(), np.zeros(12, np.int32)
     apgd = {"name": "apgd", "num_steps": 20}
     as_it_is = {"logit_scale": 1.0}
@@ -87,7 +87,7 @@ def test_logits_times_1000_blind_cross_entropy_and_not_dlr():
     assert plain.robust_accuracy == 0.0
 
 
-def test_a_quantised_model_gives_gradients_nothing_and_falls_without_them():
+def test_a_quantised_model_is_broken_only_without_gradients():
     def logits_fn(x, seed):
         return linear(1.0)(tf.round(4.0 * x) / 4.0 + 0.0 * x, seed)
 
@@ -103,7 +103,7 @@ def test_a_quantised_model_gives_gradients_nothing_and_falls_without_them():
     assert found.robust_accuracy == 0.0
 
 
-def test_a_model_that_is_wrong_by_chance_is_not_broken_by_luck():
+def test_a_model_that_errs_at_random_is_not_broken_by_lucky_samples():
     # Planted model (i): wrong on 5% of all draws, wherever the image is.
     def logits_fn(x, seed):
         unit = tf.random.stateless_uniform([x.shape[0]], seed)
@@ -137,7 +137,7 @@ def chance(share):
     return logits_fn
 
 
-def test_many_looks_do_not_book_luck():
+def test_many_claims_do_not_break_by_lucky_samples():
     images, labels = grey(60), np.zeros(60, np.int32)
     attack = {"name": "pgd", "num_steps": 40}
     # A look claims (p), five draws uphold it by 3 wrong, 25 more by 13. With

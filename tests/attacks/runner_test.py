@@ -145,7 +145,7 @@ def test_robust_accuracy_of_a_linear_model_is_the_closed_form(norm):
     assert ledger.robust_accuracy == pytest.approx(expected[sure].mean())
 
 
-def test_the_ledger_says_what_happened():
+def test_the_ledger_records_what_happened():
     images, labels = data()
     stage = Stage("pgd", pgd.build(num_steps=10, step_size=0.03), 2)
     ledger = run(make([stage]), images, labels)
@@ -264,7 +264,7 @@ def test_a_stage_attacks_what_the_stages_before_it_left():
     assert second.curve[-1][3] == second.gradient_evaluations
 
 
-def test_what_stands_keeps_the_nearest_miss_of_all_runs():
+def test_robust_examples_keep_the_nearest_miss_of_all_runs():
     images, labels = data()
     strong = pgd.build(num_steps=6, step_size=0.03)
     weak = pgd.build(num_steps=1, step_size=1e-4, random_start=False)
@@ -282,7 +282,7 @@ def test_what_stands_keeps_the_nearest_miss_of_all_runs():
     np.testing.assert_array_equal(two.loss[~robust], one.loss[~robust])
 
 
-def test_what_stands_costs_the_most_that_was_announced():
+def test_robust_examples_cost_the_most_that_was_announced():
     images, labels = data()
     stages = [
         Stage("pgd", pgd.build(num_steps=4, step_size=0.01, num_eot=2), 3),
@@ -298,7 +298,7 @@ def test_what_stands_costs_the_most_that_was_announced():
     assert (ledger.gradient_evaluations <= most).all()
 
 
-def test_every_pass_draws_anew_and_every_example_its_own():
+def test_every_pass_and_every_example_has_its_own_draws():
     images, labels = data(6)
     seen = []
 
@@ -680,7 +680,7 @@ def test_targets_come_by_falling_clean_logit(aim):
     np.testing.assert_array_equal(np.stack(aim.SEEN, axis=1), ranked)
 
 
-def test_the_target_that_broke_an_example_is_booked(aim):
+def test_the_target_that_broke_an_example_is_recorded(aim):
     labels = np.zeros(3, np.int32)
     clean = channels(PIXELS).numpy()
     ranked = np.argsort(-clean[:, 1:], axis=1) + 1
@@ -723,7 +723,7 @@ def progress_of(stages, batch_size, **arguments):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_passes_side_by_side_keep_the_books_of_one_after_another(norm):
+def test_passes_side_by_side_give_the_ledger_of_sequential_ones(norm):
     """Ledger, curves and gradients, but for the rounding of larger batches."""
     weak = pgd.build(num_steps=2, step_size=0.02)
     stages = [Stage("weak", weak, 5), Stage("pgd", pgd.build(num_steps=4), 3)]
@@ -747,7 +747,7 @@ def test_passes_side_by_side_keep_the_books_of_one_after_another(norm):
         assert some.num_attacked == others.num_attacked
 
 
-def test_passes_run_together_as_far_as_a_batch_has_room(aim):
+def test_passes_run_together_as_far_as_they_fit_a_batch(aim):
     labels = np.zeros(3, np.int32)
     runner = make([targeted_stage(3, 2)], channels, epsilon=0.0, batch_size=14)
     run(runner, PIXELS, labels)
@@ -1025,7 +1025,7 @@ def test_the_largest_share_of_all_runs_is_kept(monkeypatch):
         np.testing.assert_allclose(shares, expected, rtol=1e-6)
 
 
-def test_the_books_of_a_new_run_are_empty():
+def test_a_new_ledger_is_empty():
     images, labels = data(5)
     progress = make([fgs.build()]).start(images, labels)
     ledger = progress.ledger

@@ -197,7 +197,7 @@ def test_a_lead_that_float32_rounds_away_is_made_smaller(lead, expected):
     assert scale.find(64 * logits, np.array([0])) == expected / 64
 
 
-def test_errors_and_what_is_not_finite_say_nothing():
+def test_errors_and_what_is_not_finite_do_not_count():
     logits, labels = answers(1e-3, 0.0)
     assert scale.find(logits, labels) == 1.0  # None of it is attacked.
     assert scale.find(np.full([3, 2], np.nan), np.zeros(3, int)) == 1.0

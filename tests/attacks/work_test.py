@@ -48,7 +48,7 @@ STAGES = (
 )
 
 
-def test_what_was_spent_grows_and_the_whole_shrinks():
+def test_the_spent_work_grows_and_the_total_shrinks():
     seen, progress = follow(0.1, *STAGES)
     assert 0 < progress.ledger.robust_accuracy < 1
     spent = [done for done, _ in seen]
@@ -59,7 +59,7 @@ def test_what_was_spent_grows_and_the_whole_shrinks():
     assert seen[-1][1] == 0
 
 
-def test_where_nothing_falls_the_first_answer_is_the_last():
+def test_if_nothing_is_broken_the_first_answer_is_exact():
     seen, progress = follow(0.0, *STAGES)
     assert progress.ledger.robust_accuracy == 1.0
     whole = 20 * (2 * 4 + 2 * 5 + 2 * 3 + (1 + 3))

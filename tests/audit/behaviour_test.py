@@ -25,7 +25,7 @@ def honest():
     return observe(foreign.module())
 
 
-def test_an_honest_model_shows_nothing(honest):
+def test_an_honest_model_has_no_findings(honest):
     images, labels = foreign.data()
     right = foreign.expected(images).argmax(1) == labels
     assert honest.num_correct == (right[:64].sum(),) * 5
@@ -55,7 +55,7 @@ def test_augmentation_left_on_by_model_export_is_known_by_its_layers():
     assert "training=False" in seen.notes()[0]
 
 
-def test_augmentation_that_is_off_is_no_matter():
+def test_augmentation_that_is_off_does_not_matter():
     import keras
 
     model = foreign.keras_model(keras.layers.RandomFlip(seed=1))
@@ -81,7 +81,7 @@ def test_a_model_that_is_wrong_by_chance():
     assert "no seed repeats them" in seen.notes()[0]
 
 
-def test_a_counter_is_seen_before_it_strikes():
+def test_a_counter_is_detected_early():
     """It answers otherwise only after a million calls."""
     count = tf.Variable(0.0, name="count")
 
@@ -142,7 +142,7 @@ def test_gradients_that_are_there_or_not():
     assert gradient_of(half_dark) == ("present", pytest.approx(share))
 
 
-def test_numbers_that_are_none():
+def test_numbers_that_are_not_finite():
     def bad_if_bright(images):
         is_bright = tf.reduce_sum(images, [1, 2, 3]) > 20.0
         return tf.where(is_bright[:, None], np.nan, foreign.logits(images))

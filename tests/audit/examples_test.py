@@ -192,7 +192,7 @@ SECTIONS = {
 @pytest.mark.parametrize(
     ("said", "own", "expected"), SECTIONS.values(), ids=SECTIONS.keys()
 )
-def test_the_models_own_arguments_stand_for_what_is_not_said(
+def test_the_models_own_arguments_replace_what_is_not_given(
     said, own, expected
 ):
     nothing = dict.fromkeys(("name", "data_dir", "download"))
@@ -212,7 +212,7 @@ def test_the_models_own_arguments_stand_for_what_is_not_said(
         ((784,), []),
     ],
 )
-def test_images_that_do_not_fit_are_told_what_would(wanted, fixes):
+def test_images_that_do_not_fit_name_the_expected_shape(wanted, fixes):
     error = examples.misfit((8, 8, 1), wanted)
     assert error.received == "images of shape (8, 8, 1)"
     assert str(wanted) in error.expected

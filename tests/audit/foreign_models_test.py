@@ -134,7 +134,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize(("make", "found"), MODELS.values(), ids=MODELS.keys())
-def test_a_foreign_model_needs_nothing_said(make, found):
+def test_a_foreign_model_needs_no_options(make, found):
     model = infer_io(make())
     described = model.describe()
     assert found.items() <= described.items()
@@ -186,7 +186,7 @@ def test_a_fixed_batch_has_the_gradients_of_a_free_one():
     np.testing.assert_allclose(gradient(fixed), gradient(free), rtol=1e-4)
 
 
-def test_half_precision_is_cast_and_said():
+def test_half_precision_is_cast_and_noted():
     model = infer_io(foreign.module(half))
     assert_is_the_classifier(model, atol=2e-2)
     assert any("float16, cast to float32" in note for note in model.notes)
@@ -292,12 +292,12 @@ UNCLEAR = {
 
 
 @pytest.mark.parametrize(("make", "fix"), UNCLEAR.values(), ids=UNCLEAR.keys())
-def test_what_cannot_be_told_is_asked_for(make, fix):
+def test_what_is_ambiguous_is_refused_with_the_flag(make, fix):
     error = runs.refused(infer_io, make())
     assert fix in error.fix
 
 
-def test_what_is_said_goes_before_what_is_found():
+def test_options_override_what_is_inferred():
     said = {"output": "b", "input_range": (0, 1)}
     model = infer_io(foreign.module(two_scores), **said)
     assert model.io_spec.output == "b"
@@ -331,7 +331,7 @@ def test_what_is_said_goes_before_what_is_found():
     ],
     ids=str,
 )
-def test_an_option_that_there_is_not_is_refused(options):
+def test_an_unknown_option_is_refused(options):
     runs.refused(audited_model.Options, **options)
 
 
@@ -390,7 +390,7 @@ def test_a_function_may_have_a_stochastic_mode():
     runs.refused(plain.logits_fn, "stochastic")
 
 
-def test_a_target_that_is_not_settled_says_so():
+def test_a_model_without_io_spec_says_so():
     model = audited_model.load(foreign.module(shape=(None, None, None)))
     error = runs.refused(model.logits_fn, "mean")
     assert "infer_io" in error.fix

@@ -509,7 +509,7 @@ def test_a_format_compares_with_the_baseline_that_is_asked_for(tmp_path):
         (None, "invalid", 4),
     ],
 )
-def test_a_verdict_as_bad_or_worse_fails(
+def test_a_verdict_that_bad_or_worse_fails(
     folder, content, label, fail_on, status
 ):
     if label is not None:

@@ -180,7 +180,7 @@ def _best_gap(image, weights, logits, label, other):
     return logits[other] - logits[label] + slope @ move
 
 
-def test_all_that_is_given_tells_what_a_file_takes(tmp_path):
+def test_all_given_examples_help_to_infer_the_inputs_of_a_file(tmp_path):
     """Few examples are attacked, and the model is found out by the others."""
     scaled = keras.Sequential(
         [
@@ -365,7 +365,7 @@ def finished():
     return ib_keras.audit(model(), *examples(), **FGS)
 
 
-def test_a_result_says_its_numbers_in_a_line(finished):
+def test_a_result_prints_its_numbers_in_a_line(finished):
     said = repr(finished)
     assert "\n" not in said and len(said) < 500
     assert f"robust accuracy: {finished.robust_accuracy:.1%}" in said
@@ -373,7 +373,7 @@ def test_a_result_says_its_numbers_in_a_line(finished):
     assert "epsilon 0.08" in said and "no diagnostics" in said
 
 
-def test_the_attack_says_its_numbers_in_a_line():
+def test_the_attack_prints_its_numbers_in_a_line():
     found = ib_keras.attack(model(), *examples(), "fgs", epsilon=EPSILON)
     said = repr(found)
     assert "\n" not in said and len(said) < 300

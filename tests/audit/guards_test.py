@@ -124,7 +124,7 @@ def test_an_audit_that_hangs_ends_with_all_stacks_and_resumes(tmp_path, where):
     assert audit(tmp_path, asked)["num_examples"] == 16
 
 
-def test_calls_that_know_no_watchdog_beat_for_it(monkeypatch):
+def test_calls_beat_for_a_watchdog_that_they_do_not_know(monkeypatch):
     ended = []
     monkeypatch.setattr(watchdog.os, "_exit", ended.append)
     watchdog.beat()  # Without a watchdog.

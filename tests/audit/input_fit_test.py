@@ -157,7 +157,7 @@ def test_a_wrong_map_is_beaten_and_the_right_one_is_not(has_gradient):
     assert wrong.gain > right.gain
 
 
-def test_among_close_readings_none_is_taken():
+def test_among_close_specifications_none_is_taken():
     x, labels = labelled()
     ways = [Preprocessing((1.0,), (-0.5,)), Preprocessing((2.0,), (-1.0,))]
     rng = np.random.default_rng(2)

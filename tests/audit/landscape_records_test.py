@@ -90,7 +90,7 @@ def test_the_same_seed_gives_the_same_surfaces(evaluated):
     assert landscapes.evaluate(model, spec, runs.train_config()) == found
 
 
-def test_a_field_that_is_none_is_refused():
+def test_an_unknown_field_is_refused():
     error = runs.refused(
         landscapes.evaluate,
         "nowhere",

@@ -377,7 +377,7 @@ def test_an_attack_that_stopped_half_way_is_warned_of():
     assert set(finding.examples) == {0, 1, 2}
 
 
-def test_a_grid_that_breaks_what_stands_fails():
+def test_a_grid_that_breaks_a_robust_example_fails():
     images = np.stack([grey()] * 2)
 
     def cliff(images, seed):
@@ -398,7 +398,7 @@ def test_a_grid_that_breaks_what_stands_fails():
     assert "square" in finding.advice
 
 
-def test_a_saturated_cross_entropy_is_told_from_a_vanished_gradient():
+def test_a_saturated_cross_entropy_is_distinguished_from_a_vanished_gradient():
     images = some_images()
     at = images + signs()
     ledger = ledger_of(images, np.zeros(3, np.int32), at)
@@ -420,7 +420,7 @@ def test_a_constant_model_is_no_sign_of_anything():
     assert "same everywhere" in finding.evidence
 
 
-def test_luck_with_noise_is_no_misclassification():
+def test_a_lucky_noise_sample_is_no_misclassification():
     """Wrong on 3 draws of 10: some of the points are so on most of five."""
 
     def coin(images, seed):

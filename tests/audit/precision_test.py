@@ -73,7 +73,7 @@ def pair(tmp_path_factory):
     return low, full, path
 
 
-def test_the_twins_are_the_model_built_in_float32(pair):
+def test_the_float32_endpoints_are_the_model_built_in_float32(pair):
     low, full, path = pair
     loaded = tf.saved_model.load(path)
     images, _ = models.data(16)
@@ -112,7 +112,7 @@ def test_an_export_leaves_the_model_as_it_was(pair):
     assert low.precision == "bfloat16"
 
 
-def test_a_model_in_float32_has_no_twins():
+def test_a_model_in_float32_has_no_other_endpoints():
     loaded = tf.saved_model.load(runs.digits_model("vib"))
     assert not hasattr(loaded, "mean_float32")
     model = audited_model.load(runs.digits_model("vib"))
@@ -180,7 +180,7 @@ def findings(folder):
     return {row["id"]: row for row in found["findings"]}
 
 
-def test_the_twin_is_audited_and_said(finished):
+def test_the_float32_endpoint_is_audited_and_noted(finished):
     summary, folder = finished
     assert summary["model"]["signature"] == "mean_float32"
     assert summary["model"]["precision"] == "float32"
@@ -244,7 +244,7 @@ def test_the_model_as_it_is_can_be_audited_with_a_warning(tmp_path):
     assert found["D25"]["threshold"] == 4 * 2.0**-7
 
 
-def test_stochastic_mode_takes_the_twin_of_its_own():
+def test_stochastic_mode_takes_its_own_float32_endpoint():
     model = audited_model.load(saved_model())
     x, seed = tf.constant(foreign.data()[0][:4]), seeds.from_int(1)
     loaded = model.loaded
@@ -336,7 +336,7 @@ def test_a_mixed_keras_model_is_told_from_its_graph(tmp_path):
     assert audited_model.load(path).precision == "bfloat16"
 
 
-def test_a_function_says_nothing():
+def test_a_function_has_no_known_precision():
     model = audited_model.from_function(foreign.logits, foreign.SHAPE, 10)
     assert model.precision is None
     assert model.other_precision is None

@@ -60,13 +60,13 @@ def test_the_range_is_that_of_what_comes_out(name):
         ({"recipe": "bytes"}, (255.0,), (0.0,)),
     ],
 )
-def test_it_is_said_in_three_ways(section, scale, offset):
+def test_it_is_specified_in_three_ways(section, scale, offset):
     found = preprocessing.from_config({**section, "channel_order": None})
     assert found.scale == pytest.approx(scale)
     assert found.offset == pytest.approx(offset)
 
 
-def test_nothing_said_is_nothing():
+def test_without_fields_there_is_none():
     empty = dict.fromkeys(("recipe", "scale", "channel_order"))
     assert preprocessing.from_config(None) is None
     assert preprocessing.from_config(empty) is None
@@ -93,7 +93,7 @@ def test_the_channels_are_reversed_first():
         ({"channel_order": "gbr"}, "channel_order"),
     ],
 )
-def test_what_is_none_is_refused(section, said):
+def test_what_is_invalid_is_refused(section, said):
     error = runs.refused(preprocessing.from_config, section)
     assert said in str(error)
 
@@ -113,7 +113,7 @@ def test_channels_must_be_those_of_the_data():
     assert "(8, 8, 1)" in error.received
 
 
-def test_what_is_said_is_audited_and_in_the_summary():
+def test_what_is_specified_is_audited_and_in_the_summary():
     """Also where a recipe would have been refused."""
     module = foreign.module(lambda x: foreign.logits(0.2 * x + 0.3))
     section = {"mean": 0.3, "std": 0.2}

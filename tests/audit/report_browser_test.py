@@ -79,9 +79,7 @@ def clean_of(clean, count):
 
 @pytest.mark.parametrize("name", ["one", "three", "old"])
 @pytest.mark.parametrize("width", [1100, 360])
-def test_page_loads_nothing_and_nothing_is_complained_of(
-    tab, pages, name, width
-):
+def test_page_loads_nothing_and_logs_no_warning(tab, pages, name, width):
     tab.open(pages[name], width)
     assert len(tab.requests()) == 1
     assert tab.requests()[0].endswith(f"{name}.html")

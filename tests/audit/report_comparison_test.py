@@ -72,7 +72,7 @@ def sign_test(first, second):
         (["run", "a/run", "b/a/run"], ["run", "a/run", "b/a/run"]),
     ],
 )
-def test_a_name_is_what_tells_a_path_from_the_others(make, paths, expected):
+def test_a_name_is_the_part_of_a_path_that_differs(make, paths, expected):
     audits = []
     for place, path in enumerate(paths):
         audit = make(f"audit{place}")
@@ -83,7 +83,7 @@ def test_a_name_is_what_tells_a_path_from_the_others(make, paths, expected):
     assert len(set(found)) == len(found)
 
 
-def test_models_at_one_path_are_told_apart_by_their_hashes(make):
+def test_models_at_one_path_are_distinguished_by_their_hashes(make):
     audits = [
         change(make(f"audit{n}"), model={"path": "run", "sha256": f"{n}" * 64})
         for n in range(2)
@@ -127,7 +127,7 @@ def test_the_deterministic_twin_is_the_baseline(make):
     assert compared.note == "The baseline is twin, the deterministic twin."
 
 
-def test_without_a_twin_the_first_is_the_baseline_and_it_is_said(make):
+def test_without_a_deterministic_model_the_first_is_the_baseline(make):
     compared = pairs.compare([make("vib"), make("ceb"), make("other")])
     assert found(compared) == [("ceb", "vib"), ("other", "vib")]
     assert "None of these models is known to be a deterministic" in (
@@ -136,7 +136,7 @@ def test_without_a_twin_the_first_is_the_baseline_and_it_is_said(make):
     assert "first, vib, is the baseline; --baseline" in compared.note
 
 
-def test_of_several_twins_each_model_has_the_one_trained_as_it_was(make):
+def test_each_model_has_the_deterministic_one_trained_alike(make):
     audits = [
         make(f"{kind}{seed}", bottleneck=kind, training={"seed": seed})
         for kind in ("vib", "deterministic")
@@ -225,7 +225,7 @@ def test_pairs_share_protocol_and_mode(make):
     assert "not adjusted for the 4 comparisons" in compared.caution
 
 
-def test_a_twin_without_noise_is_compared_with_every_mode(make):
+def test_a_deterministic_model_is_compared_with_every_mode(make):
     audits = [
         make("mean", model="vib"),
         make("stochastic", model="vib", mode="stochastic"),
@@ -247,7 +247,7 @@ def test_a_twin_without_noise_is_compared_with_every_mode(make):
         ({"num_examples": 30}, "vib was attacked on other examples"),
     ],
 )
-def test_what_has_no_pair_is_told_why(make, tmp_path, arguments, why):
+def test_audits_without_a_pair_have_a_reason(make, tmp_path, arguments, why):
     audits = [make("vib"), make("ceb", **arguments)]
     compared = pairs.compare(audits)
     assert (compared.pairs, compared.unpaired) == ((), ((1, why),))
@@ -256,7 +256,7 @@ def test_what_has_no_pair_is_told_why(make, tmp_path, arguments, why):
     assert f"B is not compared: {why}." in page.words
 
 
-def test_other_attacks_or_restarts_are_said(make, tmp_path):
+def test_other_attacks_or_restarts_are_noted(make, tmp_path):
     audits = [make("vib"), make("ceb", stages={"pgd_ce": 3})]
     (pair,) = pairs.compare(audits).pairs
     assert pair.differences == ("attacks or restarts",)
@@ -341,7 +341,7 @@ def test_a_chart_that_needs_the_full_range_has_it_alone(make):
     assert ys(chart.svg) == ["0%", "25%", "50%", "75%", "100%"]
 
 
-def test_accuracy_against_epsilon_is_seen_from_close_without_clean(make):
+def test_accuracy_against_epsilon_is_zoomed_without_clean(make):
     audit = make("vib")
     curve = [
         {"epsilon": epsilon, "robust_accuracy": accuracy}
@@ -369,7 +369,7 @@ def positions(drawing) -> list[tuple[float, float, float]]:
 
 @pytest.mark.parametrize("num_lines", [2, 6, 11])
 @pytest.mark.parametrize("height", [0.0, 0.5, 1.0])
-def test_labels_at_the_ends_do_not_meet(num_lines, height):
+def test_labels_at_the_ends_do_not_overlap(num_lines, height):
     series = [
         svg.Series(
             charts.letter(n),
@@ -388,7 +388,7 @@ def test_labels_at_the_ends_do_not_meet(num_lines, height):
     assert all(0 < y < 3.2 * 72 for _, y, _ in found)
 
 
-def test_labels_without_room_are_left_to_the_legend():
+def test_labels_without_space_are_left_to_the_legend():
     series = [
         svg.Series(charts.letter(n), n, (svg.Point(1, 0.5), svg.Point(9, 0.5)))
         for n in range(40)
@@ -410,7 +410,7 @@ def test_the_legend_names_every_line(make, tmp_path):
 @pytest.mark.parametrize(
     "radii, shown", [((4, 8, 16), True), ((1, 2, 3, 4, 5, 40), False)]
 )
-def test_radii_stand_on_their_axis_where_there_is_room(make, radii, shown):
+def test_radii_are_labelled_on_their_axis_if_there_is_space(make, radii, shown):
     audit = make(
         "vib", epsilon=8 / 255, radii=tuple(radius / 255 for radius in radii)
     )

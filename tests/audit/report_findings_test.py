@@ -83,7 +83,7 @@ def test_without_diagnostics_there_is_no_verdict(tmp_path, folder):
     assert "Findings" not in page.words
 
 
-def test_trouble_comes_first_and_what_passes_is_folded(tmp_path, folder):
+def test_failures_come_first_and_what_passes_is_folded(tmp_path, folder):
     audit_folder.write_findings(folder)
     page = write_page([folder], tmp_path)
     assert (
@@ -159,7 +159,7 @@ def test_worst_examples_have_the_extreme_margins(folder):
     assert len(set(rows)) == len(rows) == len(chosen.shown)
 
 
-def test_modes_are_crossed_and_the_lottery_is_told(tmp_path, folder):
+def test_modes_are_crossed_and_fresh_noise_is_shown(tmp_path, folder):
     audit_folder.write_findings(folder)
     page = write_page([folder], tmp_path)
     start = page.rows.index(

@@ -50,7 +50,7 @@ def rewrite_examples(folder, change) -> None:
     files.write_npz(path, examples)
 
 
-def test_page_needs_nothing_but_itself(tmp_path, folder, content):
+def test_page_is_self_contained(tmp_path, folder, content):
     page = write_page([folder], tmp_path, {folder: content.clean_images})
     check_self_contained(page)
     policies = [
@@ -655,7 +655,7 @@ def test_missing_or_damaged_file_is_a_user_error(
         write_page([folder], tmp_path)
 
 
-def test_folder_that_is_none_is_a_user_error(tmp_path, folder, content):
+def test_a_missing_folder_is_a_user_error(tmp_path, folder, content):
     with pytest.raises(UserError, match="no .*nowhere"):
         write_page([tmp_path / "nowhere"], tmp_path)
     with pytest.raises(UserError, match="summary.json"):

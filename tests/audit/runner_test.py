@@ -70,7 +70,7 @@ def finished(tmp_path_factory):
     return workdir
 
 
-def test_an_audit_connects_to_nobody(tmp_path, monkeypatch):
+def test_an_audit_opens_no_connection(tmp_path, monkeypatch):
     """By Python's sockets; what C++ opens is not seen here."""
     asked = []
 
@@ -314,9 +314,7 @@ def test_a_finished_audit_has_nothing_left_to_do(finished, capsys):
     assert runs.snapshot(finished) == before
 
 
-def test_the_folder_says_which_diagnostics_were_asked_for_last(
-    finished, tmp_path
-):
+def test_the_folder_records_the_last_set_of_diagnostics(finished, tmp_path):
     """As where an audit was stopped in its diagnostics, and ended without."""
     copy = tmp_path / "copy"
     shutil.copytree(finished, copy)
@@ -511,7 +509,7 @@ def test_a_full_or_read_only_disk_is_one_clear_error(
     assert num_faults >= 5
 
 
-def test_damaged_books_are_begun_again_and_said(
+def test_damaged_progress_is_restarted_with_a_message(
     parts, reference, tmp_path, capsys
 ):
     with pytest.raises(Interrupted):
@@ -523,7 +521,7 @@ def test_damaged_books_are_begun_again_and_said(
     assert_same_audit(tmp_path, reference)
 
 
-def test_books_of_other_arrays_are_begun_again(parts, reference, tmp_path):
+def test_progress_of_other_arrays_is_restarted(parts, reference, tmp_path):
     """As an older version of the library may have left them."""
     for arrays in ({"label": np.zeros(24)}, {"state.json": np.zeros(3)}):
         files.write_npz(tmp_path / "partial.npz", arrays)
@@ -532,7 +530,7 @@ def test_books_of_other_arrays_are_begun_again(parts, reference, tmp_path):
         (tmp_path / "summary.json").unlink()
 
 
-def test_books_of_another_audit_are_refused(parts, tmp_path):
+def test_progress_of_another_audit_is_refused(parts, tmp_path):
     with pytest.raises(Interrupted):
         parts.run(tmp_path, runs.Clock(2))
     partial = files.read_npz(tmp_path / "partial.npz")
@@ -570,7 +568,7 @@ runner.audit(json.load(open(config)), model, workdir, quiet=True)
 """
 
 
-def test_a_killed_process_goes_on_where_it_was(tmp_path, finished):
+def test_a_killed_process_resumes_where_it_was(tmp_path, finished):
     """SIGKILL half-way, and the same command: the same file as without."""
     config, workdir = tmp_path / "config.json", tmp_path / "audit"
     config.write_text(json.dumps(two_stages()))
@@ -753,7 +751,7 @@ def random_config(**changes):
     return runs.audit_config(num_examples=48, batch_size=20, **changes)
 
 
-def test_nan_is_never_booked_as_broken(tmp_path):
+def test_nan_is_never_recorded_as_broken(tmp_path):
     """NaN wherever an attack darkens or brightens an image by 0.02."""
 
     def logits(images):
@@ -893,7 +891,7 @@ def test_a_config_that_cannot_be_used_is_refused(
     assert os.listdir(tmp_path) == []
 
 
-def test_one_draw_is_no_verdict_on_a_model_with_noise(tmp_path):
+def test_one_draw_is_no_judgement_on_a_model_with_noise(tmp_path):
     config = runs.audit_config(mode="stochastic", num_judge_samples=1)
     error = runs.refused(
         audit, config, tmp_path / "audit", runs.digits_model("vib")
@@ -983,15 +981,13 @@ def test_a_workdir_of_another_model_is_refused(finished):
     assert runs.snapshot(finished) == before
 
 
-def test_where_the_data_lie_is_no_other_config(finished):
+def test_another_path_of_the_data_is_no_other_config(finished):
     config = two_stages(**{"dataset.download": False})
     assert audit(config, finished) == read(finished)[0]
 
 
 @pytest.mark.parametrize("at", [1, 2, 3])
-def test_a_disk_that_takes_nothing_is_one_clear_error(
-    tmp_path, monkeypatch, at
-):
+def test_a_full_disk_is_one_clear_error_in_an_audit(tmp_path, monkeypatch, at):
     """The folder, its config, and the config's rename."""
     fault = OSError(30, "Read-only file system")
     disk = runs.DyingDisk(tf.io.gfile, at, error=fault)

@@ -82,19 +82,19 @@ def test_of_logits_that_are_too_small_the_likelihood_alone_decides_nothing():
     assert chosen(good, graded(BYTES, 0.5, 255.0)) == (UNIT, True)
 
 
-def test_where_little_decides_the_unit_range_stands():
+def test_where_little_decides_the_unit_range_is_kept():
     rivals = graded(UNIT, 0.0), graded(SIGNED, 0.02)
     gap, error, nats = selection._gaps(*rivals)
     assert abs(gap) <= 3 * error + 0.02 and 1 < nats < 2.5
     assert chosen(*rivals) == (UNIT, False)
 
 
-def test_where_nothing_decides_the_user_is_asked():
+def test_where_nothing_decides_the_user_has_to():
     right = [trial(r, 0.9, 0.9, seed=i) for i, r in enumerate((UNIT, SIGNED))]
     runs.refused(selection.choose, right)
 
 
-def test_a_scale_that_makes_the_model_far_too_sure_is_ruled_out():
+def test_a_scale_that_makes_the_model_far_too_confident_is_ruled_out():
     """Other things being equal; never one that makes it unsure."""
     plain = graded(UNIT, 0.0)
     sure, unsure = (graded(BYTES, 0.08, f, seed=2) for f in (255.0, 1 / 255))
@@ -110,7 +110,7 @@ def test_a_range_that_is_better_by_little_is_not_passed_over():
     assert "--config.model.input_range=0,1" in error.fix
 
 
-def test_chance_tells_nothing():
+def test_chance_does_not_decide():
     trials = [trial(r, 0.1, 0.5, seed=i) for i, r in enumerate((UNIT, BYTES))]
     runs.refused(selection.choose, trials)
 
@@ -145,7 +145,7 @@ def test_where_no_order_can_do_better_none_is_looked_for(monkeypatch):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_luck_is_no_order(seed):
+def test_chance_is_no_order(seed):
     labels = np.random.default_rng(seed).integers(0, 10, 64)
     one = trial(UNIT, 0.1, 0.9, seed + 50, np.arange(64) % 10)
     shuffled = selection.Trial(one.io_spec, one.log_p, labels)

@@ -112,7 +112,7 @@ def audit_of(parts, folder, first):
     )
 
 
-def test_books_that_are_missing_are_refused(parts, tmp_path):
+def test_missing_progress_is_refused(parts, tmp_path):
     team = Place(None, 0, 2)
     part = audit_of(parts, tmp_path, 0)
     team.attack([part], lambda: False)

@@ -70,7 +70,7 @@ def test_a_sign_of_obfuscation_makes_an_upper_bound(id):
 
 
 @pytest.mark.parametrize("id", verdict.VALIDITY)
-def test_a_failed_check_of_validity_voids_the_number(id):
+def test_a_failed_check_of_validity_invalidates_the_number(id):
     findings = [*PASSED, finding("D6"), finding(id)]
     for summary in (ROBUST, ALL_BROKEN):
         said = verdict.decide(findings, summary)

@@ -220,7 +220,7 @@ def test_a_folder_of_another_radius_is_noticed(curved, tmp_path):
 
 
 @pytest.mark.slow
-def test_many_kinds_of_attacks_keep_to_the_books(tmp_path_factory):
+def test_audits_by_many_kinds_of_attacks_pass(tmp_path_factory):
     """A targeted one and one without gradients."""
     config = runs.audit_config(num_examples=24, batch_size=24)
     section = {
@@ -618,7 +618,7 @@ ALONE = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_touched_folder_is_caught_and_named(honest, tmp_path, case):
+def test_an_altered_folder_is_detected_and_named(honest, tmp_path, case):
     changes, name = CASES[case]
     failed = tampered(honest, tmp_path, **changes).failed
     assert name in failed
@@ -689,7 +689,7 @@ def test_nothing_changes_by_counting_again(honest, tmp_path):
     assert forged(honest, tmp_path, lambda arrays: None).failed == ()
 
 
-def test_a_spared_example_has_an_image_that_breaks_it(honest, tmp_path):
+def test_a_broken_example_called_robust_has_a_breaking_image(honest, tmp_path):
     def edit(arrays):
         spare(arrays, np.flatnonzero(arrays["broken_by_stage"] >= 0)[0])
         arrays["gradient_evaluations"][:] = arrays["gradient_evaluations"]
@@ -698,9 +698,7 @@ def test_a_spared_example_has_an_image_that_breaks_it(honest, tmp_path):
     assert {"robust_examples", "budget"} <= set(failed)
 
 
-def test_a_spared_example_with_another_image_did_not_cost_enough(
-    honest, tmp_path
-):
+def test_a_broken_example_called_robust_costs_too_little(honest, tmp_path):
     def edit(arrays):
         row = np.flatnonzero(arrays["broken_by_stage"] == 0)[0]
         spare(arrays, row)
@@ -840,7 +838,7 @@ def test_robust_examples_are_asked_a_thousand_times_more(right_at, ok):
     assert (problems == []) == ok
 
 
-def test_clean_predictions_must_come_up_in_fresh_verdicts(noisy, tmp_path):
+def test_clean_predictions_must_occur_in_fresh_judgements(noisy, tmp_path):
     def edit(arrays):
         right = arrays["clean_prediction"] == arrays["label"]
         row = np.flatnonzero(right & ~arrays["is_robust"])[0]
@@ -1086,7 +1084,7 @@ def test_fields_that_nothing_checks_are_listed(honest, tmp_path):
     assert arrays == {f"examples.npz: {n}" for n in ("gradient_norm", "loss")}
 
 
-def test_the_verifier_is_not_made_of_what_it_verifies():
+def test_the_verifier_imports_nothing_of_what_it_verifies():
     """It imports neither the attacks nor their geometry, runner or judge."""
     imported = set()
     modules = (verify.verification, claims, tallies, rescoring, provenance)

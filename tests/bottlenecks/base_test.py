@@ -135,7 +135,7 @@ def test_the_estimator_is_a_field_of_the_config():
         assert bottleneck.latent_dim == 256
 
 
-def test_a_bottleneck_without_a_weight_says_that_it_is_abstract():
+def test_a_bottleneck_without_a_weight_is_an_error():
     with pytest.raises(NotImplementedError, match="abstract"):
         base.Bottleneck(3).weight(0)
 

@@ -364,7 +364,7 @@ def test_what_it_claims_is_in_the_ball_and_in_the_box(case):
 
 
 @compiled_contract
-def test_what_is_booked_is_in_the_ball_and_in_the_box(case):
+def test_what_is_recorded_is_in_the_ball_and_in_the_box(case):
     ledger = healthy_run(case)
     images = ledger.adversarial_images
     check_admissible(case.norm, images, images_of(case), EPSILON[case.norm])
@@ -443,7 +443,7 @@ def test_the_seed_decides(case):
 
 
 @contract
-def test_every_step_draws_noise_of_its_own(case):
+def test_every_step_has_its_own_noise(case):
     """In AutoPGD every interval, on whose draw losses are compared."""
     attack = attack_of(case)
     if attack.runs_eagerly:

@@ -172,9 +172,7 @@ def test_calling_adds_no_weights(bottleneck):
     assert len(bottleneck.weights) == count
 
 
-def test_under_another_policy_not_a_bit_of_the_distribution_is_lost(
-    name, bottleneck
-):
+def test_under_another_policy_the_distribution_stays_float32(name, bottleneck):
     posterior = bottleneck(_FEATURES)
     z = bottleneck.sample(posterior, 2, _SEED)
     expected = [

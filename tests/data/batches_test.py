@@ -150,7 +150,7 @@ def test_images_and_labels_stay_together():
         np.testing.assert_array_equal(batch, images[labels])
 
 
-def test_augmentation_draws_anew_in_each_step():
+def test_augmentation_has_new_draws_in_each_step():
     def record(images, seed):
         return images * 0 + tf.cast(tf.math.floormod(seed[0], 256), tf.uint8)
 

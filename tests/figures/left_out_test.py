@@ -114,7 +114,7 @@ def test_all_is_what_the_sweeps_have():
 @pytest.mark.parametrize(
     "asked", [["0"], ["11"], ["one"], [""], [], ["all", "1"], ["1;2"], ["1.0"]]
 )
-def test_a_figure_that_is_none_is_refused(asked):
+def test_an_unknown_figure_is_refused(asked):
     runs.refused(figures.choose, asked, [])
 
 
@@ -139,7 +139,7 @@ def test_a_figure_whose_runs_all_failed_says_why(tmp_path):
     assert error.fix.endswith(f"--workdir={folder}")
 
 
-def test_the_papers_data_go_before_a_stand_in(tmp_path):
+def test_the_papers_data_come_before_a_substitute(tmp_path):
     mnist = reading.load(str(sweep_folder.make(tmp_path / "mnist", seeds=2)))
     folder = sweep_folder.make(tmp_path / "digits", seeds=1)
     plan = json.loads((folder / "sweep.json").read_text())

@@ -58,7 +58,7 @@ def test_the_radius_of_an_audit_without_a_curve_is_its_own():
     assert at.y == 0.5
 
 
-def test_a_twin_has_no_x():
+def test_a_baseline_has_no_x():
     twin = run("deterministic_seed_0", {"fgs_mean": audit({0.2: 0.5})})
     (at,) = points.of_audit([twin], "fgs_mean", "beta")
     assert at.x is None
@@ -81,7 +81,7 @@ def test_restarts_at_another_radius_are_not_those_of_the_audits_own():
     assert points.of_restarts([one], "restarts", 0.1) == []
 
 
-def test_restarts_that_had_nobody_left_are_zero():
+def test_restarts_without_examples_left_are_zero():
     found = audit({0.2: 0.0}, {0.2: [0.1, 0.0]})
     found["stages"][0]["num_restarts"] = 5
     (line,) = points.of_restarts([run(audits={"r": found})], "r")
@@ -109,7 +109,7 @@ def test_a_toy_is_measured_by_its_training_in_both_modes():
 
 
 @pytest.mark.parametrize("value", [None, float("nan"), "0.5"])
-def test_what_is_no_accuracy_is_no_point(value):
+def test_without_an_accuracy_there_is_no_point(value):
     one = run(result={"accuracy": value})
     assert points.of_result([one], "accuracy", "beta", mode="mean") == []
 

@@ -148,7 +148,7 @@ def test_one_model_counts_once(folder):
     assert found.excluded == {SECOND: f"the same model as {FIRST}"}
 
 
-def test_a_record_that_nobody_planned_is_told_of(folder):
+def test_a_record_outside_of_the_plan_is_noted(folder):
     plan = json.loads((folder / "sweep.json").read_text())
     plan["runs"] = plan["runs"][1:]
     sweep_folder.write(folder / "sweep.json", plan)
@@ -157,7 +157,7 @@ def test_a_record_that_nobody_planned_is_told_of(folder):
     assert found.notes == (f"Not of the plan, so left out: {FIRST}.",)
 
 
-def test_runs_of_one_kind_are_taken_with_what_became_of_them(folder):
+def test_runs_of_one_kind_keep_their_states(folder):
     record_path(folder, SECOND).unlink()
     found = reading.load(str(folder))
     twins = found.of(lambda labels: labels["model"] == "deterministic")

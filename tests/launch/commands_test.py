@@ -195,7 +195,7 @@ def cases(folder):
     }
 
 
-def test_commands_end_as_they_should(done):
+def test_commands_have_the_right_exit_status(done):
     """Their status, one line, and folders that are as they were."""
     folder, _ = done
     model = folder / "run" / "saved_model"

@@ -308,7 +308,7 @@ def test_an_audit_without_its_model(tmp_path):
     assert "The audited model is not at the path in the summary" in said
 
 
-def test_a_format_and_a_figure_that_there_are_not(tmp_path):
+def test_an_unknown_format_and_an_unknown_figure(tmp_path):
     said = refused("report", f"--workdir={tmp_path}", "--format=latx")
     assert 'Did you mean "latex"?' in said
     assert "11" in refused("figures", "--figure=11", f"--output={tmp_path}")
@@ -348,7 +348,7 @@ def test_a_part_of_the_user_is_not_imported(tmp_path, monkeypatch):
         plugins.check("encoders", {"name": "mlp"})
 
 
-def test_the_strategies_are_those_that_there_are():
+def test_the_strategies_are_those_that_exist():
     from ib_keras import strategy
     from launch import flags
 

@@ -83,7 +83,7 @@ def test_a_figure_that_cannot_be_drawn_stops_no_other(folder, tmp_path):
     assert "python -m launch.sweep --config=configs/cifar10_ceb.py" in errors
 
 
-def test_a_figure_that_is_none_is_refused(tmp_path):
+def test_an_unknown_figure_is_refused(tmp_path):
     status, output, errors = figures("--figure=11", cwd=tmp_path)
     assert (status, output) == (2, "")
     assert errors.count("\n") == 1

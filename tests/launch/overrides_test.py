@@ -40,7 +40,7 @@ def config():
         (["--config.radii", "none"], ["--config.radii=()"]),
     ],
 )
-def test_what_is_meant_is_understood(typed, meant):
+def test_convenient_forms_of_numbers_are_understood(typed, meant):
     assert overrides.normalise(typed, config()) == meant
 
 

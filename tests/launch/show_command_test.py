@@ -61,7 +61,7 @@ def panels(found, tmp_path) -> list[str]:
     return [title.partition(",")[0] for title in titles]
 
 
-def test_a_verdict_that_looks_odd_is_explained(audit, arrays, tmp_path):
+def test_show_explains_an_outcome_that_looks_odd(audit, arrays, tmp_path):
     folder = str(tmp_path / "noisy")
     shutil.copytree(audit, folder)
     robust = arrays["is_robust"]

@@ -164,7 +164,7 @@ def test_a_sweep_leaves_records_and_prints_its_table(done):
         assert "First call done" in log
 
 
-def test_again_does_and_writes_nothing(done):
+def test_a_second_run_does_and_writes_nothing(done):
     workdir, output, _ = done
     before = times(workdir)
     began = time.monotonic()

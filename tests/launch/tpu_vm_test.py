@@ -167,7 +167,7 @@ def test_only_jobs_without_the_tpu_are_warned_of(job, is_warned):
 # --- From create to delete ---------------------------------------------------
 
 
-def test_the_way_from_nothing_to_a_result(make, capsys):
+def test_from_no_vm_to_a_result(make, capsys):
     line = ["CREATING", "WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"]
     vm, cloud = make(workers=1, lives=[line])
     vm.create()

@@ -46,7 +46,7 @@ def place(tmp_path):
     return folders.Folder(str(tmp_path / "sweep"))
 
 
-def test_how_far_a_run_is_stands_at_the_end_of_its_log(place):
+def test_the_progress_of_a_run_is_at_the_end_of_its_log(place):
     run = make_run()
     assert place.how_far(run) == ""
     files.make_folder(place.run("a"))
@@ -114,7 +114,7 @@ def test_a_folder_of_another_config_is_refused_before_anything_is_done(place):
     assert runs.snapshot(place.path) == before
 
 
-def test_where_the_data_are_is_no_other_config(place):
+def test_another_path_of_the_data_keeps_the_config(place):
     write_record(place, make_run())
     data = {"name": "x", "data_dir": "/elsewhere"}
     audit = AUDIT | {"dataset": {"data_dir": "/elsewhere"}}
@@ -122,7 +122,7 @@ def test_where_the_data_are_is_no_other_config(place):
     assert place.is_finished(moved)
 
 
-def test_a_failed_run_may_be_tried_by_a_corrected_audit(place):
+def test_a_failed_run_may_be_retried_with_a_corrected_audit(place):
     write_record(place, make_run(), "failed")
     corrected = make_run(audits={"fgs": AUDIT | {"seed": 1}})
     assert place.state(corrected)[0] == "failed"
@@ -169,7 +169,7 @@ def test_the_folder_of_another_sweep_is_refused(place, changes, said):
     assert runs.snapshot(place.path) == before
 
 
-def test_a_sweep_may_go_on_where_its_data_are_elsewhere(place):
+def test_a_sweep_may_resume_with_another_path_of_its_data(place):
     write_record(place, make_run())
     for folder in ("/here", "/there"):
         overrides = {"data.data_dir": folder, "rate": 0.5}

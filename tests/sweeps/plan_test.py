@@ -209,7 +209,7 @@ def test_attacked_are_the_data_that_were_trained_on():
     assert dataset["download"] is run.config["data"]["download"] is False
 
 
-def test_where_the_data_are_is_no_budget():
+def test_the_path_of_the_data_is_no_budget():
     overrides = {"data.data_dir": "/data", "encoder.hidden_units": (8, 8)}
     found = make(one(), "mnist_vib", "", overrides)
     assert "/data" not in found.budget

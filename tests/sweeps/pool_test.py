@@ -81,7 +81,7 @@ def test_a_run_whose_worker_died_is_tried_again_by_another(do, tmp_path):
     assert first != second == b
 
 
-def test_a_worker_told_to_end_gives_its_run_to_another(do, tmp_path):
+def test_a_worker_that_is_stopped_gives_its_run_to_another(do, tmp_path):
     ends, deaths = do("leave_a", "b")
     assert ends == {"leave_a": "done", "b": "done"}
     assert not deaths
@@ -100,7 +100,7 @@ def test_a_run_that_kills_twice_is_given_up_and_others_go_on(
     assert len(pids(tmp_path, name)[0]) == 2
 
 
-def test_stopping_asks_those_at_work_and_drops_the_rest(do, tmp_path):
+def test_stopping_asks_active_workers_and_drops_the_rest(do, tmp_path):
     def should_stop():
         return bool(pids(tmp_path, "long_b")[0])
 
@@ -150,7 +150,7 @@ def test_a_signal_to_all_reaches_a_worker_only_through_the_pool(do, tmp_path):
     assert not deaths
 
 
-def test_an_error_of_ours_leaves_no_worker(do, tmp_path):
+def test_a_bug_leaves_no_worker(do, tmp_path):
     def on_look(at_work):
         if [(r.name, what) for r, what in at_work] == [("long_a", "training")]:
             raise RuntimeError("ours")

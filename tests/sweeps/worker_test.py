@@ -64,7 +64,7 @@ def done(tmp_path_factory):
     return workdir, run, *do(run, workdir)
 
 
-def test_a_run_trains_audits_and_evaluates_and_says_so(done):
+def test_a_run_trains_audits_and_evaluates_with_messages(done):
     workdir, _, word, said, _ = done
     assert word == "done"
     assert said == [
@@ -209,7 +209,7 @@ def test_an_audit_that_cannot_be_is_a_failure_with_its_trace(tmp_path):
     assert "Traceback" in log
 
 
-def test_what_lacks_memory_is_left_to_a_new_process(tmp_path, monkeypatch):
+def test_a_run_without_memory_is_left_to_a_new_process(tmp_path, monkeypatch):
     def train(*arguments, **more):
         raise MemoryError
 

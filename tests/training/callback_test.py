@@ -36,7 +36,7 @@ def test_the_rate_is_the_divergence_from_the_marginal():
     assert said == pytest.approx(nats.sum(axis=1).mean(), rel=1e-4)
 
 
-def test_a_decoder_that_guesses_knows_what_the_labels_say_and_no_more():
+def test_a_decoder_that_guesses_has_the_entropy_of_the_labels():
     images, _ = models.data(12)
     labels = np.resize([0, 0, 1], 12)
     model = models.build()

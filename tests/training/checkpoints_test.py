@@ -66,7 +66,7 @@ def test_the_newest_n_are_kept(tmp_path, keep):
     ]
 
 
-def test_other_files_are_let_alone(tmp_path):
+def test_other_files_are_left_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "step-12.npz").write_bytes(b"not of ours")
     saved(tmp_path, (1, 2, 3), keep=1)
@@ -130,7 +130,7 @@ faults = pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
 
 
 @faults
-def test_a_bad_newest_is_passed_over_and_said(tmp_path, fault):
+def test_a_damaged_newest_checkpoint_is_skipped_with_a_message(tmp_path, fault):
     checkpoints = saved(tmp_path, (5, 10))
     fault(path_of(tmp_path, 10))
     into, said = variables(0.0), []
@@ -164,7 +164,7 @@ def test_one_of_another_model_names_what_differs(tmp_path):
     assert "0002:v2" in error.received
 
 
-def test_layers_that_are_numbered_anew_are_the_same(tmp_path):
+def test_layers_with_new_numbers_are_the_same(tmp_path):
     """Keras calls the second dense layer of a process dense_1."""
 
     def layer():

@@ -112,7 +112,7 @@ def test_two_faults_in_a_row_are_survived(fast, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("text", [None, "", '{"step": 1', "null"])
-def test_a_run_goes_on_without_its_log_and_mends_it(fast, tmp_path, text):
+def test_a_run_continues_without_its_log_and_restores_it(fast, tmp_path, text):
     expected = reference(tmp_path)
     workdir = tmp_path / "run"
     with pytest.raises(Interrupted):
@@ -222,7 +222,7 @@ def test_the_last_error_in_the_background_is_not_lost():
 
 
 @pytest.mark.parametrize("is_there", [False, True], ids=["new", "replaced"])
-def test_a_model_moved_half_way_is_never_taken_for_one(
+def test_a_partly_moved_model_is_never_taken_for_a_model(
     tmp_path, monkeypatch, is_there
 ):
     """Remotely a folder is renamed file by file; killed after each of them."""

@@ -227,7 +227,7 @@ def built(averaging_decay):
     return model, optimizer
 
 
-def test_lent_averages_are_taken_back_whatever_happens():
+def test_averages_are_removed_again_after_an_error_too():
     model, optimizer = built(0.9)
     raw = [w.numpy() for w in model.trainable_variables]
     for average in optimizer._model_variables_moving_average:
@@ -332,7 +332,7 @@ def test_each_function_is_traced_once_in_a_run(undisturbed):
     assert [row["step"] for row in rows_of(workdir, "eval")] == [4, 8]
 
 
-def test_looking_often_does_not_touch_the_training(close, undisturbed):
+def test_frequent_evaluation_does_not_change_the_training(close, undisturbed):
     """Evaluated, logged and saved at every step: the same weights."""
     for step in (5, 8):
         runs.assert_equal_arrays(
@@ -378,7 +378,7 @@ def test_a_run_may_be_stopped_at_any_question(fast, tmp_path):
     train(config, tmp_path / "6", should_stop=runs.Clock(6))
 
 
-def test_a_newest_checkpoint_cut_short_is_passed_over_and_said(
+def test_a_truncated_newest_checkpoint_is_skipped_with_a_message(
     fast, tmp_path, capsys
 ):
     config = runs.smoke_config("vib", **UNEVEN)
@@ -399,7 +399,7 @@ def test_a_newest_checkpoint_cut_short_is_passed_over_and_said(
     )
 
 
-def test_a_run_without_a_good_checkpoint_is_not_begun_again(fast, tmp_path):
+def test_a_run_without_a_valid_checkpoint_is_not_restarted(fast, tmp_path):
     config = runs.smoke_config("vib", **UNEVEN)
     with pytest.raises(Interrupted):
         train(config, tmp_path, should_stop=runs.Clock(4))

@@ -84,7 +84,7 @@ def test_a_restored_log_drops_what_is_later_than_the_checkpoint(
     assert [row["step"] for row in rows(tmp_path)] == [*kept, 10]
 
 
-def test_what_is_said_again_replaces_what_was_said(tmp_path):
+def test_a_repeated_row_replaces_the_earlier_one(tmp_path):
     log_of(tmp_path, (3, 6)).flush()
     log = MetricsLog(str(tmp_path))
     log.restore(6)
@@ -132,7 +132,7 @@ def test_tensorboard_reads_the_same_values(tmp_path):
     }
 
 
-def test_a_place_without_room_for_summaries_is_one_clear_error(tmp_path):
+def test_a_place_without_space_for_summaries_is_one_clear_error(tmp_path):
     (tmp_path / "tensorboard").write_text("a file")
     error = runs.refused(log_of, tmp_path, (3,))
     assert error.what == "Cannot write the summaries"

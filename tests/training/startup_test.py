@@ -9,7 +9,7 @@ from tests.support import fast_runs
 from tests.support import runs
 
 
-def test_the_parts_of_a_start_are_said(tmp_path, capsys, monkeypatch):
+def test_the_parts_of_a_start_are_printed(tmp_path, capsys, monkeypatch):
     fast_runs.install(monkeypatch)
     config = runs.smoke_config("vib", **fast_runs.UNEVEN)
     before = {"import": 3.0, "devices": 0.25}

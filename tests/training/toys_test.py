@@ -184,7 +184,7 @@ def test_a_part_of_the_train_split_is_trained_on_as_it_is(tmp_path):
         (["advers"], '"advers"'),
     ],
 )
-def test_splits_that_there_are_not_are_refused(tmp_path, splits, received):
+def test_unknown_splits_are_refused(tmp_path, splits, received):
     config = short("toy_overlap", eval__other_splits=splits)
     error = runs.refused(train, config, tmp_path / "workdir")
     assert received in str(error.received)
@@ -231,7 +231,7 @@ def test_an_audit_loads_the_toy_by_its_name(data, tmp_path):
     assert summary["robust_accuracy"] == pytest.approx(expected)
 
 
-def test_a_workdir_from_before_the_field_goes_on(tmp_path):
+def test_a_workdir_from_before_a_new_field_resumes(tmp_path):
     """What another version began has no `other_splits` in its config."""
     config = runs.smoke_config()
     with pytest.raises(Interrupted):

@@ -137,7 +137,7 @@ def test_two_workers_train_as_one_replica_does(bottleneck, tmp_path):
         assert result[name] == pytest.approx(expected[name], rel=1e-5)
 
 
-def test_a_killed_worker_is_noticed_and_both_started_again_finish(tmp_path):
+def test_a_killed_worker_is_detected_and_both_finish_after_a_restart(tmp_path):
     long, workdir = config("vib", 300), tmp_path / "run"
     with Workers(long, workdir) as workers:
         deadline = time.monotonic() + 90

@@ -80,7 +80,7 @@ def test_nothing_is_found_against_an_honest_model(honest, name):
 
 
 @pytest.mark.parametrize("name", ["one_step", "noise", "gradient_free"])
-def test_what_a_blind_attack_missed_is_found(blind, name):
+def test_what_a_misled_attack_missed_is_found(blind, name):
     assert blind.robust_accuracy == 1.0
     (finding,) = ask(name, blind).values()
     if name == "one_step":  # It needs a gradient too.
@@ -155,7 +155,7 @@ def test_zero_gradients_are_seen(blind, honest):
     assert ask("zero_gradients", honest)["D10"].value == 0.0
 
 
-def test_a_blind_attack_fails_at_radii_where_it_cannot(blind):
+def test_a_misled_attack_fails_at_radii_where_it_must_succeed(blind):
     found = ask("radii", blind)
     assert found["D3"].value == 1.0 and found["D4"].value > 1 / 3
     assert found["D3"].status == found["D4"].status == base.FAIL
@@ -258,7 +258,7 @@ def test_what_stays_broken_is_wrong_at_the_last_iterate_too(honest):
     assert last[before].all()
 
 
-def test_luck_does_not_hide_what_is_found_in_noise():
+def test_chance_does_not_hide_what_noise_finds():
     """A draw in twenty is wrong; random corners break what is near enough."""
     near = coin(0.05)
     case = cases.make(
@@ -283,7 +283,7 @@ def loud_in_part(factor):
     return logits_fn
 
 
-def test_logits_of_one_scale_are_no_matter(honest):
+def test_logits_of_one_scale_do_not_matter(honest):
     case = cases.make(
         lambda x, seed: 1000.0 * linear(x), *data(), *honest.stages
     )
@@ -364,7 +364,7 @@ def test_an_attack_that_goes_nowhere_misses_what_was_planted(honest):
     assert finding.status == base.FAIL and finding.value < 0.1
 
 
-def test_images_out_of_the_ball_void_the_audit(honest):
+def test_images_outside_of_the_ball_invalidate_the_audit(honest):
     assert ask("conformance", honest)["D33"].status == base.PASS
     images = honest.ledger.adversarial_images
     kept = images[3].copy()
@@ -390,7 +390,7 @@ def coin(share):
     return logits_fn
 
 
-def test_the_lottery_is_what_a_binomial_says():
+def test_the_share_by_chance_is_that_of_a_binomial():
     images, labels = data(count=200)
     case = cases.make(coin(0.1), images + 0, labels, epsilon=1e-4, draws=5)
     assert case.robust_accuracy > 0.99
@@ -444,7 +444,7 @@ def test_gradients_agree_as_their_noise_lets_them():
         assert finding.status == (base.WARN if is_low else base.PASS)
 
 
-def test_an_attack_on_the_mean_mode_unmasks_noise():
+def test_an_attack_on_the_mean_mode_breaks_what_noise_hides():
     """Its stochastic mode has logits of the mean mode but no gradient."""
 
     def masked(x, seed):
@@ -462,7 +462,7 @@ def test_an_attack_on_the_mean_mode_unmasks_noise():
     assert ask("modes", cases.make(linear, *data())) == {}
 
 
-def test_the_twin_is_attacked_and_its_images_are_shown(blind):
+def test_the_baseline_is_attacked_and_its_images_are_tried(blind):
     blind.twin = cases.subject(linear, *data(0.1))
     try:
         found = ask("twin", blind, num_steps=20)

@@ -60,7 +60,7 @@ def test_a_check_takes_the_child_that_was_started(tmp_path, jobs):
     assert not home.exists()
 
 
-def test_an_answer_stands_while_all_files_do(tmp_path, jobs):
+def test_an_answer_is_valid_while_all_files_are(tmp_path, jobs):
     path = hostile.honest(tmp_path / "model")
     first = safety.check(path)
     first.notes.append("ours alone")
@@ -73,7 +73,7 @@ def test_an_answer_stands_while_all_files_do(tmp_path, jobs):
     assert len(jobs) == 2 and third.files != first.files
 
 
-def test_what_was_asked_otherwise_is_asked_again(tmp_path, jobs):
+def test_other_questions_are_asked_again(tmp_path, jobs):
     path = hostile.honest(tmp_path / "model")
     probe.start(path)
     safety.check(path, limits=safety.Limits(seconds=7.0))
