@@ -247,7 +247,7 @@ def run(main: Callable[..., int | None], *, takes_words: bool = False) -> None:
 
 
 def _is_out_of_memory(error) -> bool:
-    """Whether Python or TensorFlow, which is not imported here, had no room."""
+    """Whether Python or TensorFlow, not imported here, ran out of memory."""
     names = {kind.__name__ for kind in type(error).__mro__}
     return bool(names & {"MemoryError", "ResourceExhaustedError"})
 

@@ -111,8 +111,8 @@ class GradientAttack:
 def num_targets(attack: Attack, num_classes: int) -> int:
     """Runs that one restart of an attack takes: one, or one for each target.
 
-    There are no more targets than classes besides the label's, and 0 stands
-    for all of these.
+    There are no more targets than classes besides the label's, and 0 means
+    all of these.
     """
     if attack.num_targets is None:
         return 1

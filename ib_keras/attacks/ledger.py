@@ -161,7 +161,7 @@ class Ledger(Attacked):
             getattr(self, name)[rows] += getattr(result, name)
         self.loss[rows] = result.loss
         self.gradient_norm[rows] = result.gradient_norm
-        # Of an example that stands the nearest miss of all runs is kept.
+        # Of a robust example the nearest miss of all runs is kept.
         kept = result.is_broken | (result.margin > self.margin[rows])
         nearer = rows[kept]
         self.margin[nearer] = result.margin[kept]
@@ -221,11 +221,11 @@ class StageStatistics:
     """What one stage did so far.
 
     Attributes:
-        num_attacked: Examples that stood when the stage began.
+        num_attacked: Examples still robust when the stage began.
         gradient_evaluations: Spent by the stage.
         seconds: Spent by the stage, over interruptions.
         curve: One row after each pass (restart and target): restart, target,
-            examples standing, gradient evaluations of the stage so far.
+            robust examples, gradient evaluations of the stage so far.
     """
 
     num_attacked: int = 0
@@ -239,8 +239,8 @@ class Position:
     """Where in the protocol a run is: the next batch to attack.
 
     A batch is named by the pass (stage, restart, target) and its number in
-    it. With the ledger this is all that resuming needs: who stood when the
-    pass began follows from what was broken in it.
+    it. With the ledger this is all that resuming needs: which examples were
+    robust when the pass began follows from what was broken in it.
     """
 
     stage: int = 0

@@ -150,7 +150,7 @@ class Team:
                 self._part(audit, self.index).attack_and_save(should_stop)
 
     def gather(self, audit: Any) -> ledgers.Progress:
-        """Puts the books of all processes together.
+        """Combines the ledgers and statistics of all processes.
 
         Args:
             audit: `radius.Audit` of one radius.

@@ -1,6 +1,6 @@
 """What `launch.doctor --vm` checks of a TPU VM.
 
-A check gives what is wrong and how to mend it, "" if nothing is, and what was
+A check gives what is wrong and how to repair it, "" if nothing is, and what was
 found. TensorFlow is asked in processes of their own: with a wrong libtpu its
 import aborts the process, and chips that another one holds keep it waiting.
 """

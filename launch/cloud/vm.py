@@ -73,7 +73,7 @@ class VM:
 
     def _tpus(self, group: str, verb: str, *more: str) -> list[str]:
         names = [] if verb == "scp" else [f"{self.settings.name}"]
-        # Without --quiet it would ask, and wait for an answer for ever.
+        # Without --quiet it would ask, and wait for an answer forever.
         place = (f"--zone={self.settings.zone}", "--quiet")
         words = ["gcloud", "compute", "tpus", group, verb, *names, *place]
         return [*words, f"--project={self.settings.project}", *more]
@@ -206,7 +206,7 @@ class VM:
             self.gcloud.sleep(self.poll)
 
     def _begin(self, job, worker):
-        """Starts the job, on a VM made anew where it is lost."""
+        """Starts the job, on a new VM where the old one is lost."""
         state = self._wait()
         if state in LOST:
             self.delete()

@@ -110,7 +110,7 @@ def search(
     the image moved that way, cut with the box, is wrong; it is found by
     bisection. Blocks of signs, at first the whole image, then halves, quarters
     and so on, are flipped in turn; a flip is kept where the image is wrong at
-    the radius of the best direction, which then is found anew.
+    the radius of the best direction, which is then searched again.
 
     Args:
         is_wrong: Images `[n, ...]` in the box -> bool `[n]`.
