@@ -145,7 +145,9 @@ def _conclude(case, findings, diagnostics):
     from ib_keras.audit.diagnostics import combined
 
     began, before = time.monotonic(), case.gradient_evaluations
-    further = combined.look_further(case, findings, diagnostics)
+    further = combined.look_further(
+        case, findings, lambda case, name: _ask(case, name, diagnostics[name])
+    )
     return {
         **combined.conclude(case, findings, further).to_json(),
         "gradient_evaluations": case.gradient_evaluations - before,

@@ -7,6 +7,7 @@ whether enough examples were looked at for the others to mean anything.
 """
 
 import dataclasses
+from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
@@ -47,14 +48,14 @@ _NOTHING = Further()
 def look_further(
     case: Case,
     findings: Sequence[Mapping[str, Any]],
-    diagnostics: Mapping[str, Any],
+    ask: Callable[[Case, str], Sequence[Mapping[str, Any]]],
 ) -> Further:
     """Asks the checks that broke a few examples about more.
 
     Args:
         case: The audit; what is spent goes to its account.
         findings: Of all checks, as findings.json holds them.
-        diagnostics: Module name -> diagnostic.
+        ask: What the check of a module's name answers about a case, likewise.
 
     Returns:
         What was found; nothing where no example was broken, or enough to
@@ -73,11 +74,7 @@ def look_further(
         f["name"] for f in findings if f["data"].get("broken")
     )
     other = dataclasses.replace(case, robust_rows=rows)
-    said = [
-        finding.to_json()
-        for name in names
-        for finding in diagnostics[name].ask(other)
-    ]
+    said = [finding for name in names for finding in ask(other, name)]
     case.gradient_evaluations = other.gradient_evaluations
     return Further(
         tuple(int(row) for row in rows),

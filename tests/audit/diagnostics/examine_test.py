@@ -146,16 +146,19 @@ class Breaks:
         rows = case.robust_rows
         self.asked.append(rows)
         case.gradient_evaluations += len(rows)
-        data = {"broken": [int(row) for row in rows if row % 2]}
-        return [base.Finding("D7", "?", base.WARN, "So.", "", data=data)]
+        return [broken(*(row for row in rows if row % 2))]
 
 
 def test_where_few_are_broken_more_are_looked_at(case):
     every = np.flatnonzero(case.ledger.is_robust)
     case.robust_rows = every[:3]
     asked = {"noise": Breaks(), "losses": Breaks()}
+
+    def ask(other, name):
+        return asked[name].ask(other)
+
     few = [broken(every[0]), {"name": "losses", "data": {}}]
-    further = combined.look_further(case, few, asked)
+    further = combined.look_further(case, few, ask)
     assert further.rows == tuple(every[3:]) and further.names == ("noise",)
     assert further.broken == tuple(every[3:][every[3:] % 2 == 1])
     assert not asked["losses"].asked and case.gradient_evaluations >= 12
@@ -166,7 +169,7 @@ def test_where_few_are_broken_more_are_looked_at(case):
     # Nothing broken, or enough, leaves nothing to ask.
     for nothing in ([], [broken(*range(99))]):
         case.robust_rows = every[:8]
-        assert not combined.look_further(case, nothing, asked).rows
+        assert not combined.look_further(case, nothing, ask).rows
 
 
 def test_too_few_examples_are_no_evidence(case):
