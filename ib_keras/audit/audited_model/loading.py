@@ -6,13 +6,14 @@ become one.
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from ib_keras import export
+from ib_keras import metadata as metadata_files
 from ib_keras.audit import safety
 from ib_keras.audit.audited_model.options import check_path
 from ib_keras.audit.audited_model.options import hash_folder
@@ -29,6 +30,9 @@ __all__ = [
     "load",
     "with_modes",
 ]
+
+# Of JSON, which becomes twenty times as many bytes of objects.
+_MOST_METADATA = 1 << 20
 
 
 @contextlib.contextmanager
@@ -91,11 +95,32 @@ def load(
                     copy, compile=False, safe_mode=True
                 )
             else:
-                metadata = export.read_metadata(copy)
+                metadata = _metadata(copy, path)
                 model = tf.saved_model.load(copy)
         # Larger batches were tried while it was loaded; none is called before.
         safety.finish(report)
     return model, report, metadata
+
+
+def _metadata(copy, path):
+    """The metadata of a copy; messages are about the model itself."""
+    asset = metadata_files.path(copy)
+    try:
+        if os.path.isfile(asset) and os.path.getsize(asset) > _MOST_METADATA:
+            raise UserError(
+                "The SavedModel's metadata are too long",
+                received=f"{os.path.getsize(asset)} bytes in {asset}",
+                expected=f"at most {_MOST_METADATA}",
+                fix="Export the model again, or take the file away.",
+            )
+        return metadata_files.read(copy)
+    except UserError as error:
+        raise UserError(
+            error.what,
+            received=str(error.received).replace(copy, path),
+            expected=error.expected,
+            fix=error.fix,
+        ) from error
 
 
 def sha256(report: Any) -> str:

@@ -23,6 +23,7 @@ from collections.abc import Iterable
 
 from ib_keras import errors
 from ib_keras import files
+from ib_keras.audit.safety import rlimits
 from ib_keras.audit.safety import scratch
 from ib_keras.audit.safety import tree
 from ib_keras.audit.safety.report import Limits
@@ -233,7 +234,7 @@ class _Child:
 
     def answer(self):
         """The report, as soon as it is there; the child may continue."""
-        seconds = _START + self._limits.seconds
+        seconds = _START + rlimits.MOST_SLOWDOWN * self._limits.seconds
         said = self._listen(self._has_answered, seconds)
         if "answer" not in said:
             raise self._failure(said)
@@ -248,7 +249,9 @@ class _Child:
 
     def finish(self):
         """The larger batches that were left out, once all others are done."""
-        said = self._listen(lambda: False, self._limits.seconds)
+        said = self._listen(
+            lambda: False, rlimits.MOST_SLOWDOWN * self._limits.seconds
+        )
         if "larger" not in said:
             raise self._failure(said)
         status = self._end()

@@ -4,6 +4,7 @@ Reading a graph has low limits; those for the weights follow from their sizes in
 the index; the last are those of calls, which cannot be raised again.
 """
 
+import functools
 import glob
 import math
 import os
@@ -18,6 +19,8 @@ from ib_keras.audit.safety.report import Limits
 # Reading from a slow disk takes time, but no processor time.
 _WALL = 12
 _BYTES_PER_SECOND = 20 << 20
+MOST_SLOWDOWN = 10.0
+_FEWEST_SECONDS = 0.5
 # Of a batch's gradient beside its logits; part of the memory that is free.
 _GRADIENT, _PART = 4, 0.9
 # Seconds of a call: so many, and so many times those of loading.
@@ -34,7 +37,7 @@ def for_reading(limits: Limits) -> None:
         signal.signal(number, signal.SIG_DFL)
     _soft(resource.RLIMIT_AS, _used_addresses() + limits.scan_bytes())
     _soft(resource.RLIMIT_CPU, _used_seconds() + limits.scan_seconds)
-    signal.setitimer(signal.ITIMER_REAL, _WALL * limits.scan_seconds)
+    _set_timer(_WALL * limits.scan_seconds * slowdown())
 
 
 def for_weights(limits: Limits, largest: int, total: int) -> None:
@@ -49,7 +52,7 @@ def for_weights(limits: Limits, largest: int, total: int) -> None:
     room = limits.scan_bytes() + 3 * largest
     _soft(resource.RLIMIT_AS, _used_addresses() + room)
     _soft(resource.RLIMIT_CPU, _used_seconds() + seconds)
-    signal.setitimer(signal.ITIMER_REAL, _WALL * seconds)
+    _set_timer(_WALL * seconds * slowdown())
 
 
 def for_calls(limits: Limits, weight_bytes: int, file_bytes: int) -> None:
@@ -65,7 +68,7 @@ def for_calls(limits: Limits, weight_bytes: int, file_bytes: int) -> None:
     _hard(resource.RLIMIT_AS, room)
     _hard(resource.RLIMIT_CPU, math.ceil(seconds))
     _hard(resource.RLIMIT_FSIZE, file_bytes)
-    signal.setitimer(signal.ITIMER_REAL, limits.seconds)
+    _set_timer(limits.seconds * slowdown())
 
 
 def for_audit(allow_ops: Iterable[str], num_samples: int | None) -> int:
@@ -107,8 +110,10 @@ class Deadline:
     """
 
     def __init__(self, limits: Limits, loading: float, is_quick: bool):
-        self._end = time.monotonic() + limits.seconds - loading
-        self._most = _CALL + _LOADINGS * loading if is_quick else math.inf
+        slower = slowdown()
+        self._end = time.monotonic() + limits.seconds * slower - loading
+        most = _CALL * slower + _LOADINGS * loading
+        self._most = most if is_quick else math.inf
 
     def allows(self, expected: float) -> bool:
         """Whether there is time for a call of so many seconds."""
@@ -119,7 +124,29 @@ class Deadline:
         """Begins to count for a call that should take so many seconds."""
         left = self._end - time.monotonic()
         most = max(self._most, _SLOWER * expected)
-        signal.setitimer(signal.ITIMER_REAL, max(min(left, most), 1e-3))
+        _set_timer(max(min(left, most), 1e-3))
+
+
+@functools.cache
+def slowdown() -> float:
+    """How much slower than by itself this process has run so far.
+
+    On a machine that others keep busy, or whose disk is slow, an honest model
+    takes longer, too. This is asked before anything of a model is read, and
+    no limit becomes more than `MOST_SLOWDOWN` times as long.
+    """
+    with open("/proc/self/stat", encoding="ascii", errors="replace") as file:
+        ticks = int(file.read().rpartition(")")[2].split()[19])
+    began = ticks / os.sysconf("SC_CLK_TCK")
+    lived = time.clock_gettime(time.CLOCK_BOOTTIME) - began
+    used = _used_seconds()
+    if used < _FEWEST_SECONDS:  # Too few to tell.
+        return 1.0
+    return min(max(lived / used, 1.0), MOST_SLOWDOWN)
+
+
+def _set_timer(seconds):
+    signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def _about(path, name):

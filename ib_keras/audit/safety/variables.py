@@ -229,7 +229,7 @@ def _check_object_graph(folder, index, path):
     if entry is None:
         return
     if entry.dtype != types_pb2.DT_STRING or entry.shape.dim:
-        raise damaged(path, f"{_OBJECT_GRAPH} is no string")
+        raise damaged(path, f"{tree.INDEX_FILE}: the objects are no string")
     if entry.size > _MAX_OBJECT_GRAPH_BYTES:
         what = f"objects of {entry.size} bytes in {tree.VARIABLES}.*"
         raise refuse(path, [Problem(what)])
@@ -248,7 +248,8 @@ def _check_object_graph(folder, index, path):
             raise ValueError("over a million fields")
         graph.ParseFromString(value)
     except Exception as error:  # Of protobuf, and those above.
-        raise damaged(path, f"{_OBJECT_GRAPH}: {reason(error)}") from error
+        place = f"{tree.VARIABLES}.data-*, {_OBJECT_GRAPH}"
+        raise damaged(path, f"{place}: {reason(error)}") from error
     for node in graph.nodes:
         if node.HasField("registered_saver"):
             name = shown(node.registered_saver.name)

@@ -25,7 +25,7 @@ from tests.support import bombs
 from tests.support import hostile
 
 tried = hypothesis.settings(
-    max_examples=150, deadline=None, derandomize=True, database=None
+    max_examples=60, deadline=None, derandomize=True, database=None
 )
 _NUMBERS = st.one_of(
     st.integers(-(2**70), 2**70), st.floats(), st.booleans(), st.none()
