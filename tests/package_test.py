@@ -99,7 +99,7 @@ SAYS_TPU = re.compile(r"(?<![A-Z])TPU|Tpu|(?<![A-Za-z])tpus?(?![a-z])")
 
 # Python files that pytest collects, or that hold what tests share.
 TEST_FILES = ("*_test.py", "conftest.py", "__init__.py")
-SHARED_BY_TESTS = ("contracts", "support")
+SHARED_BY_TESTS = ("contracts", "fixtures", "support")
 
 
 def source_paths() -> list[str]:

@@ -26,6 +26,8 @@ def model(folder: claims.Folder, subject: Any) -> list[str]:
     silent = {"path", "sha256", "notes"}
     # Missing in older audits.
     silent |= {"precision", "preprocessing"} - said["model"].keys()
+    if found["kind"] == "keras" and said["model"].get("metadata") == {}:
+        silent.add("metadata")  # Version 0.1 read none from such a file.
     for name in found.keys() - silent:
         problems += claims.differences(
             f"model.{name}", said["model"][name], found[name]

@@ -167,7 +167,10 @@ def verify(
         ),
         subject.mode == "stochastic" or subject.num_judge_samples > 1,
         float(tolerance),
-        max(check_count("num_draws", num_draws), subject.num_judge_samples),
+        max(
+            check_count("num_draws", num_draws),
+            _num_final_draws(subject.num_judge_samples),
+        ),
     )
     checks, fresh = _verify_radius(top, case)
     parts = {}
