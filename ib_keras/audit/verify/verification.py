@@ -139,7 +139,8 @@ def verify(
             audit allowed are not adopted: the folder is not trusted.
         probe: Whether a child process runs the model first, under limits.
         batch_size: Images per batch; by default two thirds of the audit's.
-        num_draws: Fresh draws of a noisy model for each image.
+        num_draws: Fresh draws of a noisy model for each image; as many as a
+            last judgement takes, if that is more.
         seed: Of the fresh noise.
         tolerance: Of rounding in a logit, relative to 1 + the largest of the
             example.
