@@ -42,7 +42,8 @@ INSTALL_REQUIRES = [
     # TensorBoard's command imports pkg_resources, which 82 removed.
     "setuptools>=77.0.1,<82",
     "tensorboard>=2.20,<2.21",  # As TensorFlow.
-    "tensorflow-datasets>=4.9.7,<5",
+    # Older ones read a field of protobuf that releases of today do not have.
+    "tensorflow-datasets>=4.9.10,<5",
     # Exact: the last release, and older ones are for older TensorFlow. Without
     # its extra `tf`, which requires tf_keras, and so `tensorflow`. Has dm-tree,
     # decorator, cloudpickle and gast with it.
