@@ -71,7 +71,7 @@ def _power_within(lead) -> int:
     return math.floor(math.log2(_RESOLVED / lead))
 
 
-def _likeliest(logits, labels) -> int:
+def _likeliest(logits, labels) -> float:
     """The power of two, in quarters, at which the labels are likeliest."""
     below = logits - logits.max(axis=1, keepdims=True)
     rows = np.arange(len(labels))

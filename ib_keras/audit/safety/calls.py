@@ -58,7 +58,8 @@ def check(
     order, looped = _from_below(callees)
     if looped is not None:
         return [Problem(f"the function {shown(looped)}, which calls itself")]
-    depths, totals = {}, {}
+    depths: dict[str, int] = {}
+    totals: dict[str, int] = {}
     for name in order:
         below = [other for other in callees[name] if other in callees]
         depths[name] = 1 + max((depths[other] for other in below), default=0)

@@ -57,15 +57,15 @@ def check(
         UserError: If there is no such model or it is damaged.
         UnsafeError: If it is refused.
     """
-    allow_ops = _check_allowed(allow_ops)
-    limits = (limits or Limits()).raised(allow_ops)
+    allowed = _check_allowed(allow_ops)
+    limits = (limits or Limits()).raised(allowed)
     path = os.fspath(path).rstrip("/")
     began = time.monotonic()
     with tree.local(path, limits) as place:
         if probe:
-            report = probes.run(place, path, allow_ops, limits, batches)
+            report = probes.run(place, path, allowed, limits, batches)
         else:
-            report = inspect(place, path, allow_ops, limits)
+            report = inspect(place, path, allowed, limits)
     report.seconds = round(time.monotonic() - began, 3)
     return report
 

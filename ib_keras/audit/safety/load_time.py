@@ -33,7 +33,8 @@ def only(meta_graph, callees: dict[str, list[str]]) -> set[str]:
         Their names.
     """
     nodes = meta_graph.object_graph_def.nodes
-    at_load, live = set(), set()
+    at_load: set[str] = set()
+    live: set[str] = set()
     for node in nodes:
         if node.WhichOneof("kind") == "function":
             continue  # Its children are its own traces, once more.

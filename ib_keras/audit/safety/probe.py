@@ -319,7 +319,7 @@ class Process:
 
     def __init__(self, command: list[str], environment: dict[str, str]):
         self.output = self.errors = b""
-        self._status = None
+        self._status: int | None = None
         self._child = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -329,23 +329,25 @@ class Process:
             cwd=environment["HOME"],
             start_new_session=True,
         )
+        pipes = (self._child.stdout, self._child.stderr)
+        self._pipes = [pipe for pipe in pipes if pipe is not None]
 
     def listen(self, is_enough: Callable[[], bool], seconds: float) -> None:
         """Reads until there is enough, or the end, or a timeout."""
         until = time.monotonic() + seconds
         with selectors.DefaultSelector() as selector:
-            for stream in (self._child.stdout, self._child.stderr):
+            for stream in self._pipes:
                 if not stream.closed:
-                    selector.register(stream, selectors.EVENT_READ)
+                    selector.register(stream, selectors.EVENT_READ, stream)
             while selector.get_map() and not is_enough():
                 ready = selector.select(max(until - time.monotonic(), 0.0))
                 if not ready or len(self.output) > _MAX_OUTPUT:
                     self._status = -signal.SIGALRM
                     return
                 for key, _ in ready:
-                    if not self._read(key.fileobj):
-                        selector.unregister(key.fileobj)
-                        key.fileobj.close()
+                    if not self._read(key.data):
+                        selector.unregister(key.data)
+                        key.data.close()
 
     def _read(self, stream):
         data = os.read(stream.fileno(), 1 << 16)
@@ -359,11 +361,11 @@ class Process:
         """Ends it and its whole group; its status, negative for a signal."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             # It has closed its outputs.
-            self._child.wait(_AT_EXIT if self._child.stdout.closed else 0)
+            self._child.wait(_AT_EXIT if self._pipes[0].closed else 0)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._child.pid, signal.SIGKILL)
         status = self._child.wait()
-        for stream in (self._child.stdout, self._child.stderr):
+        for stream in self._pipes:
             stream.close()
         # `unshare` reports the signal that ended its child as a shell does.
         status = 128 - status if status > 128 else status

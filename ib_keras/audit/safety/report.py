@@ -173,7 +173,7 @@ class Report:
     ops: dict[str, list[str]]
     allow_ops: list[str] = dataclasses.field(default_factory=list)
     exceptions: list[str] = dataclasses.field(default_factory=list)
-    limits: dict[str, float | None] = dataclasses.field(default_factory=dict)
+    limits: dict[str, Any] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
     probe: dict[str, Any] | None = None
     seconds: float = 0.0
