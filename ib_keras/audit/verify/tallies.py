@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from ib_keras import plugins
-from ib_keras.attacks.base import num_targets
 from ib_keras.audit.verify import claims
 
 
@@ -108,7 +107,10 @@ def budget(folder: claims.Folder, num_classes: int) -> list[str]:
     before = np.zeros(len(spent), np.int64)
     for i, row in enumerate(folder.summary["stages"]):
         attack = plugins.build("attacks", row["attack"])
-        targets = num_targets(attack, num_classes)
+        targets = 1
+        if attack.num_targets is not None:
+            others = num_classes - 1
+            targets = min(attack.num_targets or others, others)
         once = targets * (
             attack.gradients_at_init
             + attack.num_steps * attack.gradients_per_step
