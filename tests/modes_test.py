@@ -295,7 +295,7 @@ def test_probabilities_are_exported_with_a_warning(tmp_path):
 
 def test_a_folder_of_something_else_is_not_replaced(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(UserError, match="taken"):
+    with pytest.raises(UserError, match="holds something else"):
         export.save(built(sequential), str(tmp_path))
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 

@@ -28,16 +28,16 @@ def plant(monkeypatch, tmp_path):
         module = importlib.import_module(f"ib_keras.{package}")
         (tmp_path / f"{name}.py").write_text(source, encoding="utf-8")
         monkeypatch.setattr(
-            package, "__path__", [*module.__path__, str(tmp_path)]
+            module, "__path__", [*module.__path__, str(tmp_path)]
         )
-        planted.append((package, name))
+        planted.append((module, name))
         plugins.names.cache_clear()
         importlib.invalidate_caches()
 
     yield drop
-    for package, name in planted:
-        sys.modules.pop(f"{package.__name__}.{name}", None)
-        vars(package).pop(name, None)
+    for module, name in planted:
+        sys.modules.pop(f"{module.__name__}.{name}", None)
+        vars(module).pop(name, None)
     monkeypatch.undo()
     plugins.names.cache_clear()
 

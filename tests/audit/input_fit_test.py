@@ -56,7 +56,7 @@ def test_a_network_that_does_better_on_other_images_is_asked_about():
     ]
     assert right[0] > right[1] - 0.01, "the case is gone: take another seed"
     audited = audited_model.load(foreign.export(model))
-    with pytest.raises(errors.UserError, match="cannot be told"):
+    with pytest.raises(errors.UserError, match="cannot be inferred"):
         audited.infer_io(images, labels % 2)
 
 

@@ -502,7 +502,7 @@ def no_final_draws(summary):
 
 
 CASES = {
-    "a flipped is_robust": ({"arrays": a_flipped_verdict}, "verdicts"),
+    "a flipped is_robust": ({"arrays": a_flipped_verdict}, "judgements"),
     "a pixel 1/255 beyond epsilon": ({"arrays": a_pixel_beyond}, "ball"),
     "swapped labels": ({"arrays": swapped_labels}, "labels"),
     "a summary of another seed": ({"summary": another_seed}, "config"),
@@ -535,21 +535,21 @@ CASES = {
         {"arrays": a_share_of_a_robust_example},
         "wrong_shares",
     ),
-    "a share above one": ({"arrays": a_share_above_one}, "verdicts"),
-    "a negative share": ({"arrays": a_negative_share}, "verdicts"),
+    "a share above one": ({"arrays": a_share_above_one}, "judgements"),
+    "a negative share": ({"arrays": a_negative_share}, "judgements"),
     "a margin that is off": ({"arrays": a_margin_that_is_off}, "margins"),
     "a robust example's target": (
         {"arrays": a_target_of_a_robust_example},
-        "verdicts",
+        "judgements",
     ),
-    "a stage of -2": ({"arrays": a_stage_of_minus_two}, "verdicts"),
+    "a stage of -2": ({"arrays": a_stage_of_minus_two}, "judgements"),
     "a robust example's step": (
         {"arrays": a_step_of_a_robust_example},
-        "verdicts",
+        "judgements",
     ),
     "broken at no step": (
         {"arrays": a_broken_example_without_a_step},
-        "verdicts",
+        "judgements",
     ),
     "an attacked clean error": (
         {"arrays": an_attacked_clean_error},
@@ -760,7 +760,7 @@ def test_a_stage_removed_everywhere_leaves_its_broken_examples(
     failed = tampered(
         honest, tmp_path, config=edit, summary=a_removed_stage
     ).failed
-    assert {"verdicts", "budget"} <= set(failed)
+    assert {"judgements", "budget"} <= set(failed)
 
 
 def test_examples_added_everywhere_were_not_attacked(honest, tmp_path):

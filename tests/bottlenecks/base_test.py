@@ -136,7 +136,9 @@ def test_the_estimator_is_a_field_of_the_config():
 
 
 def test_a_bottleneck_without_a_weight_is_an_error():
-    with pytest.raises(NotImplementedError, match="abstract"):
+    with pytest.raises(
+        NotImplementedError, match="Bottleneck defines no weight"
+    ):
         base.Bottleneck(3).weight(0)
 
 

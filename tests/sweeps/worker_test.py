@@ -194,7 +194,7 @@ def test_a_training_that_diverges_is_a_result(tmp_path):
     run = make_run(optim__learning_rate=1e30)
     word, _, record = do(run, tmp_path)
     assert word == record["status"] == "diverged"
-    assert "not finite" in record["error"]
+    assert "no longer finite" in record["error"]
     assert record["result"] is None
     assert record["audits"] == {}
 
