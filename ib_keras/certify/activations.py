@@ -84,6 +84,13 @@ class Activation:
         flat = tf.minimum(self.slope(low), self.slope(high))
         return tf.where(low >= 0, chord, flat), tf.where(high <= 0, chord, flat)
 
+    def steepness(self, low, high):
+        """The least and the largest f' on [low, high], or about."""
+        points = [low, high, (low + high) / 2]
+        points.append(tf.clip_by_value(tf.zeros_like(low), low, high))
+        slopes = tf.stack([self.slope(x) for x in points])
+        return tf.reduce_min(slopes, axis=0), tf.reduce_max(slopes, axis=0)
+
     @property
     def is_lower_free(self) -> bool:
         """Whether another slope of the lower line can be the better one."""

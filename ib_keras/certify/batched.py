@@ -1,8 +1,7 @@
 """The bounds of one image, made into those of a batch of images.
 
 `bounds.py` is written for one image; TensorFlow vectorises it over images and,
-inside, over the linear functions that are asked for. A batch has a fixed size,
-so that each kind of question is traced once.
+inside, over the linear functions that are asked for.
 """
 
 import functools
@@ -21,7 +20,6 @@ from ib_keras.certify.head import Head
 from ib_keras.certify.operations import Value
 
 Known = Mapping[str, Interval]
-Slopes = Mapping[str, Interval]
 
 
 class Balls(NamedTuple):
@@ -66,25 +64,22 @@ class Batched:
             found[name] = (np.full(shape, -np.inf), np.full(shape, np.inf))
         return found
 
-    def margins(self, balls: Balls, known: Known, drawn, lines: bool):
-        """Lower bounds of the label's score less each other.
+    def margins(self, balls: Balls, known: Known, drawn):
+        """Lower bounds of the label's score less each other, by intervals.
 
         Args:
             balls: The batch.
             known: Intervals by name.
             drawn: What a seed drew.
-            lines: Whether lines are chosen through curves: CROWN; else their
-                intervals are used alone.
 
         Returns:
             float64 `[batch, draws, classes]`, infinite at the label.
         """
-        names = self._curve_names if lines else ()
 
         def one(values, label, drawn):
-            return self._margins(values, label, drawn, names)
+            return self.margins_of(values, label, drawn, ())
 
-        return self._call(("margins", lines), one, balls, known, drawn).numpy()
+        return self._call("margins", one, balls, known, drawn).numpy()
 
     def impact(self, balls: Balls, known: Known, drawn):
         """CROWN's margins, and what each neuron takes off them.
@@ -97,8 +92,8 @@ class Batched:
 
         def one(values, label, drawn):
             weights = {}
-            margins = self._margins(
-                values, label, drawn, self._curve_names, weights=weights
+            margins = self.margins_of(
+                values, label, drawn, self.curve_names, weights=weights
             )
             is_open = tf.cast(tf.reshape(margins, [-1]) <= 0, tf.float64)
             felt = {}
@@ -131,7 +126,7 @@ class Batched:
         name = self._bounds.argument(curve)
         shape = self._bounds.shapes[name]
 
-        def one(values, extra, drawn):
+        def one(values, label, drawn, indices):
             def end(index_and_sign):
                 index, sign = index_and_sign
                 row = tf.one_hot(index, int(np.prod(shape)), dtype=tf.float64)
@@ -139,26 +134,42 @@ class Batched:
                     values,
                     name,
                     sign * tf.reshape(row, shape),
-                    self._curve_names,
+                    self.curve_names,
                     drawn,
                 )
 
-            both = tf.concat([extra, extra], axis=0)
-            signs = tf.concat([tf.ones_like(extra), -tf.ones_like(extra)], 0)
-            ends = tf.vectorized_map(end, (both, tf.cast(signs, tf.float64)))
+            both = tf.concat([indices, indices], axis=0)
+            half = tf.ones_like(indices, tf.float64)
+            signs = tf.concat([half, -half], axis=0)
+            ends = tf.vectorized_map(end, (both, signs))
             low, high = tf.split(ends, 2)
             return low, -high
 
-        balls = balls._replace(labels=indices)
-        found = self._call(("tighten", curve.name), one, balls, known, drawn)
+        key, extra = ("tighten", curve.name), (tf.constant(indices),)
+        found = self._call(key, one, balls, known, drawn, extra)
         return [part.numpy() for part in found]
 
     @functools.cached_property
-    def _curve_names(self) -> tuple[str, ...]:
+    def curve_names(self) -> tuple[str, ...]:
+        """Names of all curves."""
         return tuple(curve.name for curve in self._bounds.curves)
 
-    def _margins(self, values, label, drawn, lines, slopes=None, weights=None):
-        """Of one image: float64 `[draws, classes]`."""
+    def margins_of(
+        self, values, label, drawn, lines, slopes=None, weights=None
+    ) -> tf.Tensor:
+        """The margins of one image.
+
+        Args:
+            values: Its forward pass.
+            label: int32 scalar.
+            drawn: What a seed drew.
+            lines: Names of the curves through which lines are chosen.
+            slopes: By curve, of each margin: `[draws * classes, ...]`.
+            weights: Takes the sizes of the coefficients, likewise, if given.
+
+        Returns:
+            float64 `[draws, classes]`, infinite at the label.
+        """
         draws, classes = self._head.shape
         shape = self._bounds.shapes[self._head.scores]
 
@@ -190,22 +201,59 @@ class Batched:
             is_own, infinite, tf.reshape(found, [draws, classes])
         )
 
-    def values(self, at, low, high, known, drawn) -> dict[str, Value]:
-        """The forward pass of one image."""
-        return self._bounds.forward(Value(low, high, at), known, drawn)
+    def vectorise(self, one):
+        """Makes of a question about one image that about a batch.
 
-    def _call(self, key, one, balls: Balls, known: Known, drawn):
+        Args:
+            one: `(values, label, drawn, *extra) -> answer`.
+
+        Returns:
+            `(balls, known, drawn, extra) -> answers`, where all but `drawn`
+            have the batch as first axis.
+        """
+
+        def each(balls, known, drawn, extra):
+            def of_image(given):
+                (at, low, high, label), known, extra = given
+                image = Value(low, high, at)
+                values = self._bounds.forward(image, known, drawn)
+                return one(values, label, drawn, *extra)
+
+            return tf.vectorized_map(of_image, (tuple(balls), known, extra))
+
+        return each
+
+    def _call(self, key, one, balls: Balls, known: Known, drawn, extra=()):
         """Calls what is traced for a kind of question, or traces it."""
+        given = (*tensors(balls, known), drawn, extra)
         if key not in self._traced:
+            self._traced[key] = tf.function(
+                self.vectorise(one),
+                input_signature=free_batch(*given),
+                autograph=False,
+            )
+        return self._traced[key](*given)
 
-            def batch(balls, known, drawn):
-                def each(given):
-                    (at, low, high, label), known = given
-                    values = self.values(at, low, high, known, drawn)
-                    return one(values, label, drawn)
 
-                return tf.vectorized_map(each, (tuple(balls), known))
+def tensors(balls: Balls, known: Known):
+    """Arrays as tensors."""
+    return tf.nest.map_structure(tf.constant, (balls, dict(known)))
 
-            self._traced[key] = tf.function(batch, autograph=False)
-        tensors = tf.nest.map_structure(tf.constant, (balls, dict(known)))
-        return self._traced[key](*tensors, drawn)
+
+def free_batch(balls, known, drawn, *others):
+    """The signature of such arguments with any size of the batch.
+
+    So a kind of question is traced once. The second axis of places of neurons
+    is free, too.
+    """
+
+    def spec(tensor):
+        is_places = tensor.dtype == tf.int32 and tensor.shape.rank == 2
+        rest = [None] if is_places else tensor.shape[1:]
+        return tf.TensorSpec([None, *rest], tensor.dtype)
+
+    return (
+        *tf.nest.map_structure(spec, (balls, known)),
+        tf.nest.map_structure(tf.TensorSpec.from_tensor, drawn),
+        *tf.nest.map_structure(spec, others),
+    )

@@ -127,7 +127,7 @@ class Bounds:
         coefficients: tf.Tensor,
         lines: Collection[str],
         drawn: Mapping[str, tf.Tensor],
-        slopes: Mapping[str, Interval] | None = None,
+        slopes: Mapping[str, tf.Tensor] | None = None,
         weights: dict[str, tf.Tensor] | None = None,
     ) -> tf.Tensor:
         """Bounds a linear function of a tensor from below.
@@ -139,8 +139,8 @@ class Bounds:
             lines: Names of the curves through which lines are chosen; of the
                 others intervals alone are used.
             drawn: As of `forward`.
-            slopes: Those of the lower and upper lines by curve; CROWN's own
-                where there are none.
+            slopes: Of the lower and the upper lines by curve, `[2, ...]`;
+                CROWN's own where there are none.
             weights: Takes the sizes of the coefficients of each curve, if
                 given: by how much the bound feels it.
 
@@ -190,12 +190,11 @@ class Bounds:
         operands = self._operands(curve, values, drawn)
         return operations.of(curve).gap(curve, operands)
 
-    def slopes(self, curve: Node, values, drawn) -> Interval:
-        """CROWN's slopes of the two lines of a curve."""
+    def curve(self, curve: Node, values, drawn):
+        """The function of a curve, and the value that it is of."""
         operands = self._operands(curve, values, drawn)
-        activation = operations.of(curve).activation(curve, operands)
-        x = values[self.argument(curve)]
-        return activation.slopes(x.low, x.high)
+        function = operations.of(curve).activation(curve, operands)
+        return function, values[self.argument(curve)]
 
     def _is_one_way(self, node, operands, moving) -> bool:
         """Whether a node shifts a tensor that nothing else takes."""

@@ -310,7 +310,8 @@ class Curve(Operation):
     def pull(self, node, operands, results, upstream, slopes=None):
         x, (y,), (above_below,) = _only(node, operands), results, upstream
         f = self.activation(node, operands)
-        lower, upper = f.slopes(x.low, x.high) if slopes is None else slopes
+        own = f.slopes(x.low, x.high)
+        lower, upper = own if slopes is None else tf.unstack(slopes)
         above, below = _split_signs(above_below)
         least = f.offsets(lower, x.low, x.high)[0] + lower * x.at - y.at
         most = f.offsets(upper, x.low, x.high)[1] + upper * x.at - y.at

@@ -16,21 +16,22 @@ from ib_keras.certify.batched import Balls
 from ib_keras.certify.batched import Batched
 from ib_keras.certify.bounds import Bounds
 from ib_keras.certify.head import Head
+from ib_keras.certify.slopes import SlopeSearch
 
 # From the cheapest to the tightest; each first tries those before it.
 METHODS = ("ibp", "crown", "alpha_crown")
 
-# Neurons of a layer whose bounds are sought at once: few where few matter.
-_CHUNKS = (4, 16)
-_MOST_ROUNDS = 32
-# Neurons that matter less than the most important one by this are not counted.
-_SHARE = 0.01
-# Multiplications an image that tighter intervals may cost.
-_WORK = 10**9
-# float64 numbers of the largest tensor in a backward pass of a batch, and of
-# the intervals that are kept of examples.
-_MEMORY = 2**24
+# Examples at once, and backward passes of a batch at once where memory does not
+# forbid it.
 _LARGEST_BATCH = 64
+_PASSES = 2048
+# float64 numbers in the largest tensor of a batch, and in the intervals that
+# are kept of examples.
+_MEMORY = 2**24
+# Multiplications that tighter intervals of one example may cost.
+_WORK = 4 * 10**9
+# Neurons that matter less than the most important one by this are not sought.
+_SHARE = 0.01
 
 
 class Search:
@@ -47,7 +48,7 @@ class Search:
         self._head = head
         self._methods = METHODS[: METHODS.index(method) + 1]
         self._batched = Batched(bounds, head)
-        self._batch = self._batch_size()
+        self._slopes = SlopeSearch(bounds, head, self._batched)
         # Before the first curves interval propagation is exact.
         self._deep = [c for c in bounds.curves if self._has_curve_before(c)]
 
@@ -71,79 +72,71 @@ class Search:
         return state.margin, state.method
 
     def _by_intervals(self, state, balls, drawn) -> None:
-        nothing = self._batched.nothing_known(self._batch)
-        for rows in self._batches(state.open_rows):
-            part = balls.rows(self._fill(rows))
-            state.take(rows, self._decide(part, nothing, drawn, False), 0)
+        for rows in _split(state.open_rows, self._batch):
+            nothing = self._batched.nothing_known(len(rows))
+            margins = self._batched.margins(balls.rows(rows), nothing, drawn)
+            state.take(rows, heads.decide(self._head, margins), 0)
 
     def _by_lines(self, state, rows, balls, drawn) -> None:
         """CROWN of examples, whose intervals are kept meanwhile."""
         kept = _Kept(rows, self._batched.nothing_known(len(rows)), self._deep)
-        for left in reversed(range(self._num_rounds + 1)):
-            for part in self._batches(kept.open_rows(state)):
-                self._round(state, kept, part, balls, drawn, left)
+        index = 0
+        while len(open_rows := kept.open_rows(state)):
+            for part in _split(open_rows, self._batch):
+                self._round(state, kept, part, balls, drawn, index == 0)
+            index += 1
         if "alpha_crown" not in self._methods:
             return
-        for part in self._batches(rows[state.method[rows] < 0]):
-            filled = self._fill(part)
-            found = self._batched.search(
-                balls.rows(filled), kept.known_of(filled), drawn
-            )
+        for part in _split(rows[state.method[rows] < 0], self._batch):
+            known = kept.known_of(part)
+            found = self._slopes(balls.rows(part), known, drawn)
             state.take(part, heads.decide(self._head, found), 2)
 
-    def _round(self, state, kept, rows, balls, drawn, left) -> None:
+    def _round(self, state, kept, rows, balls, drawn, is_first) -> None:
         """Bounds examples; then tightens the intervals that matter most."""
         before = state.margin[rows]
-        filled = self._fill(rows)
-        part, known = balls.rows(filled), kept.known_of(filled)
+        part, known = balls.rows(rows), kept.known_of(rows)
         margins, impact = self._batched.impact(part, known, drawn)
         state.take(rows, heads.decide(self._head, margins), 1)
-        if not left or not self._deep:
-            return
-        # Not sought further where the last gain, so many times, is too little.
-        gain = state.margin[rows] - before
-        if left < self._num_rounds:
-            kept.close(rows[~(state.margin[rows] + gain * left > 0)])
-        if not len(kept.open_rows(state, rows)):
-            return
+        if not is_first:
+            kept.judge(rows, state.margin[rows], state.margin[rows] - before)
+        chosen = np.isin(rows, kept.open_rows(state))
+        rows, part = rows[chosen], part.rows(chosen)
+        if not len(rows) or not self._deep:
+            return kept.close(rows)
+        count = max(1, self._num_passes // (2 * len(rows)))
         # First of what is nearest to the scores: often it is enough.
-        is_first = left == self._num_rounds
         for curve in self._deep[-1:] if is_first else self._deep:
-            places = kept.choose(curve, filled, impact[curve.name])
-            if places.shape[1]:
-                known = kept.known_of(filled)
-                found = self._batched.tighten(curve, places, part, known, drawn)
-                kept.put(self._bounds.argument(curve), filled, places, *found)
+            felt = impact[curve.name][chosen]
+            places = kept.choose(curve, rows, felt, count)
+            if not places.shape[1]:
+                continue
+            known = kept.known_of(rows)
+            found = self._batched.tighten(curve, places, part, known, drawn)
+            name = self._bounds.argument(curve)
+            kept.put(name, rows, places, *found)
+            kept.charge(rows, 2 * places.shape[1] * self._bounds.work(name))
+        return None
 
-    def _decide(self, balls, known, drawn, lines):
-        margins = self._batched.margins(balls, known, drawn, lines)
-        return heads.decide(self._head, margins)
+    @functools.cached_property
+    def _largest(self) -> int:
+        return max(map(math.prod, self._bounds.shapes.values()))
 
-    def _batches(self, rows):
-        return _split(rows, self._batch)
-
-    def _fill(self, rows):
-        """Repeats the last example, so that all batches are of one size."""
-        return rows[np.arange(self._batch).clip(max=len(rows) - 1)]
-
-    def _batch_size(self) -> int:
+    @functools.cached_property
+    def _batch(self) -> int:
         """Images at once, by the memory of a backward pass."""
-        largest = max(map(math.prod, self._bounds.shapes.values()))
-        passes = max(2 * max(_CHUNKS), math.prod(self._head.shape))
-        return max(1, min(_LARGEST_BATCH, _MEMORY // (largest * passes)))
+        passes = math.prod(self._head.shape) * self._largest
+        return max(1, min(_LARGEST_BATCH, _MEMORY // passes))
+
+    @functools.cached_property
+    def _num_passes(self) -> int:
+        return max(2, min(_PASSES, _MEMORY // self._largest))
 
     def _num_kept(self) -> int:
         """Examples whose intervals are kept at a time."""
         known = self._batched.nothing_known(1)
         size = 2 * sum(low.size for low, _ in known.values())
         return max(self._batch, _MEMORY // max(size, 1))
-
-    @functools.cached_property
-    def _num_rounds(self) -> int:
-        """How often intervals are tightened, by the work that it is."""
-        names = [self._bounds.argument(curve) for curve in self._deep]
-        work = 2 * max(_CHUNKS) * sum(map(self._bounds.work, names))
-        return min(_MOST_ROUNDS, _WORK // work) if work else 0
 
     def _has_curve_before(self, curve) -> bool:
         nodes = self._bounds.before(self._bounds.argument(curve))
@@ -166,8 +159,7 @@ class _State:
         return np.flatnonzero(self.method < 0)
 
     def take(self, rows, margins, method) -> None:
-        """Takes new lower bounds of margins; those behind the last are copies."""
-        margins = margins[: len(rows)]
+        """Takes new lower bounds of margins."""
         self.margin[rows] = np.fmax(self.margin[rows], margins)
         is_new = (margins > 0) & (self.method[rows] < 0)
         self.method[rows[is_new]] = method
@@ -180,13 +172,11 @@ class _Kept:
         self._rows = rows
         self._known = known
         self._is_closed = np.zeros(len(rows), bool)
-        self._is_sought = {
-            curve.name: np.zeros((len(rows), 1), bool) for curve in curves
-        }
+        self._work = np.zeros(len(rows))
+        self._last_work = np.zeros(len(rows))
+        self._is_sought = {}
         # Those behind others can become tighter each time.
-        self._is_again = {
-            curve.name: index > 0 for index, curve in enumerate(curves)
-        }
+        self._first = curves[0].name if curves else None
 
     def _places(self, rows):
         return np.searchsorted(self._rows, rows)
@@ -195,32 +185,46 @@ class _Kept:
         """Seeks no more intervals of these examples."""
         self._is_closed[self._places(rows)] = True
 
-    def open_rows(self, state, rows=None) -> np.ndarray:
-        """Those of the examples that are neither proved nor closed."""
-        rows = self._rows if rows is None else rows
-        is_closed = self._is_closed[self._places(rows)]
-        return rows[(state.method[rows] < 0) & ~is_closed]
+    def charge(self, rows, work) -> None:
+        """Counts the multiplications that an example took."""
+        self._work[self._places(rows)] += work
+
+    def judge(self, rows, margins, gains) -> None:
+        """Closes examples that will not be proved by the work that is left.
+
+        So it is where nothing was sought in the last round, and where the rest
+        of the work, if it gained as much as the last did, would not do.
+        """
+        at = self._places(rows)
+        last = self._work[at] - self._last_work[at]
+        left = np.maximum(_WORK - self._work[at], 0.0)
+        hope = margins + gains * left / np.maximum(last, 1.0)
+        self.close(rows[~(hope > 0) | (last == 0)])
+        self._last_work[at] = self._work[at]
+
+    def open_rows(self, state) -> np.ndarray:
+        """The examples that are neither proved nor closed."""
+        is_open = (state.method[self._rows] < 0) & ~self._is_closed
+        return self._rows[is_open]
 
     def known_of(self, rows):
         """The intervals of examples, by name."""
         at = self._places(rows)
         return {k: (low[at], high[at]) for k, (low, high) in self._known.items()}
 
-    def choose(self, curve, rows, impact) -> np.ndarray:
+    def choose(self, curve, rows, impact, most: int) -> np.ndarray:
         """The neurons to seek next, int32 `[examples, neurons]`."""
         at, count = self._places(rows), impact.shape[1]
-        sought = self._is_sought[curve.name]
-        if sought.shape[1] != count:
-            sought = np.zeros((len(sought), count), bool)
-            self._is_sought[curve.name] = sought
+        sought = self._is_sought.setdefault(
+            curve.name, np.zeros((len(self._rows), count), bool)
+        )
         # What is not a number cannot be mended.
         left = np.where(sought[at], 0.0, np.nan_to_num(impact, posinf=0.0))
-        most = left.max(axis=1, keepdims=True)
-        wanted = int((left > _SHARE * most).sum(axis=1).max())
+        largest = left.max(axis=1, keepdims=True)
+        wanted = int((left > _SHARE * largest).sum(axis=1).max())
         order = np.argsort(-left, axis=1, kind="stable").astype(np.int32)
-        size = next((n for n in _CHUNKS if n >= wanted), _CHUNKS[-1])
-        places = order[:, np.arange(size if wanted else 0) % count]
-        if not self._is_again[curve.name]:
+        places = order[:, : min(most, wanted)]
+        if curve.name == self._first:
             sought[at[:, None], places] = True
         return places
 
