@@ -107,7 +107,7 @@ def _constant(x):
 
 
 def relu(negative_slope: float = 0.0) -> Activation:
-    """x above 0, `negative_slope` x below."""
+    """The identity above 0, `negative_slope` x below."""
 
     def slope(x):
         one, below = tf.ones_like(x), tf.ones_like(x) * negative_slope
@@ -145,7 +145,7 @@ def minimum(bound) -> Activation:
 
 
 def elu(scale: float = 1.0, alpha: float = 1.0) -> Activation:
-    """scale x above 0, scale alpha (exp(x) - 1) below; 0 <= alpha."""
+    """Above 0 scale x, below scale alpha (exp(x) - 1); 0 < alpha."""
     below = scale * alpha
 
     def value(x):
@@ -183,9 +183,7 @@ def _sigmoid_slope(x):
 
 
 SIGMOID = Activation(tf.sigmoid, _sigmoid_slope, _sigmoid_touching, "s")
-TANH = Activation(
-    tf.tanh, lambda x: 1.0 - tf.tanh(x) ** 2, _tanh_touching, "s"
-)
+TANH = Activation(tf.tanh, lambda x: 1.0 - tf.tanh(x) ** 2, _tanh_touching, "s")
 SOFTPLUS = Activation(
     tf.nn.softplus,
     tf.sigmoid,
@@ -214,9 +212,7 @@ SQUARE = Activation(
     "convex",
     relative=2 * UNIT,
 )
-ABSOLUTE = Activation(
-    tf.abs, tf.sign, _constant(0.0), "convex", relative=0.0
-)
+ABSOLUTE = Activation(tf.abs, tf.sign, _constant(0.0), "convex", relative=0.0)
 RELU6 = Activation(
     lambda x: tf.clip_by_value(x, 0.0, 6.0),
     lambda x: tf.cast((x > 0) & (x < 6), x.dtype),
@@ -224,3 +220,5 @@ RELU6 = Activation(
     "s",
     relative=0.0,
 )
+# Klambauer et al., "Self-normalizing neural networks", NeurIPS 2017.
+SELU = elu(scale=1.0507009873554805, alpha=1.6732632423543772)

@@ -12,12 +12,11 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from ib_keras.certify import operations
 from ib_keras.certify.bounds import Bounds
 from ib_keras.certify.bounds import Interval
 from ib_keras.certify.graph import Node
 from ib_keras.certify.head import Head
-from ib_keras.certify.operations import Value
+from ib_keras.certify.values import Value
 
 Known = Mapping[str, Interval]
 
@@ -197,9 +196,7 @@ class Batched:
             weights.update(felt)
         is_own = tf.one_hot(label, classes, on_value=True, off_value=False)
         infinite = tf.fill([classes], tf.constant(np.inf, tf.float64))
-        return tf.where(
-            is_own, infinite, tf.reshape(found, [draws, classes])
-        )
+        return tf.where(is_own, infinite, tf.reshape(found, [draws, classes]))
 
     def vectorise(self, one):
         """Makes of a question about one image that about a batch.

@@ -22,7 +22,9 @@ from ib_keras.certify import operations
 from ib_keras.certify.graph import Graph
 from ib_keras.certify.graph import Node
 from ib_keras.certify.graph import NotCovered
-from ib_keras.certify.operations import Value
+from ib_keras.certify.values import Value
+from ib_keras.certify.values import concrete
+from ib_keras.certify.values import dot
 
 Interval = tuple[tf.Tensor, tf.Tensor]
 
@@ -148,7 +150,7 @@ class Bounds:
             float64 scalar: at most sum(coefficients * y) for every image.
         """
         slopes = slopes or {}
-        bound = operations.dot(coefficients, values[name].at)
+        bound = dot(coefficients, values[name].at)
         pending, late = {name: coefficients}, {}
         for node in reversed(self.before(name)):
             upstream = [pending.pop(x, None) for x in node.outputs]
@@ -163,11 +165,15 @@ class Bounds:
             if weights is not None and operation.is_curve:
                 weights[node.name] = tf.abs(upstream[0])
             if operation.is_curve and node.name not in lines:
-                bound += operations.concrete(results, upstream)
+                extra = [late.pop(x, None) for x in node.outputs]
+                bound += concrete(results, upstream) - _charge(extra, upstream)
                 continue
             operands = self._operands(node, values, drawn)
             moving = [x for x in node.inputs if x in values]
-            errors = [late.pop(x, r.error) for x, r in zip(node.outputs, results)]
+            errors = [
+                late.pop(x, r.error)
+                for x, r in zip(node.outputs, results, strict=False)
+            ]
             if self._is_one_way(node, operands, moving):
                 # The same coefficients go on; the error is charged with them.
                 late[moving[0]] = errors[0] + _error(values[moving[0]])
@@ -182,7 +188,7 @@ class Bounds:
                     old = pending.get(operand)
                     pending[operand] = new if old is None else old + new
         for image, rest in pending.items():
-            bound += operations.concrete([values[image]], [rest])
+            bound += concrete([values[image]], [rest])
         return bound
 
     def gap(self, curve: Node, values, drawn) -> tf.Tensor:
@@ -199,7 +205,9 @@ class Bounds:
     def _is_one_way(self, node, operands, moving) -> bool:
         """Whether a node shifts a tensor that nothing else takes."""
         is_shift = operations.of(node).is_shift(node, operands)
-        return is_shift and self._num_uses[moving[0]] == 1
+        # The image has no node at which it could be charged.
+        is_made = moving[0] != self._graph.image
+        return is_shift and is_made and self._num_uses[moving[0]] == 1
 
     @functools.cached_property
     def _num_uses(self) -> collections.Counter:
@@ -236,5 +244,5 @@ def _charge(errors, upstream) -> tf.Tensor:
     total = tf.zeros([], tf.float64)
     for error, coefficient in zip(errors, upstream, strict=True):
         if error is not None:
-            total += operations.dot(tf.abs(coefficient), error)
+            total += dot(tf.abs(coefficient), error)
     return total

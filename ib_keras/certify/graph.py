@@ -7,6 +7,7 @@ what is left are `Node`s, each one operation on tensors that do.
 """
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.framework import convert_to_constants
 
+from ib_keras.errors import UserError
+from ib_keras.errors import reason
 from ib_keras.types import LogitsFn
 
 # What tells a tensor's shape or type, whatever its values are.
@@ -158,10 +161,12 @@ def _freeze(logits_fn, image_shape):
             autograph=False,
         ).get_concrete_function(*signature)
         return convert_to_constants.convert_variables_to_constants_v2(traced)
-    except (ValueError, TypeError, RuntimeError, tf.errors.OpError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # Anything may be wrong with anybody's code.
         raise NotCovered(
             "The graph of the model cannot be read for one image: "
-            f"{' '.join(str(error).split())[:200]}"
+            f"{reason(error)}"
         ) from error
 
 
@@ -222,6 +227,9 @@ def _node(op) -> Node:
         for attribute in definition.attr
         if attribute.name not in inferred
     }
+    renamed = _renamed(op.type, [*dict(takes), *attributes])
+    takes = [(renamed[name], count) for name, count in takes]
+    attributes = {renamed[name]: x for name, x in attributes.items()}
     return Node(
         op.name,
         op.type,
@@ -230,6 +238,14 @@ def _node(op) -> Node:
         attributes,
         tuple(takes),
     )
+
+
+def _renamed(op_type: str, names: Sequence[str]) -> dict[str, str]:
+    """What `tf.raw_ops` calls the arguments of an operation."""
+    function = getattr(tf.raw_ops, op_type, None)
+    taken = list(inspect.signature(function).parameters) if function else []
+    others = (x for x in taken if x not in (*names, "name"))
+    return {x: x if x in taken else next(others, x) for x in names}
 
 
 def _evaluate(frozen, tensors):

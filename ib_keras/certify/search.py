@@ -210,7 +210,9 @@ class _Kept:
     def known_of(self, rows):
         """The intervals of examples, by name."""
         at = self._places(rows)
-        return {k: (low[at], high[at]) for k, (low, high) in self._known.items()}
+        return {
+            k: (low[at], high[at]) for k, (low, high) in self._known.items()
+        }
 
     def choose(self, curve, rows, impact, most: int) -> np.ndarray:
         """The neurons to seek next, int32 `[examples, neurons]`."""

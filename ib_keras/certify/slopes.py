@@ -58,7 +58,9 @@ class SlopeSearch:
         given = (*tensors(balls, known), drawn)
         if self._traced is None:
             self._traced = tf.function(
-                self._search, input_signature=free_batch(*given), autograph=False
+                self._search,
+                input_signature=free_batch(*given),
+                autograph=False,
             )
         return self._traced(*given).numpy()
 
@@ -95,11 +97,10 @@ class SlopeSearch:
             least, most = function.steepness(x.low, x.high)
             both = tf.stack([lower, upper])
             slopes[curve.name] = tf.repeat(both[None], count, axis=0)
-            free = function.is_lower_free, function.is_upper_free
+            free = (function.is_lower_free, function.is_upper_free)
+            sides = list(zip(free, (lower, upper), strict=True))
             ends[curve.name] = tuple(
-                tf.stack(
-                    [end if f else s for f, s in zip(free, (lower, upper))]
-                )
+                tf.stack([end if is_free else own for is_free, own in sides])
                 for end in (least, most)
             )
         return slopes, ends
@@ -123,7 +124,8 @@ class SlopeSearch:
         gradients = tape.gradient(total, slopes)
         moved, firsts, seconds = {}, {}, {}
         for name, slope in slopes.items():
-            gradient = gradients[name]
+            gradient = tf.convert_to_tensor(gradients[name])
+            gradient = tf.where(tf.math.is_finite(gradient), gradient, 0.0)
             first, second = (part[name] for part in moments)
             first += (1 - _MOMENTS[0]) * (gradient - first)
             second += (1 - _MOMENTS[1]) * (gradient**2 - second)

@@ -1,0 +1,62 @@
+"""Every encoder and every bottleneck has bounds, in every mode that it has."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ib_keras import certify
+from ib_keras import modes
+from ib_keras import plugins
+from ib_keras import seeds
+from tests.support import models
+
+SHAPE = (8, 8, 3)
+EPSILON = 1e-4
+
+
+def logits_fns(model):
+    """The functions of a model by mode."""
+    mean = modes.mean(model)
+    found = {"mean": lambda images, seed: mean(images)}
+    if modes.is_stochastic(model):
+        draw = modes.stochastic(model)
+        found["stochastic"] = lambda images, seed: draw(images, seed, 2)
+    return found
+
+
+def assert_sound(logits_fn, shape, method):
+    """Nothing that was seen is below the bound, and some of it is proved."""
+    images = models.data(4, shape)[0]
+    seed = seeds.from_int(5)
+
+    def ask(batch):
+        rows = [logits_fn(tf.constant(image[None]), seed) for image in batch]
+        return np.concatenate(rows)
+
+    labels = ask(images).argmax(axis=1).astype(np.int32)
+    certifier = certify.Certifier(logits_fn, shape, method)
+    found = certifier.certify(images, labels, EPSILON, seed=seed)
+    rng = np.random.default_rng(0)
+    for _ in range(4):
+        signs = np.sign(rng.normal(size=images.shape))
+        moved = np.clip(images + EPSILON * signs, 0, 1).astype(np.float32)
+        is_same = ask(moved).argmax(axis=1) == labels
+        assert is_same[found.is_certified].all()
+    assert np.isfinite(found.margin).all()
+    return found
+
+
+@pytest.mark.parametrize("name", plugins.names("bottlenecks"))
+def test_bottlenecks(name):
+    section = {"name": name, "latent_dim": 5}
+    model = models.randomise(models.build(section, SHAPE), scale=0.3)
+    for logits_fn in logits_fns(model).values():
+        assert assert_sound(logits_fn, SHAPE, "crown").is_certified.any()
+
+
+@pytest.mark.parametrize("name", plugins.names("encoders"))
+def test_encoders(name):
+    section = {"name": "deterministic", "latent_dim": 4}
+    model = models.build(section, SHAPE, encoder={"name": name})
+    mean = logits_fns(model)["mean"]
+    assert_sound(mean, SHAPE, "ibp")
