@@ -98,12 +98,14 @@ class Batched:
             felt = {}
             for curve in self._bounds.curves:
                 gap = tf.reshape(self._bounds.gap(curve, values, drawn), [-1])
-                each = tf.reshape(
-                    weights[curve.name], [math.prod(self._head.shape), -1]
-                )
-                felt[curve.name] = gap * tf.linalg.matvec(
-                    each, is_open, transpose_a=True
-                )
+                felt[curve.name] = tf.zeros_like(gap)
+                if curve.name in weights:  # Not behind an interval alone.
+                    each = tf.reshape(
+                        weights[curve.name], [math.prod(self._head.shape), -1]
+                    )
+                    felt[curve.name] = gap * tf.linalg.matvec(
+                        each, is_open, transpose_a=True
+                    )
             return margins, felt
 
         found = self._call("impact", one, balls, known, drawn)

@@ -1,8 +1,8 @@
 """The kinds of operations: what each does to intervals and to linear bounds.
 
 * `Move` gives its operands' values in other places: exact.
-* `Affine` is linear in its operands but for constants; `spread` says what it does
-  to distances, `terms` how many products it adds up.
+* `Affine` is linear in its operands but for constants; `spread` says what it
+  does to distances, `terms` how many products it adds up.
 * `Sum` is of tensors and constants.
 * `Curve` is a function of one number, see `activations.py`.
 * `Largest` is the largest of several values, such as max pooling.

@@ -106,7 +106,10 @@ class Search:
             return kept.close(rows)
         count = max(1, self._num_passes // (2 * len(rows)))
         # First of what is nearest to the scores: often it is enough.
-        for curve in self._deep[-1:] if is_first else self._deep:
+        curves = self._deep
+        if is_first and impact[curves[-1].name][chosen].any():
+            curves = curves[-1:]
+        for curve in curves:
             felt = impact[curve.name][chosen]
             places = kept.choose(curve, rows, felt, count)
             if not places.shape[1]:

@@ -77,7 +77,9 @@ class SlopeSearch:
                 *given, slopes, ends, moments, step
             )
             # Of what is not a number the other one is taken.
-            best = tf.where(found > best, found, best)
+            best = tf.where(
+                tf.ensure_shape(found, best.shape) > best, found, best
+            )
             return step + 1, best, slopes, moments
 
         return tf.while_loop(
@@ -121,7 +123,8 @@ class SlopeSearch:
             total = tf.reduce_sum(
                 tf.where(tf.math.is_finite(found), found, 0.0)
             )
-        gradients = tape.gradient(total, slopes)
+        zero = tf.UnconnectedGradients.ZERO
+        gradients = tape.gradient(total, slopes, unconnected_gradients=zero)
         moved, firsts, seconds = {}, {}, {}
         for name, slope in slopes.items():
             gradient = tf.convert_to_tensor(gradients[name])
@@ -133,6 +136,10 @@ class SlopeSearch:
             size = tf.sqrt(second / (1 - _MOMENTS[1] ** (step + 1)))
             slope += _RATE * _DECAY**step * mean / (size + _TINY)
             low, high = (end[:, None] for end in ends[name])
-            moved[name] = tf.clip_by_value(slope, low, high)
-            firsts[name], seconds[name] = first, second
+            slope = tf.clip_by_value(slope, low, high)
+            shape = slopes[name].shape
+            for made, new in zip(
+                (moved, firsts, seconds), (slope, first, second), strict=True
+            ):
+                made[name] = tf.ensure_shape(new, shape)
         return found, moved, (firsts, seconds)
