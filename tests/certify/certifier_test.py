@@ -275,7 +275,7 @@ def test_bottlenecks_with_the_noise_of_a_seed(name):
         for row, image in enumerate(moved):
             p = np.exp(logits(image[None], seed)[0].numpy())
             gap = p[labels[row]] - np.delete(p, labels[row]).max()
-            assert gap >= found.margin[row]
+            assert not gap < found.margin[row]  # NaN: there is no bound.
     other = certifier.certify(images, labels, epsilon, seed=seeds.from_int(4))
     assert (other.margin != found.margin).any()
 

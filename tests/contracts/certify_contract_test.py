@@ -49,10 +49,13 @@ def assert_sound(logits_fn, shape, method):
 def test_bottlenecks(name):
     section = {"name": name, "latent_dim": 5}
     model = models.randomise(models.build(section, SHAPE), scale=0.3)
-    for logits_fn in logits_fns(model).values():
+    for mode, logits_fn in logits_fns(model).items():
         found = assert_sound(logits_fn, SHAPE, "crown")
-        assert np.isfinite(found.margin).all()
         assert found.is_certified.any()
+        # An interval of a covariance may have no Cholesky factor: no bound.
+        has_bound = np.isfinite(found.margin)
+        assert has_bound.all() or mode == "stochastic"
+        assert not found.is_certified[~has_bound].any()
 
 
 @pytest.mark.parametrize("name", plugins.names("encoders"))
