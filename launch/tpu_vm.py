@@ -11,7 +11,6 @@ guide.
 """
 
 import contextlib
-import re
 import sys
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -50,23 +49,8 @@ absl_flags.DEFINE_float(
     "poll_seconds", 30.0, "From one look at a state to the next.", 0.001
 )
 
+
 # A training or an audit in the words of a job.
-_OURS = re.compile(r"\b(?:launch\.|ib_keras )(train|audit|sweep)\b")
-_NAMES_TPU = re.compile(r"--?(tpu\b|strategy[= ]tpu\b)")
-
-
-def cpu_warning(job: Sequence[str]) -> str | None:
-    """What to say of a job that would leave the TPU alone; None of others."""
-    text = " ".join(job)
-    found = _OURS.search(text)
-    if found is None or _NAMES_TPU.search(text):
-        return None
-    fix = "Add --tpu=local to it."
-    if found[1] == "sweep":
-        fix = "A sweep has no --tpu: run its trainings one by one."
-    return f"Warning: {found[1]} would use the VM's CPU alone. {fix}"
-
-
 def _verb(words: list[str], job: list[str]) -> str:
     from ib_keras.errors import UserError
     from ib_keras.errors import unknown_name
@@ -85,6 +69,8 @@ def _verb(words: list[str], job: list[str]) -> str:
 
 
 def _run(vm, job: Sequence[str]) -> int:
+    from launch.cloud.vm import cpu_warning
+
     chosen = absl_flags.FLAGS
     retries = chosen.retries
     if warning := cpu_warning(job):

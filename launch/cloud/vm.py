@@ -38,6 +38,22 @@ STOPPED = ("STOPPED", "STOPPING", "HIDDEN", "HIDING")
 RESUMABLE = (75, 76)
 _JOB = re.compile(r"ib_keras_job (\S+) (none|running|lost|exited (\d+))")
 
+# Jobs of ours, and how they say that they use a TPU.
+_OURS = re.compile(r"\b(?:launch\.|ib_keras )(train|audit|sweep)\b")
+_NAMES_TPU = re.compile(r"--?(tpu\b|strategy[= ]tpu\b)")
+
+
+def cpu_warning(job: Sequence[str]) -> str | None:
+    """What to say of a job that would leave the TPU alone; None of others."""
+    text = " ".join(job)
+    found = _OURS.search(text)
+    if found is None or _NAMES_TPU.search(text):
+        return None
+    fix = "Add --tpu=local to it."
+    if found[1] == "sweep":
+        fix = "A sweep has no --tpu: run its trainings one by one."
+    return f"Warning: {found[1]} would use the VM's CPU alone. {fix}"
+
 
 def job_status(printed: str) -> int | None:
     """The exit status of a job on all its workers; None while it runs.

@@ -159,9 +159,7 @@ def test_a_job_that_would_leave_the_tpu_alone_is_noticed(tmp_path):
     ],
 )
 def test_only_jobs_without_the_tpu_are_warned_of(job, is_warned):
-    from launch import tpu_vm
-
-    assert (tpu_vm.cpu_warning(shlex.split(job)) is not None) == is_warned
+    assert (vm_lib.cpu_warning(shlex.split(job)) is not None) == is_warned
 
 
 # --- From create to delete ---------------------------------------------------
