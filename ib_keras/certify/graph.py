@@ -29,7 +29,6 @@ _SHAPES = (
     "Size",
     "ZerosLike",
 )
-_IMAGES = "Placeholder"
 
 
 class NotCovered(ValueError):

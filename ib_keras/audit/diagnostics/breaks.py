@@ -126,7 +126,7 @@ def none_is_robust(**known) -> base.Finding:
     """The finding where there is nothing to attack again.
 
     Args:
-        **known: `id`, `question` and `source`.
+        **known: `id`, `question` and `source`, and `data` where there is any.
     """
     return base.Finding(
         **known,

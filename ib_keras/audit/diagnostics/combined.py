@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ib_keras.audit.diagnostics import base
+from ib_keras.audit.diagnostics import breaks
 from ib_keras.audit.diagnostics.case import Case
 from ib_keras.audit.statistics import wilson_interval
 
@@ -112,11 +113,7 @@ def conclude(
         source="ib_keras",
     )
     if not len(case.robust_rows):
-        return base.Finding(
-            **known,
-            status=base.NOT_APPLICABLE,
-            evidence="The audit left no robust example.",
-        )
+        return breaks.none_is_robust(**known)
     broken = [*_broken(case.robust_rows, findings), *further.broken]
     count = len(case.robust_rows) + len(further.rows)
     num_robust = int(case.ledger.is_robust.sum())

@@ -98,12 +98,7 @@ class Modes:
             "al. 2020",
         )
         if not len(rows):
-            return base.Finding(
-                **known,
-                status=base.NOT_APPLICABLE,
-                evidence="The audit left no robust example.",
-                data=data,
-            )
+            return breaks.none_is_robust(**known, data=data)
         others = [wrong[m][own] for m in MODES if m != own]
         found = breaks.finding(
             case,

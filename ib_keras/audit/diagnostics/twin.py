@@ -66,11 +66,7 @@ class Twin:
             source="Carlini et al. 2019, section 4.3",
         )
         if not len(rows):
-            return base.Finding(
-                **known,
-                status=base.NOT_APPLICABLE,
-                evidence="The audit left no robust example.",
-            )
+            return breaks.none_is_robust(**known)
         attack = stage(
             "apgd", num_steps=self.num_steps, loss="cross_entropy"
         ).attack

@@ -70,10 +70,6 @@ class Limits:
         """Bytes that `saved_model.pb` or `config.json` may have."""
         return int(self.max_graph_mb * _MEGABYTE)
 
-    def asset_bytes(self) -> int:
-        """Bytes that all assets may have together."""
-        return int(self.max_asset_mb * _MEGABYTE)
-
     def scan_bytes(self) -> int:
         """Bytes of addresses that reading the graph may take."""
         return int(self.scan_memory_mb * _MEGABYTE)
