@@ -145,6 +145,21 @@ CHECKS = {
 }
 
 
+def check_fields(package: str, fields: Mapping[str, Any]) -> None:
+    """Refuses values of arguments by their names, None among them.
+
+    Args:
+        package: A sub-package of `ib_keras`, such as "objectives".
+        fields: Name -> value; names without a check are passed over.
+
+    Raises:
+        UserError: If there is one.
+    """
+    for name, value in fields.items():
+        if name in CHECKS[package]:
+            CHECKS[package][name](name, value)
+
+
 def check(
     package: str,
     config: Mapping[str, Any],

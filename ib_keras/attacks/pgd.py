@@ -49,9 +49,17 @@ class PGD(base.GradientAttack):
     def init(self, logits_fn, images, labels, threat_model, seeds):
         """Starts at a random point of the ball, or at the image."""
         del logits_fn
-        ball = geometry.ball(images, threat_model)
-        start = ball.random_point(seeds) if self.random_start else images
+        ball = self.ball(images, threat_model)
+        start = self.start(ball, seeds)
         return State(start, base.not_evaluated(start), ball, labels, seeds)
+
+    def ball(self, images, threat_model):
+        """What iterates are projected to."""
+        return geometry.ball(images, threat_model)
+
+    def start(self, ball, seeds):
+        """The first iterate, float32 `[batch, ...]`."""
+        return ball.random_point(seeds) if self.random_start else ball.clean
 
     def step(self, logits_fn, state, iteration):
         """Evaluates the iterate, then moves."""

@@ -10,14 +10,9 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from ib_keras.arguments import MODES
-from ib_keras.arguments import RATES_OF
+from ib_keras import arguments
 from ib_keras.errors import UserError
 from ib_keras.errors import reason
-from ib_keras.errors import unknown_name
-from ib_keras.types import ThreatModel
-from ib_keras.types import check_count
-from ib_keras.types import is_number
 
 
 class Terms(NamedTuple):
@@ -48,13 +43,17 @@ class Objective:
     """What one training step minimises; fields are its hyperparameters.
 
     Subclasses define `__call__`, and are registered with Keras so that a saved
-    classifier knows its objective.
+    classifier knows its objective. Their fields are checked as the arguments of
+    these names in a config are, see `arguments.CHECKS`.
 
     Attributes:
         metrics: Names of the entries of `Terms.metrics`.
     """
 
     metrics: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self):
+        arguments.check_fields("objectives", dataclasses.asdict(self))
 
     def __call__(
         self, model, images, labels, seed, step, training=True
@@ -121,69 +120,6 @@ def compute_and_apply(
         ) from error
     optimizer.apply(gradients, model.trainable_weights)
     return terms, gradients
-
-
-def check_radius(epsilon) -> None:
-    """Refuses what cannot be the radius of an adversary in the l_inf norm.
-
-    Raises:
-        UserError: If it is not above 0, or plainly in other units.
-    """
-    ThreatModel("linf", epsilon)
-    if not epsilon > 0:
-        raise UserError(
-            "The adversary of the training has no room",
-            received=f"epsilon={epsilon}",
-            expected="a radius above 0, in pixel units of [0, 1]",
-            fix='Set objective.epsilon, or objective.name="standard".',
-        )
-
-
-def check_positive(**values) -> None:
-    """Refuses what is not a finite number above 0, by name.
-
-    Raises:
-        UserError: If there is one.
-    """
-    for name, value in values.items():
-        if not is_number(value) or not value > 0:
-            raise UserError(
-                f"{name} is not a number above 0",
-                received=f"{name}={value!r}",
-                expected="a finite number above 0",
-                fix=f"Set objective.{name} to one.",
-            )
-
-
-def check_steps(num_steps) -> None:
-    """Refuses a number of steps that is no count.
-
-    Raises:
-        UserError: If it is below 1, or not a whole number.
-    """
-    check_count("num_steps", num_steps)
-
-
-def check_mode(mode: str) -> None:
-    """Refuses an unknown mode of the classifier that is attacked.
-
-    Raises:
-        UserError: If it is neither "mean" nor "stochastic".
-    """
-    if mode not in MODES:
-        raise unknown_name("mode", mode, MODES, "Set objective.mode to it.")
-
-
-def check_rate_of(images: str) -> None:
-    """Refuses what is not the name of images that a rate is taken of.
-
-    Raises:
-        UserError: If it is neither "clean" nor "adversarial".
-    """
-    if images not in RATES_OF:
-        raise unknown_name(
-            "rate_of", images, RATES_OF, "Set objective.rate_of to it."
-        )
 
 
 def check_precision(model, objective: str) -> None:

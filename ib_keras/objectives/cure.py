@@ -47,10 +47,6 @@ class Cure(base.Objective):
     anneal_steps: int = 0
     mode: str = "mean"
 
-    def __post_init__(self):
-        base.check_positive(gamma=self.gamma, h=self.h)
-        base.check_mode(self.mode)
-
     def __call__(self, model, images, labels, seed, step, training=True):
         base.check_precision(model, "cure")
         gradient = input_gradient(model, self.mode, labels, seed)

@@ -50,14 +50,6 @@ class LocalLinearity(base.Objective):
     num_steps: int = 10
     mode: str = "mean"
 
-    def __post_init__(self):
-        base.check_radius(self.epsilon)
-        base.check_positive(
-            weight=self.weight, mu=self.mu, step_size=self.step_size
-        )
-        base.check_steps(self.num_steps)
-        base.check_mode(self.mode)
-
     def __call__(self, model, images, labels, seed, step, training=True):
         base.check_precision(model, "llr")
         logits_fn = crafting.logits_fn(model, self.mode)

@@ -14,7 +14,6 @@ import dataclasses
 
 import tensorflow as tf
 
-from ib_keras.attacks import base as attacks
 from ib_keras.attacks import geometry
 from ib_keras.attacks import pgd
 from ib_keras.objectives import base
@@ -28,19 +27,14 @@ class _NFGSM(pgd.PGD):
         super().__init__(1, step_size, loss, True, 1)
         self.noise = noise
 
-    def init(self, logits_fn, images, labels, threat_model, seeds):
-        del logits_fn
+    def ball(self, images, threat_model):
+        """The box alone; noise is drawn from the wider ball."""
         count = tf.shape(images)[0]
-        # The box alone bounds it, and noise is drawn from the wider ball.
-        ball = geometry.LinfBall(
+        return geometry.LinfBall(
             clean=images,
             lower=tf.zeros_like(images),
             upper=tf.ones_like(images),
             epsilon=tf.fill([count], self.noise * threat_model.epsilon),
-        )
-        start = ball.random_point(seeds)
-        return pgd.State(
-            start, attacks.not_evaluated(start), ball, labels, seeds
         )
 
 
@@ -71,7 +65,6 @@ class NFGSMTraining(pgd_at.PGDTraining):
         if self.step_size is None:
             object.__setattr__(self, "step_size", self.epsilon)
         super().__post_init__()
-        base.check_positive(noise=self.noise)
 
     @property
     def attack(self) -> pgd.PGD:

@@ -12,7 +12,6 @@ References:
 
 import dataclasses
 
-from ib_keras.attacks import losses
 from ib_keras.attacks import pgd
 from ib_keras.objectives import base
 from ib_keras.objectives import crafting
@@ -45,14 +44,6 @@ class PGDTraining(base.Objective):
     loss: str = "cross_entropy"
     mode: str = "mean"
     rate_of: str = "adversarial"
-
-    def __post_init__(self):
-        base.check_radius(self.epsilon)
-        base.check_positive(step_size=self.step_size)
-        base.check_steps(self.num_steps)
-        base.check_mode(self.mode)
-        base.check_rate_of(self.rate_of)
-        losses.get(self.loss)
 
     @property
     def attack(self) -> pgd.PGD:

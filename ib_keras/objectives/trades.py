@@ -12,8 +12,6 @@ import dataclasses
 import tensorflow as tf
 
 from ib_keras import seeds as streams
-from ib_keras.attacks import base as attacks
-from ib_keras.attacks import geometry
 from ib_keras.attacks import pgd
 from ib_keras.objectives import base
 from ib_keras.objectives import crafting
@@ -35,14 +33,10 @@ class _PGDOnDivergence(pgd.PGD):
         super().__init__(num_steps, step_size, "cross_entropy", False, 1)
         self.loss_fn = lambda logits, labels: divergence(clean_logits, logits)
 
-    def init(self, logits_fn, images, labels, threat_model, seeds):
-        del logits_fn
-        ball = geometry.ball(images, threat_model)
-        noise = streams.normal(seeds, tuple(images.shape[1:]))
-        start = images + _START * noise
-        return pgd.State(
-            start, attacks.not_evaluated(start), ball, labels, seeds
-        )
+    def start(self, ball, seeds):
+        """Next to the image, where the divergence has a gradient."""
+        noise = streams.normal(seeds, tuple(ball.clean.shape[1:]))
+        return ball.clean + _START * noise
 
 
 @base.register
@@ -74,13 +68,6 @@ class Trades(base.Objective):
     num_steps: int = 40
     mode: str = "mean"
     rate_of: str = "clean"
-
-    def __post_init__(self):
-        base.check_radius(self.epsilon)
-        base.check_positive(beta=self.beta, step_size=self.step_size)
-        base.check_steps(self.num_steps)
-        base.check_mode(self.mode)
-        base.check_rate_of(self.rate_of)
 
     def __call__(self, model, images, labels, seed, step, training=True):
         attacked = crafting.logits_fn(model, self.mode)
