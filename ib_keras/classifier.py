@@ -304,26 +304,6 @@ class IBClassifier(keras.Model):
             `Terms`, unreduced: the caller divides by the global batch size.
         """
         posterior = self.posterior(images, training=training)
-        return self._terms(posterior, labels, noise_seed, step)
-
-    def evaluate_terms(self, images, labels, noise_seed, step):
-        """Computes the objective and both modes from one encoder pass.
-
-        Args:
-            images: float32 `[batch, height, width, channels]` in [0, 1].
-            labels: int32 `[batch]`.
-            noise_seed: int32 `[2]`, of the draws of z.
-            step: Scalar integer tensor, which the weight is scheduled by.
-
-        Returns:
-            `Terms`, whose logits are those of stochastic mode, and the logits
-            of mean mode, float32 `[batch, classes]`.
-        """
-        posterior = self.posterior(images, training=False)
-        terms = self._terms(posterior, labels, noise_seed, step)
-        return terms, terms.mean_logits
-
-    def _terms(self, posterior, labels, noise_seed, step) -> Terms:
         latents = self.bottleneck.sample(
             posterior, self.num_samples, noise_seed
         )
@@ -342,6 +322,22 @@ class IBClassifier(keras.Model):
             logits=log_mean_probability(log_probs),
             mean_logits=self.decoder(posterior.mean()),
         )
+
+    def evaluate_terms(self, images, labels, noise_seed, step):
+        """Computes the objective and both modes from one encoder pass.
+
+        Args:
+            images: float32 `[batch, height, width, channels]` in [0, 1].
+            labels: int32 `[batch]`.
+            noise_seed: int32 `[2]`, of the draws of z.
+            step: Scalar integer tensor, which the weight is scheduled by.
+
+        Returns:
+            `Terms`, whose logits are those of stochastic mode, and the logits
+            of mean mode, float32 `[batch, classes]`.
+        """
+        terms = self.terms(images, labels, noise_seed, step, training=False)
+        return terms, terms.mean_logits
 
     @property
     def metrics(self):

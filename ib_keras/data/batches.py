@@ -19,6 +19,7 @@ Example:
                 num_local=4))
 """
 
+import numpy as np
 import tensorflow as tf
 
 from ib_keras import seeds
@@ -301,6 +302,39 @@ def eval_batches(
     if num_local > 1:
         dataset = dataset.unbatch()
     return _finish(dataset)
+
+
+def sum_over_eval_batches(strategy, function, images, labels, batch_size: int):
+    """Calls a compiled function on every example once, and adds up.
+
+    Args:
+        strategy: Where to run.
+        function: Takes images, labels, a mask bool `[batch]` of real examples
+            and the index of the batch; returns a vector of sums.
+        images: uint8 or float32 array `[examples, ...]`.
+        labels: int32 array `[examples]`.
+        batch_size: Global batch size.
+
+    Returns:
+        The sum of the vectors, float64.
+    """
+
+    def pipeline(context):
+        count = context.num_input_pipelines
+        return eval_batches(
+            images,
+            labels,
+            batch_size,
+            num_shards=count,
+            shard_index=context.input_pipeline_id,
+            num_local=context.num_replicas_in_sync // count,
+        )
+
+    dataset = strategy.distribute_datasets_from_function(pipeline)
+    return sum(
+        function(*batch, tf.constant(index)).numpy().astype(np.float64)
+        for index, batch in enumerate(dataset)
+    )
 
 
 def _of_steps(steps, add_seeds, make_batch, num_local) -> tf.data.Dataset:

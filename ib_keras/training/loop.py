@@ -38,7 +38,6 @@ from ib_keras.training.checkpoints import Checkpoints
 from ib_keras.training.metrics_log import MetricsLog
 from ib_keras.training.monitor import Monitor
 from ib_keras.training.monitor import best_step
-from ib_keras.training.monitor import sum_over_batches
 from ib_keras.training.settings import BEST_CHECKPOINT
 from ib_keras.training.settings import BEST_SAVED_MODEL
 from ib_keras.training.settings import CHECKPOINTS
@@ -279,7 +278,7 @@ class Steps:
             Means over the examples of the values of `_EVAL_VALUES`; without
             `accuracy_stochastic` for a model that has no such mode.
         """
-        total = sum_over_batches(
+        total = batches.sum_over_eval_batches(
             self._strategy, self.evaluate_batch, images, labels, batch_size
         )
         means = (total[:-1] / total[-1]).tolist()

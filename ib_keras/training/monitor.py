@@ -13,7 +13,6 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from ib_keras import seeds
@@ -27,39 +26,6 @@ from ib_keras.errors import DivergedError
 from ib_keras.objectives import crafting
 
 _VALUES = ("accuracy_fgs", "accuracy_pgd")
-
-
-def sum_over_batches(strategy, function, images, labels, batch_size: int):
-    """Calls a compiled function on every example once, and adds up.
-
-    Args:
-        strategy: Where to run.
-        function: Takes images, labels, a mask bool `[batch]` of real examples
-            and the index of the batch; returns a vector of sums.
-        images: uint8 or float32 array `[examples, ...]`.
-        labels: int32 array `[examples]`.
-        batch_size: Global batch size.
-
-    Returns:
-        The sum of the vectors, float64.
-    """
-
-    def pipeline(context):
-        count = context.num_input_pipelines
-        return batches.eval_batches(
-            images,
-            labels,
-            batch_size,
-            num_shards=count,
-            shard_index=context.input_pipeline_id,
-            num_local=context.num_replicas_in_sync // count,
-        )
-
-    dataset = strategy.distribute_datasets_from_function(pipeline)
-    return sum(
-        function(*batch, tf.constant(index)).numpy().astype(np.float64)
-        for index, batch in enumerate(dataset)
-    )
 
 
 class Monitor:
@@ -125,7 +91,7 @@ class Monitor:
     def measure(self) -> dict[str, float]:
         """Accuracy on the images of FGS and on those of PGD, by name."""
         images, labels = self._data
-        *sums, count = sum_over_batches(
+        *sums, count = batches.sum_over_eval_batches(
             self._strategy, self._batch, images, labels, self._batch_size
         )
         return {
