@@ -10,6 +10,10 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' \
 	2>/dev/null && echo $$python && break; done)
 
+NEEDS_PYTHON = test -n "$(PYTHON)" || { \
+	echo >&2 "No Python 3.11 or 3.12 found." \
+	"Install one, or name it: make PYTHON=/path/to/python3.11"; exit 1; }
+
 # What `make tpu-check` runs in: TensorFlow for TPUs, and the compiler.
 TPU_VENV := .venv-tpu
 
@@ -77,8 +81,7 @@ clean: ## Remove .venv and everything built or cached
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.stamp-venv:
-	@test -n "$(PYTHON)" || { echo >&2 "No Python 3.11 or 3.12 found." \
-	  "Install one, or name it: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(NEEDS_PYTHON)
 	$(PYTHON) -m venv --clear $(VENV)
 	@touch $@
 
@@ -100,8 +103,7 @@ $(VENV)/.stamp-docs: setup.py $(VENV)/.stamp-venv
 	@touch $@
 
 $(LOWEST_VENV)/.stamp: setup.py
-	@test -n "$(PYTHON)" || { echo >&2 "No Python 3.11 or 3.12 found." \
-	  "Install one, or name it: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(NEEDS_PYTHON)
 	@echo "Installing the oldest versions into $(LOWEST_VENV)," \
 	  "about a minute and 3 GB"
 	$(PYTHON) -m venv --clear $(LOWEST_VENV)
@@ -113,8 +115,7 @@ $(LOWEST_VENV)/.stamp: setup.py
 # libtpu 0.0.32 and later abort the import of this TensorFlow, and tf_keras
 # would bring the stock TensorFlow over this one.
 $(TPU_VENV)/.stamp: setup.py
-	@test -n "$(PYTHON)" || { echo >&2 "No Python 3.11 or 3.12 found." \
-	  "Install one, or name it: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(NEEDS_PYTHON)
 	@echo "Installing TensorFlow for TPUs into $(TPU_VENV), about a minute" \
 	  "and 3 GB"
 	$(PYTHON) -m venv --clear $(TPU_VENV)
