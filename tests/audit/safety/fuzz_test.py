@@ -13,6 +13,7 @@ import tempfile
 
 import hypothesis
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 
 from ib_keras import metadata
@@ -43,11 +44,8 @@ _JSON = st.recursive(
 @tried
 @hypothesis.given(st.binary(max_size=400))
 def test_any_bytes_are_no_index(data):
-    try:
+    with pytest.raises(bundle.NotAnIndex):
         bundle.parse(data)
-    except bundle.NotAnIndex:
-        return
-    raise AssertionError("read")
 
 
 @tried
