@@ -139,7 +139,7 @@ def test_what_comes_before_runs_once_where_that_is_right(make, runs_once):
 def test_any_model_gives_the_mean_over_single_draws(make):
     """Many draws at once against many calls of the model that draws itself."""
     model = built(make)
-    many = 4000
+    many = 1000
     found = np.exp(modes.stochastic(model)(IMAGES, SEED, many))
     for part in modes.bottlenecks(model):
         part.stochastic = True

@@ -12,6 +12,7 @@ from ib_keras.attacks import runner
 from ib_keras.attacks import scale
 from ib_keras.types import ThreatModel
 from tests.support import foreign
+from tests.support import marks
 from tests.support import trained
 
 EPSILON = 0.12
@@ -80,7 +81,14 @@ def name_of(attack):
     return f"{attack['name']} {attack.get('loss', '')}".strip()
 
 
-@pytest.mark.parametrize("attack", (*CROSS_ENTROPY, *OTHERS), ids=name_of)
+@pytest.mark.parametrize(
+    "attack",
+    marks.others_slow(
+        (*CROSS_ENTROPY, *OTHERS),
+        ("pgd", "pgd dlr", "apgd targeted_dlr", "square"),
+        name_of,
+    ),
+)
 def test_powers_of_two_change_no_bit(attack):
     plain = net().attacked(attack).arrays()
     for factor in (2.0**-10, 2.0**10):
@@ -91,7 +99,9 @@ def test_powers_of_two_change_no_bit(attack):
             np.testing.assert_array_equal(found[name], values, name)
 
 
-@pytest.mark.parametrize("attack", CROSS_ENTROPY, ids=name_of)
+@pytest.mark.parametrize(
+    "attack", marks.others_slow(CROSS_ENTROPY, ("fgs", "pgd"), name_of)
+)
 def test_cross_entropy_does_not_weaken_over_decades(attack):
     """A power of two is within a factor of two of where the net is itself."""
     itself, half = (
@@ -164,7 +174,10 @@ CHANGES = (
 )
 
 
-@pytest.mark.parametrize("attack", INVARIANT, ids=name_of)
+@pytest.mark.parametrize(
+    "attack",
+    marks.others_slow(INVARIANT, ("apgd", "multi_targeted"), name_of),
+)
 def test_what_is_broken_depends_on_no_factor_and_no_offset(attack):
     """Of 200 examples one may differ, on the edge of float32."""
     itself = net().attacked(attack, num_restarts=2).is_robust

@@ -97,6 +97,7 @@ def test_the_three_forms_of_a_layered_model_are_audited_alike(places, mode):
             )
 
 
+@pytest.mark.slow
 def test_a_whole_audit_has_a_verdict_and_can_be_verified(places, tmp_path):
     folder = str(tmp_path / "audit")
     found = ib_keras.audit(
@@ -232,8 +233,13 @@ def other_weights():
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: (lambda made: lambda x: made(x))(other_weights()),
-        lambda: lambda x: model()(2.0 * x),
+        pytest.param(
+            lambda: (lambda made: lambda x: made(x))(other_weights()),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            lambda: lambda x: model()(2.0 * x), marks=pytest.mark.slow
+        ),
         lambda: (lambda w: lambda x: model()(x) * w)(tf.constant(2.0)),
     ],
     ids=["weights", "a number", "a tensor"],

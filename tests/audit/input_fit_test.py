@@ -60,6 +60,7 @@ def test_a_network_that_does_better_on_other_images_is_asked_about():
         audited.infer_io(images, labels % 2)
 
 
+@pytest.mark.slow
 def test_the_usual_one_is_found_as_a_rule():
     """Asking always would not do; never is another one taken."""
     found = [inferred(network(1.0, 0.0, seed)) for seed in range(4)]

@@ -180,6 +180,7 @@ def findings(folder):
     return {row["id"]: row for row in found["findings"]}
 
 
+@pytest.mark.slow
 def test_the_float32_endpoint_is_audited_and_noted(finished):
     summary, folder = finished
     assert summary["model"]["signature"] == "mean_float32"
@@ -225,6 +226,7 @@ def test_gradients_are_compared(finished):
     assert f"{100 * data['zero_share']:.3g}%" in found["evidence"]
 
 
+@pytest.mark.slow
 def test_the_model_as_it_is_can_be_audited_with_a_warning(tmp_path):
     summary = audit(
         tmp_path,

@@ -197,8 +197,8 @@ def test_the_radius_is_proved_and_the_next_step_is_not(deep):
 @pytest.mark.parametrize(
     "last",
     [
-        tf.nn.softmax,
-        tf.nn.log_softmax,
+        pytest.param(tf.nn.softmax, marks=pytest.mark.slow),
+        pytest.param(tf.nn.log_softmax, marks=pytest.mark.slow),
         lambda x: tf.math.log(tf.maximum(tf.nn.softmax(x), 1e-37)),
     ],
 )
@@ -251,6 +251,7 @@ def test_the_mean_over_draws_is_bounded_by_brute_force():
 
 
 @pytest.mark.parametrize("name", sorted(models.BOTTLENECKS))
+@pytest.mark.slow
 def test_bottlenecks_with_the_noise_of_a_seed(name):
     """Sampling with the same noise finds nothing below the bound."""
     model = models.randomise(models.build(name), scale=0.4)

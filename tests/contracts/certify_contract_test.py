@@ -8,6 +8,7 @@ from ib_keras import certify
 from ib_keras import modes
 from ib_keras import plugins
 from ib_keras import seeds
+from tests.support import marks
 from tests.support import models
 
 SHAPE = (8, 8, 3)
@@ -58,7 +59,12 @@ def test_bottlenecks(name):
         assert not found.is_certified[~has_bound].any()
 
 
-@pytest.mark.parametrize("name", plugins.names("encoders"))
+@pytest.mark.parametrize(
+    "name",
+    marks.others_slow(
+        plugins.names("encoders"), ("linear", "mlp", "small_cnn")
+    ),
+)
 def test_encoders(name):
     section = {"name": "deterministic", "latent_dim": 4}
     model = models.build(section, SHAPE, encoder={"name": name})

@@ -30,6 +30,7 @@ print("sums", images.shape, int(images.sum()), int(labels.sum()))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_prepare_at_once_in_an_empty_home(tmp_path):
     """One finds the folder by its HOME and the other by TFDS_DATA_DIR."""
     (tmp_path / "home").mkdir()

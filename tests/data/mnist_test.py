@@ -17,6 +17,7 @@ needs_mnist = pytest.mark.skipif(
 
 
 @needs_mnist
+@pytest.mark.slow
 def test_the_real_train_split_has_the_published_statistics():
     data = mnist.build(data_dir=str(_TFDS), download=False)
     assert data.description == "MNIST"

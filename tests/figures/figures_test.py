@@ -14,6 +14,7 @@ from PIL import Image
 from ib_keras import figures
 from ib_keras.figures import reading
 from tests.support import drawings
+from tests.support import marks
 from tests.support import runs
 from tests.support import sweep_folder
 
@@ -73,7 +74,7 @@ def test_each_figure_is_written_in_all_formats(number, sweeps, tmp_path):
     assert list((tmp_path / "new").iterdir()) != []
 
 
-@pytest.mark.parametrize("number", [1, 4, 6])
+@pytest.mark.parametrize("number", marks.others_slow([1, 4, 6], ("4",)))
 def test_equal_records_give_equal_bytes(number, sweeps, tmp_path):
     for name in ("a", "b"):
         figures.write(number, sweeps, str(tmp_path / name))

@@ -141,6 +141,7 @@ def audited(tmp_path_factory):
     return empty, arguments, run("audit", *arguments, cwd=empty)
 
 
+@pytest.mark.slow
 def test_an_audit_runs_from_an_empty_folder(audited):
     empty, arguments, (status, output, errors) = audited
     assert status == 0, errors

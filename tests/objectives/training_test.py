@@ -7,6 +7,7 @@ import pytest
 import ib_keras
 from ib_keras import plugins
 from ib_keras.training import loop
+from tests.support import marks
 from tests.support import runs
 
 _QUICK = {"epsilon": 0.1, "num_steps": 2, "step_size": 0.06}
@@ -36,16 +37,9 @@ def _robust_accuracy(workdir) -> float:
     return found.robust_accuracy
 
 
-# Two of them in `make test`: the one everybody takes, and second derivatives.
-_NAMES = [
-    name
-    if name in ("pgd_at", "cure")
-    else pytest.param(name, marks=pytest.mark.slow)
-    for name in plugins.names("objectives")
-]
-
-
-@pytest.mark.parametrize("name", _NAMES)
+@pytest.mark.parametrize(
+    "name", marks.others_slow(plugins.names("objectives"), ("pgd_at",))
+)
 def test_it_trains_exports_and_is_audited(name, tmp_path):
     result = _train(name, str(tmp_path))
     assert result["accuracy"] > 0.6

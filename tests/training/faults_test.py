@@ -20,6 +20,7 @@ from ib_keras.errors import UserError
 from ib_keras.training import loop
 from ib_keras.training.background import Background
 from tests.support import fast_runs
+from tests.support import marks
 from tests.support import runs
 
 CONFIG = runs.smoke_config("vib", **fast_runs.UNEVEN)
@@ -49,14 +50,17 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
+@pytest.mark.parametrize(
+    "fault",
+    marks.others_slow(FAULTS, ("cut short and killed", "no space")),
+)
 def test_every_fault_point_is_survived(fast, tmp_path, monkeypatch, fault):
     """The first change of the disk, the second, ... until none is left."""
     expected = reference(tmp_path)
     num_survived = 0
     for at in range(1, 200):
         workdir = tmp_path / str(at)
-        disk = runs.DyingDisk(tf.io.gfile, at, **fault)
+        disk = runs.DyingDisk(tf.io.gfile, at, **FAULTS[fault])
         monkeypatch.setattr(files, "gfile", disk)
         error = None
         try:
@@ -79,7 +83,7 @@ def test_every_fault_point_is_survived(fast, tmp_path, monkeypatch, fault):
         num_survived += 1
     print(f"{num_survived} of {at - 1} fault points survived")
     assert num_survived == at - 1 == disk.num_changes
-    assert num_survived >= (8 if fault.get("half") else 20)
+    assert num_survived >= (8 if FAULTS[fault].get("half") else 20)
 
 
 def assert_clear_about_the_disk(error):
@@ -93,6 +97,7 @@ def leftovers(folder):
     return [name for name in os.listdir(folder) if files.is_leftover(name)]
 
 
+@pytest.mark.slow
 def test_two_faults_in_a_row_are_survived(fast, tmp_path, monkeypatch):
     """A run that is killed, resumed and killed again, at random changes."""
     expected = reference(tmp_path)

@@ -114,6 +114,7 @@ def test_the_linear_classifier_is_the_one_trained_by_hand(data, tmp_path):
     assert result["num_eval_examples"] == 10_000
 
 
+@pytest.mark.slow
 def test_a_stopped_run_ends_like_one_that_was_not(tmp_path):
     config = short("toy_tsipras", steps_per_call=3, checkpoint__every_steps=7)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -127,6 +128,7 @@ def test_a_stopped_run_ends_like_one_that_was_not(tmp_path):
     assert results[0] == results[1]
 
 
+@pytest.mark.slow
 def test_two_devices_train_like_one(tmp_path):
     config = short("toy_tsipras")
     results = {}
