@@ -292,7 +292,7 @@ def settle(
             "adversarial_images": ledger.adversarial_images[rows],
             "adversarial_prediction": ledger.adversarial_prediction[rows],
             "certified_by": found.certified_by[rows],
-            "epsilon": np.float64(epsilon),
+            "epsilon": np.array(float(epsilon)),
         },
     )
     some = ", ".join(map(str, rows[:3])) + (", ..." if len(rows) > 3 else "")
@@ -300,7 +300,7 @@ def settle(
     raise ContradictionError(
         f"A certificate is contradicted: {len(rows)} examples ({some}) were "
         f"proved robust at epsilon {epsilon:g} by {method}, and an attack "
-        f"broke them. This is a fault of ib_keras, or of arithmetic that is not "
+        "broke them. This is a fault of ib_keras, or of arithmetic that is not "
         "float32; no number of this audit counts. The examples are in "
         f"{path}: please report it with that file."
     )
