@@ -130,6 +130,9 @@ CHECKS = {
         "weight": _number(0.0, above=True),
         "mu": _number(0.0, above=True),
         "noise": _number(0.0, above=True),
+        "kappa": _share,
+        "warmup_epochs": _number(0.0),
+        "ramp_epochs": _number(0.0),
     },
     "training": {
         "precision": _one_of(*PRECISIONS),

@@ -85,6 +85,12 @@ class Interrupted(Exception):
     exit_status = 75
 
 
+class ContradictionError(Exception):
+    """A proof that an attack refutes: a bug of this package, saved whole."""
+
+    exit_status = 1
+
+
 # Names that other libraries use -> ours.
 _ELSEWHERE = {
     "bce": "cross_entropy",

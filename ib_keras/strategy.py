@@ -154,6 +154,21 @@ def is_compiling(strategy: tf.distribute.Strategy | None = None) -> bool:
     return isinstance(strategy, tf.distribute.TPUStrategy)
 
 
+def why_inexact() -> str:
+    """Why models do not compute in IEEE float32 here; "" where they do."""
+    kinds = {device.device_type for device in tf.config.list_logical_devices()}
+    if "TPU" in kinds:
+        return "the audit runs on a TPU, which does not multiply in float32."
+    if "GPU" in kinds and (
+        tf.config.experimental.tensor_float_32_execution_enabled()
+    ):
+        return (
+            "the GPU multiplies in TensorFloat-32; "
+            "NVIDIA_TF32_OVERRIDE=0 turns it off."
+        )
+    return ""
+
+
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
     """Whether this process is the one that writes."""
     resolver = strategy.cluster_resolver

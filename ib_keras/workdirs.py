@@ -11,6 +11,7 @@ import pathlib
 import socket
 import threading
 import time
+import types
 import uuid
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -37,6 +38,7 @@ def check(
     workdir: str,
     config: Mapping[str, Any],
     may_differ: tuple[str, ...] = (),
+    added: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> None:
     """Refuses a workdir that is not of this config; writes nothing.
 
@@ -45,6 +47,8 @@ def check(
         config: JSON values, nested.
         may_differ: Dotted names of fields that change no result, such as
             "data.data_dir".
+        added: Dotted names of fields that configs of older versions lack, with
+            the values that make a run what it was without them.
 
     Raises:
         UserError: If the workdir holds another config, or something else that
@@ -77,6 +81,7 @@ def check(
         files.read_json(path),
         config,
         may_differ,
+        added=added,
     )
 
 
@@ -103,6 +108,7 @@ def check_same(
     here: Mapping[str, Any],
     may_differ: tuple[str, ...] = (),
     inside: str = "",
+    added: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> None:
     """Refuses a config that is not the one that a file has.
 
@@ -113,11 +119,12 @@ def check_same(
         here: The config.
         may_differ: As `check`.
         inside: Prefix of the names of fields, such as "audits.".
+        added: As `check`.
 
     Raises:
         UserError: If they differ; it names the first field.
     """
-    different = differences(there, here, may_differ)
+    different = differences(there, here, may_differ, added)
     if different:
         key, before, now = different[0]
         raise UserError(
@@ -133,6 +140,7 @@ def differences(
     there: Mapping[str, Any],
     here: Mapping[str, Any],
     may_differ: tuple[str, ...] = (),
+    added: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> list[tuple[str, Any, Any]]:
     """In what two configs differ.
 
@@ -140,11 +148,13 @@ def differences(
         there: JSON values, nested.
         here: Likewise.
         may_differ: Dotted names of fields that change no result.
+        added: As `check`.
 
     Returns:
         Dotted name, value there and value here, in the order of names.
     """
-    there, here = flatten(there), flatten(json.loads(json.dumps(here)))
+    there = {**added, **flatten(there)}
+    here = {**added, **flatten(json.loads(json.dumps(here)))}
     return [
         (key, there.get(key), here.get(key))
         for key in sorted(there.keys() | here.keys())
@@ -156,12 +166,13 @@ def claim(
     workdir: str,
     config: Mapping[str, Any],
     may_differ: tuple[str, ...] = (),
+    added: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> None:
     """Makes the workdir, or checks that it belongs to the same config.
 
     The arguments and errors are those of `check`.
     """
-    check(workdir, config, may_differ)
+    check(workdir, config, may_differ, added)
     path = files.join(workdir, CONFIG_FILE)
     if not files.exists(path):
         files.make_folder(workdir)

@@ -211,6 +211,7 @@ def run(main: Callable[..., int | None], *, takes_words: bool = False) -> None:
         )
 
     def framed(argv):
+        from ib_keras.errors import ContradictionError
         from ib_keras.errors import Interrupted
         from ib_keras.errors import UserError
         from ib_keras.errors import reason
@@ -227,7 +228,7 @@ def run(main: Callable[..., int | None], *, takes_words: bool = False) -> None:
         except UserError as error:
             print(f"Error: {error}", file=sys.stderr)
             return error.exit_status
-        except Interrupted as error:
+        except (ContradictionError, Interrupted) as error:
             print(str(error), file=sys.stderr)
             return error.exit_status
         except Exception as error:

@@ -35,11 +35,34 @@ def print_audit(summary: dict[str, Any]) -> None:
             f"  Logits of an unusual scale: attacked times "
             f"{summary['logit_scale']:g}, which changes no prediction."
         )
+    _print_certificates(summary)
     for stage in summary["stages"]:
         print(
             f"  after {stage['name']}: {stage['robust_accuracy']:.4f} "
             f"({stage['num_broken']} of {stage['num_attacked']} broken)"
         )
+
+
+def _print_certificates(summary: dict[str, Any]) -> None:
+    """Prints what is proved, if certificates were asked for."""
+    found = summary.get("certification")
+    if not found:
+        return
+    if found["reason"]:
+        print(f"  Not certified: {found['reason']}")
+        return
+    low, high = summary["certified_accuracy"], summary["robust_accuracy"]
+    noise = ""
+    if found["confidence"] is not None:
+        noise = (
+            ", on fresh noise at a confidence of "
+            f"{100 * found['confidence']:g}% an example"
+        )
+    print(
+        f"  Certified accuracy {low:.4f} by {found['method']} in "
+        f"{found['seconds']:.1f} s{noise}: the truth is between {low:.4f} and "
+        f"{high:.4f} on these examples."
+    )
 
 
 def print_verdict(workdir: str) -> Any:

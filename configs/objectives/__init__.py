@@ -57,6 +57,14 @@ OBJECTIVES = {
         num_steps=10,
         mode="mean",
     ),
+    # A model that intervals prove robust, at the radius of the provable nets.
+    "ibp": dict(
+        name="ibp",
+        epsilon=0.1,
+        kappa=0.5,  # Share of the clean cross-entropy, in the end.
+        warmup_epochs=1.0,  # With radius 0,
+        ramp_epochs=10.0,  # and then growing.
+    ),
 }
 
 
@@ -109,7 +117,7 @@ def apply(config: ml_collections.ConfigDict, objective: str) -> None:
     config.train.split = "train[:59000]"
     config.monitor = dict(
         split="train[59000:]",
-        epsilon=_EPSILON,
+        epsilon=config.objective.get("epsilon", _EPSILON),
         step_size=0.03,  # Of PGD.
         num_steps=20,
         gap=0.25,  # FGS accuracy less PGD accuracy, above which

@@ -252,11 +252,27 @@ class Position:
 
 @dataclasses.dataclass
 class Progress:
-    """The whole state of a run: ledger, position and statistics."""
+    """The whole state of a run: ledger, position and statistics.
+
+    Attributes:
+        ledger: What is known of every example.
+        position: The next batch.
+        stages: What each stage did so far.
+        spared: bool `[examples]`: which are not attacked though they are
+            classified correctly, for nothing can break them; None for none.
+    """
 
     ledger: Ledger
     position: Position
     stages: list[StageStatistics]
+    spared: np.ndarray | None = None
+
+    @property
+    def is_open(self) -> np.ndarray:
+        """Bool `[examples]`: robust so far, and not spared."""
+        if self.spared is None:
+            return self.ledger.is_robust
+        return self.ledger.is_robust & ~self.spared
 
 
 def merge(parts: Sequence[Progress]) -> Progress:

@@ -189,11 +189,12 @@ class Runner:
 
         Returns:
             The spent work, and the most that can be left, if every robust
-            example stays robust.
+            example that is attacked stays robust.
         """
         position, ledger = progress.position, progress.ledger
         spent = int(ledger.gradient_evaluations.sum())
-        num_robust, left = int(ledger.is_robust.sum()), 0
+        num_robust, left = int(progress.is_open.sum()), 0
+        spared = int(ledger.is_robust.sum()) - num_robust
         done = position.batch * self.batch_size
         for index, (stage, statistics) in enumerate(
             zip(self.stages, progress.stages, strict=True)
@@ -205,7 +206,7 @@ class Runner:
             if not once:
                 attacked = [
                     statistics.num_attacked,
-                    *(row[2] for row in statistics.curve),
+                    *(row[2] - spared for row in statistics.curve),
                 ]
                 spent += each * sum(attacked[: len(statistics.curve)])
             if index == position.stage:
@@ -258,8 +259,7 @@ class Runner:
         """
         clean = None
         if not progress.position.clean_done:
-            clean = self._predict_clean(images, progress.ledger)
-            progress.position.clean_done = True
+            clean = self.predict_clean(images, progress)
             on_batch(progress)
         if self._logit_scale is None:
             self._find_scale(images, progress.ledger.label, clean)
@@ -268,6 +268,23 @@ class Runner:
             self._run_pass(images, targets, progress, on_batch)
         self._rescore(images, progress.ledger)
         return progress.ledger
+
+    def predict_clean(self, images: np.ndarray, progress: Progress):
+        """Judges the clean images, which a run begins with.
+
+        Args:
+            images: As `run`.
+            progress: Likewise.
+
+        Returns:
+            The judgement.
+
+        Raises:
+            UserError: If the model returns no finite logits at all.
+        """
+        judgement = self._predict_clean(images, progress.ledger)
+        progress.position.clean_done = True
+        return judgement
 
     def _find_scale(self, images, labels, clean):
         """Measures the scale of the logits from the clean judgements."""
@@ -342,7 +359,7 @@ class Runner:
         position, ledger = progress.position, progress.ledger
         statistics = progress.stages[position.stage]
         pool = np.flatnonzero(
-            ledger.is_robust | self._broken_in(position, ledger)
+            progress.is_open | self._broken_in(position, ledger)
         )
         is_first = position.restart == position.target == 0
         if is_first and position.batch == 0:

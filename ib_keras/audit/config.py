@@ -82,6 +82,33 @@ class Diagnostics:
     twin: str | None = None  # SavedModel of the deterministic baseline.
 
 
+@dataclasses.dataclass(frozen=True)
+class Certify:
+    """What is proved beside what is attacked, at l_inf.
+
+    `num_draws` and `confidence` are of models with noise.
+    """
+
+    # "none", "ibp", "crown" or "alpha_crown".
+    method: str = field(is_new=True, default="none")
+    # Whether the largest proved radius of each example is sought.
+    radius: bool = field(is_new=True, default=False)
+    # Whether examples that are proved robust are attacked nevertheless.
+    attack_certified: bool = field(is_new=True, default=False)
+    num_draws: Positive = field(is_new=True, default=16)
+    confidence: Number = field(is_new=True, default=0.999)
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "Certify":
+        """The section of a config, which older ones lack."""
+        return cls(**(config.get("certify") or {}))
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is to be proved."""
+        return self.method != "none"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AuditConfig:
     """What is left at None comes from the SavedModel's metadata."""
@@ -106,6 +133,7 @@ class AuditConfig:
     # Further radii, each audited by itself for the curve of the report.
     epsilon_curve: tuple[Number, ...] = ()
     stages: Mapping[str, Stage]  # They run in this order.
+    certify: Certify = field(is_new=True, default=Certify())
     diagnostics: Diagnostics = Diagnostics()
 
     def to_dict(self) -> dict[str, Any]:

@@ -71,13 +71,15 @@ def build_case(
         if float(point["epsilon"]) not in radii:
             part = files.read_json(files.join(place, folders.SUMMARY))
             radii[float(point["epsilon"])] = place, part
-    by_radius = {
-        epsilon: (_read_ledger(place, subject.labels), part)
-        for epsilon, (place, part) in sorted(radii.items())
-    }
+    by_radius, certified = {}, {}
+    for epsilon, (place, part) in sorted(radii.items()):
+        ledger, certified[epsilon] = _read_ledger(place, subject.labels)
+        by_radius[epsilon] = ledger, part
     main = float(summary["threat_model"]["epsilon"])
     breakable = [
-        e for e, (ledger, _) in by_radius.items() if ledger.is_robust.any()
+        e
+        for e, (ledger, _) in by_radius.items()
+        if (ledger.is_robust & ~certified[e]).any()
     ]
     # Without a robust example there is nothing to attack again.
     epsilon = main if main in breakable else max(breakable, default=main)
@@ -98,7 +100,10 @@ def build_case(
         threat_model=ThreatModel(summary["threat_model"]["norm"], epsilon),
         stages=stages,
         rows=some(np.arange(len(ledger.label))),
-        robust_rows=some(np.flatnonzero(ledger.is_robust)),
+        robust_rows=some(
+            np.flatnonzero(ledger.is_robust & ~certified[epsilon])
+        ),
+        is_certified=certified[epsilon],
         seed=config["seed"],
         radii=by_radius,
         twin=twin,
@@ -110,6 +115,7 @@ def build_case(
 
 
 def _read_ledger(folder, labels):
+    """The ledger of a folder, and which examples are certified there."""
     arrays = files.read_npz(files.join(folder, folders.EXAMPLES))
     ledger = ledgers.Ledger.of_arrays(arrays)
     if not np.array_equal(ledger.label, labels):
@@ -119,7 +125,8 @@ def _read_ledger(folder, labels):
             expected="the labels of the data set, in its order",
             fix="Use the data that the audit was made with, or audit again.",
         )
-    return ledger
+    nothing = np.zeros(len(labels), bool)
+    return ledger, arrays.get("is_certified", nothing)
 
 
 def examine(

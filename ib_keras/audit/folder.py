@@ -12,6 +12,8 @@ SUMMARY = "summary.json"
 EXAMPLES = "examples.npz"
 FINDINGS = "findings.json"
 SAFETY = "safety.json"
+# Examples whose certificates an attack contradicts.
+CONTRADICTION = "contradiction.npz"
 # Images and labels of an audit that got them as arrays.
 GIVEN = "data.npz"
 # What safety.json has and the summary has not: long, or other each time.

@@ -106,6 +106,8 @@ class OneExample:
         row = self._row
         if self.outcome == outcomes.WRONG:
             return "Wrong before any attack, so not attacked."
+        if self.outcome == outcomes.CERTIFIED:
+            return "Certified: it is proved that nothing in the ball breaks it."
         if self.outcome == outcomes.ROBUST:
             return "Robust: no stage broke it; the picture is the nearest miss."
         stage = self._summary.stages[int(row["broken_by_stage"])]

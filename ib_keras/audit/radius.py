@@ -24,6 +24,8 @@ from ib_keras.progress import Progress
 
 _PARTIAL_FILE = "partial.npz"
 _STATE = "state.json"
+# Prefix of the arrays of certificates.
+_CERTIFICATES = "certificates."
 
 
 class Audit:
@@ -38,6 +40,7 @@ class Audit:
         quiet: Prints nothing.
         share: (first, last) of the examples among those of the audit, where
             this is one process' part of it.
+        prover: `certificates.Prover` of the audit; None proves nothing.
     """
 
     def __init__(
@@ -49,8 +52,11 @@ class Audit:
         folder,
         quiet=False,
         share=None,
+        prover=None,
     ):
         self.share = share
+        self.prover = prover
+        self.certificates = None
         self.config = config
         self.subject = subject
         self.folder = folder
@@ -115,6 +121,7 @@ class Audit:
             folder,
             self.quiet,
             (first, last),
+            self.prover,
         )
 
     def attack_and_save(self, should_stop=lambda: False) -> None:
@@ -129,6 +136,8 @@ class Audit:
         """
         files.make_folder(self.folder)
         progress = self.restore()
+        if self.prover is not None:
+            self._prove(progress, should_stop)
         num_classes = self.subject.model.num_classes
         spent, left = self.runner.work(progress, num_classes)
         with Progress(
@@ -166,6 +175,52 @@ class Audit:
             self.runner.run(self.subject.images, progress, on_batch)
         return progress
 
+    def _prove(self, progress, should_stop):
+        """Certifies what is classified correctly, and spares what is proved.
+
+        Certificates that were saved are not asked for again.
+        """
+        ledger, found = progress.ledger, self.certificates
+        if not progress.position.clean_done:
+            self.runner.predict_clean(self.subject.images, progress)
+        rows = np.flatnonzero(ledger.clean_prediction == ledger.label)
+        done = int(found.is_asked[rows].sum())
+        with Progress(
+            len(rows),
+            "example",
+            f"certificates, epsilon {self.threat_model.epsilon:g}",
+            done,
+            self.quiet,
+        ) as bar:
+            saved = time.monotonic()
+
+            def on_batch(found):
+                nonlocal saved
+                done = int(found.is_asked[rows].sum())
+                bar.update(done, certified=int(found.is_certified.sum()))
+                stop = should_stop()
+                if stop or time.monotonic() - saved > self._save_every():
+                    self._save(progress)
+                    saved = time.monotonic()
+                if stop:
+                    raise Interrupted(
+                        f"Stopped after {done} of {len(rows)} certificates; "
+                        "the same command resumes there."
+                    )
+
+            self.prover.prove(
+                self.subject, rows, self.threat_model.epsilon, found, on_batch
+            )
+        if found.reason:
+            self._say(f"Not certified: {found.reason}")
+        if not self.prover.asked.attack_certified:
+            progress.spared = found.is_certified.copy()
+
+    def take_certificates(self, parts) -> None:
+        """Takes those of several processes as its own, in their order."""
+        if self.prover is not None:
+            self.certificates = parts[0].merge(parts)
+
     def _save_every(self) -> float:
         return 2.0 + self.subject.images.nbytes / 1e7
 
@@ -175,8 +230,11 @@ class Audit:
             "stages": [dataclasses.asdict(s) for s in progress.stages],
             "identity": self._identity(),
         }
-        text = json.dumps(state).encode()
         arrays = progress.ledger.arrays()
+        if self.certificates is not None:
+            state["certificates"] = self.certificates.facts()
+            arrays |= self.certificates.arrays(_CERTIFICATES)
+        text = json.dumps(state).encode()
         files.write_npz(
             files.join(self.folder, _PARTIAL_FILE),
             {**arrays, _STATE: np.frombuffer(text, np.uint8)},
@@ -200,6 +258,7 @@ class Audit:
             UserError: If it is of another audit.
         """
         fresh = self.runner.start(self.subject.images, self.subject.labels)
+        self.certificates = self._restore_certificates({}, {})
         path = files.join(self.folder, _PARTIAL_FILE)
         if not files.exists(path):
             return fresh
@@ -207,6 +266,9 @@ class Audit:
             arrays = files.read_npz(path)
             state = json.loads(arrays.pop(_STATE).tobytes())
             identity = state["identity"]
+            certificates = self._restore_certificates(
+                arrays, state.get("certificates", {})
+            )
             progress = ledgers.Progress(
                 ledgers.Ledger(**arrays),
                 ledgers.Position(**state["position"]),
@@ -215,6 +277,7 @@ class Audit:
                     for statistics in state["stages"]
                 ],
             )
+            self.certificates = certificates
         except (KeyError, TypeError, ValueError) as error:
             self._say(
                 f"Starting again, for the saved progress is damaged: {error}"
@@ -234,24 +297,53 @@ class Audit:
         )
         return progress
 
+    def _restore_certificates(self, arrays, facts):
+        """Takes what is of certificates out of saved arrays."""
+        if self.prover is None:
+            return None
+        from ib_keras.audit.certificates import Certificates
+
+        blank = Certificates.blank(len(self.subject.labels))
+        names = [n for n in arrays if n.startswith(_CERTIFICATES)]
+        kept = {n.removeprefix(_CERTIFICATES): arrays.pop(n) for n in names}
+        return dataclasses.replace(blank, **kept, **facts)
+
     def _say(self, line):
         if not self.quiet:
             print(line, flush=True)
 
     def finish(self, progress: ledgers.Progress) -> dict[str, Any]:
-        """Writes what attacks have found; returns the summary."""
+        """Writes what attacks have found; returns the summary.
+
+        Raises:
+            ContradictionError: If they broke what is proved robust.
+        """
         ledger = progress.ledger
         arrays = {"index": np.arange(len(ledger.label), dtype=np.int64)}
+        proved = {}
+        if self.certificates is not None:
+            from ib_keras.audit import certificates
+
+            certificates.settle(
+                self.certificates,
+                ledger,
+                self.subject.images,
+                self.folder,
+                self.threat_model.epsilon,
+            )
+            asked = self.prover.asked
+            arrays |= certificates.of_examples(asked, self.certificates)
+            proved = certificates.of_summary(asked, self.certificates)
         files.write_npz(
             files.join(self.folder, folders.EXAMPLES),
             {**arrays, **ledger.arrays()},
         )
-        summary = self._summary(progress)
+        summary = self._summary(progress, proved)
         files.write_json(files.join(self.folder, folders.SUMMARY), summary)
         self._remove_partial()
         return summary
 
-    def _summary(self, progress):
+    def _summary(self, progress, proved):
         subject, config, ledger = self.subject, self.config, progress.ledger
         count = len(ledger.label)
         robust = int(ledger.is_robust.sum())
@@ -281,6 +373,8 @@ class Audit:
             "robust_accuracy": ledger.robust_accuracy,
             "robust_accuracy_ci95": list(wilson_interval(robust, count)),
             "expected_accuracy": ledger.expected_accuracy,
+            "certified_accuracy": proved.get("certified_accuracy"),
+            "certification": proved.get("certification"),
             "stages": stages,
             "gradient_evaluations": int(ledger.gradient_evaluations.sum()),
             "num_nonfinite_examples": int((ledger.num_nonfinite > 0).sum()),
@@ -294,7 +388,9 @@ class Audit:
             "dataset": subject.dataset,
             "versions": self._versions(),
             "command": self.command,
-            "epsilon_curve": self._epsilon_curve(ledger, robust, count),
+            "epsilon_curve": self._epsilon_curve(
+                ledger, robust, count, proved.get("certified_accuracy")
+            ),
         }
 
     def _versions(self):
@@ -304,7 +400,7 @@ class Audit:
             found["git_commit"] = self.git_commit
         return found
 
-    def _epsilon_curve(self, ledger, robust, count):
+    def _epsilon_curve(self, ledger, robust, count, certified):
         """The other radii and this one, ascending; empty if there are none."""
         if not self.curve:
             return []
@@ -312,6 +408,7 @@ class Audit:
             "epsilon": float(self.threat_model.epsilon),
             "robust_accuracy": ledger.robust_accuracy,
             "robust_accuracy_ci95": list(wilson_interval(robust, count)),
+            "certified_accuracy": certified,
         }
         return sorted([*self.curve, here], key=lambda row: row["epsilon"])
 

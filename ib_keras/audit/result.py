@@ -47,6 +47,14 @@ class AuditResult:
         return self.audit.robust_interval
 
     @property
+    def certified_accuracy(self) -> float | None:
+        """Share of all examples that are proved robust, a lower bound.
+
+        None where nothing was asked for or can be proved.
+        """
+        return self.audit.certified_accuracy
+
+    @property
     def verdict(self) -> str | None:
         """One of "believable", "upper_bound", "invalid"; None without checks.
 
@@ -94,8 +102,15 @@ class AuditResult:
                 f"{text.percent(audit.robust_accuracy)} (95% interval "
                 f"{text.percent(low)} to {text.percent(high)})",
             ),
+            *self._certified(),
             ("verdict", self._sentence()),
         ]
+
+    def _certified(self) -> list[tuple[str, str]]:
+        low, high = self.certified_accuracy, self.audit.robust_accuracy
+        if low is None:
+            return []
+        return [("certified accuracy", text.bracket(low, high))]
 
     def _sentence(self) -> str:
         found = verdicts.of(self.audit)

@@ -26,6 +26,7 @@ from ib_keras.audit import protocol
 from ib_keras.audit import settings
 from ib_keras.audit import sharing
 from ib_keras.audit import subject as subjects
+from ib_keras.audit.config import Certify
 from ib_keras.audit.radius import Audit
 from ib_keras.audit.subject import Subject
 
@@ -328,11 +329,11 @@ class _Guard:
 def _claim(config, subject, workdir, team):
     """Makes the folder this audit's, if it is that of no other."""
     owner = {"audit": dict(config), "model_sha256": subject.model.sha256}
-    may_differ = tuple(f"audit.{name}" for name in settings.MAY_DIFFER)
-    workdirs.check(workdir, owner, may_differ)
+    tolerated = settings.tolerated("audit.")
+    workdirs.check(workdir, owner, *tolerated)
     team.check(owner, len(subject.labels))
     if team.is_chief:
-        workdirs.claim(workdir, owner, may_differ)
+        workdirs.claim(workdir, owner, *tolerated)
     team.wait()
     team.check_same_folder(workdir, workdirs.CONFIG_FILE)
 
@@ -356,8 +357,22 @@ def _build_radii(config, subject, stages, workdir, team, quiet) -> list[Audit]:
         (runner.with_epsilon(epsilon), folders.radius(workdir, epsilon))
         for epsilon in curve
     ]
+    prover = None
+    if Certify.of(config).is_on:
+        # What is not asked for is not imported.
+        from ib_keras.audit import certificates
+
+        prover = certificates.Prover(config, subject)
     return [
-        Audit(config, subject, stages, attack_runner, folder, quiet)
+        Audit(
+            config,
+            subject,
+            stages,
+            attack_runner,
+            folder,
+            quiet,
+            prover=prover,
+        )
         for attack_runner, folder in (*places, (runner, workdir))
     ]
 
@@ -396,6 +411,7 @@ def _curve_point(summary):
         "epsilon": summary["threat_model"]["epsilon"],
         "robust_accuracy": summary["robust_accuracy"],
         "robust_accuracy_ci95": summary["robust_accuracy_ci95"],
+        "certified_accuracy": summary.get("certified_accuracy"),
         "restart_curve": [
             accuracy
             for stage in summary["stages"]

@@ -4,6 +4,7 @@
 said before anything is loaded, in milliseconds.
 """
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from ib_keras import workdirs
 from ib_keras.audit import examples
 from ib_keras.audit.audited_model import options
 from ib_keras.audit.config import AuditConfig
+from ib_keras.audit.config import Certify
 from ib_keras.audit.config import Stage
 from ib_keras.errors import UserError
 from ib_keras.errors import unknown_name
@@ -28,6 +30,9 @@ _FEWEST_DRAWS, NUM_DRAWS = 3, 5
 # Sets of diagnostics.
 SETS = ("none", "quick", "full")
 
+# Methods of certification, as `certify.METHODS` has them.
+CERTIFY_METHODS = ("none", "ibp", "crown", "alpha_crown")
+
 # Bytes of metadata that are read before the model is checked.
 _MOST_METADATA = 1 << 20
 
@@ -39,6 +44,26 @@ MAY_DIFFER = (
     "diagnostics.num_examples",
     "diagnostics.twin",
 )
+# Fields that configs of older versions lack, at values that change nothing.
+ADDED = {
+    f"certify.{name}": value
+    for name, value in dataclasses.asdict(Certify()).items()
+}
+
+
+def tolerated(prefix: str = "") -> tuple[tuple[str, ...], dict[str, Any]]:
+    """How the configs of one audit may differ, as `workdirs.check` takes it.
+
+    Args:
+        prefix: Of the names of fields.
+
+    Returns:
+        `MAY_DIFFER` and `ADDED`.
+    """
+    return (
+        tuple(f"{prefix}{name}" for name in MAY_DIFFER),
+        {f"{prefix}{name}": value for name, value in ADDED.items()},
+    )
 
 
 def check(config: Mapping[str, Any]) -> None:
@@ -108,6 +133,7 @@ def check_start(
         *config["epsilon_curve"],
     ):
         ThreatModel(norm, epsilon)
+    check_certify(config)
     diagnostics = config["diagnostics"]
     if diagnostics["set"] not in SETS:
         raise unknown_name(
@@ -123,6 +149,56 @@ def check_start(
         _check_workdir(config, saved_model, workdir, is_alone)
     if not are_given:
         _check_dataset(config["dataset"], saved_model)
+
+
+def check_certify(config: Mapping[str, Any]) -> None:
+    """Refuses certificates that no model could have under a config.
+
+    Args:
+        config: An audit config.
+
+    Raises:
+        UserError: If the method is unknown, the norm is not linf, or noise
+            and the other fields do not go together.
+    """
+    asked = Certify.of(config)
+    if asked.method not in CERTIFY_METHODS:
+        raise unknown_name(
+            "method of certification",
+            asked.method,
+            CERTIFY_METHODS,
+            "Set certify.method to one of them.",
+        )
+    if not asked.is_on:
+        return
+    norm = config["threat_model"]["norm"]
+    if norm != "linf":
+        raise UserError(
+            "Certificates are of linf balls alone",
+            received=f"certify.method={asked.method} and "
+            f"threat_model.norm={norm}",
+            expected="threat_model.norm=linf, or no certificates",
+            fix="Set --config.certify.method=none.",
+        )
+    if config["mode"] != "stochastic":
+        return
+    if asked.radius:
+        raise UserError(
+            "Certified radii are not of models with noise",
+            received="certify.radius=True and mode=stochastic",
+            expected="mode=mean, or no radii",
+            fix="Set --config.certify.radius=False.",
+        )
+    is_share = 0 < asked.confidence < 1
+    if not is_share or 0.5**asked.num_draws >= 1 - asked.confidence:
+        raise UserError(
+            "So few draws can prove nothing of fresh noise",
+            received=f"certify.num_draws={asked.num_draws} and "
+            f"certify.confidence={asked.confidence:g}",
+            expected="a confidence between 0 and 1, and draws of which half "
+            "to their power is below 1 - confidence",
+            fix="Raise --config.certify.num_draws, or lower the confidence.",
+        )
 
 
 def _check_dataset(section, saved_model):
@@ -170,7 +246,7 @@ def _check_workdir(config, saved_model, workdir, is_alone):
         if isinstance(saved_model, str) and not files.is_remote(saved_model):
             digest = options.hash_folder(saved_model.rstrip("/"))
         owner["model_sha256"] = digest
-    workdirs.check(workdir, owner, tuple(f"audit.{n}" for n in MAY_DIFFER))
+    workdirs.check(workdir, owner, *tolerated("audit."))
     workdirs.check_writable(workdir)
     if is_alone:
         workdirs.check_free(workdir)

@@ -158,7 +158,7 @@ class Team:
         Raises:
             UserError: If one has saved none, or has not finished.
         """
-        parts = []
+        parts, proved = [], []
         for index in range(self.count):
             part = self._part(audit, index)
             # There is nothing to report: it is read, not resumed.
@@ -174,6 +174,8 @@ class Team:
                     "and start all workers again.",
                 )
             parts.append(progress)
+            proved.append(part.certificates)
+        audit.take_certificates(proved)
         return ledgers.merge(parts)
 
     def _part(self, audit, index):

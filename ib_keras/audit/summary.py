@@ -116,6 +116,27 @@ class EpsilonPoint:
     robust_accuracy: Share
     interval: Interval | None = field(key="robust_accuracy_ci95", default=None)
     restart_curve: tuple[Share, ...] = ()
+    certified_accuracy: Share | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Certification:
+    """How the lower bound was proved, or why there is none (`reason`).
+
+    `num_draws` and `confidence`, of each example's statement, are of noise that
+    is drawn anew; None where there is no noise.
+    """
+
+    method: str
+    statement: str | None = None
+    reason: str | None = None
+    num_certified: Count = 0
+    num_by_method: Mapping[str, Count] = field(default_factory=dict)
+    num_draws: Count | None = None
+    confidence: Share | None = None
+    num_withdrawn: Count = 0
+    attack_certified: bool = False
+    seconds: Number | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -137,6 +158,8 @@ class Summary:
     robust_accuracy: Share
     robust_interval: Interval = field(key="robust_accuracy_ci95")
     expected_accuracy: Share | None = None
+    certified_accuracy: Share | None = None
+    certification: Certification | None = None
     stages: tuple[Stage, ...]
     epsilon_curve: tuple[EpsilonPoint, ...] = ()
     gradient_evaluations: Count | None = None

@@ -7,9 +7,12 @@
 example is robust |
 | can be believed | otherwise |
 
-Warnings are reported and have no effect. If no example is robust at any radius
-of the audit, signs of obfuscation have no effect: an upper bound of zero is
-exact.
+Warnings are reported and have no effect. Signs of obfuscation have none where
+the number is known in spite of them, at every radius of the audit:
+
+* no example is robust: an upper bound of zero is exact;
+* certified and robust accuracy are within a point: the truth lies between them,
+  whatever the gradients look like. Checks of validity must still have been run.
 """
 
 from collections.abc import Mapping
@@ -49,6 +52,11 @@ NEEDED = (
 # And of a model with noise.
 NEEDED_WITH_NOISE = ("D22", "D23")
 
+# The most that robust accuracy may exceed certified accuracy, as shares.
+CLOSED = 0.01
+# One example of a hundred is a point, whatever float64 makes of it.
+_TINY = 1e-9
+
 _MOST_ADVICE = 5
 
 
@@ -81,13 +89,16 @@ def decide(
             [],
             [],
         )
-    signs = [(f["id"], f["evidence"]) for f in failed]
+    is_closed = _bracket_is_closed(summary)
+    signs = [(f["id"], f["evidence"]) for f in failed if not is_closed]
     answered = {f["id"] for f in findings if "error" not in f["data"]}
     needed: tuple[str, ...] = NEEDED
     if (summary.get("num_judge_samples") or 1) > 1:
         needed += NEEDED_WITH_NOISE
     signs += [
-        (id, "This check was not run.") for id in needed if id not in answered
+        (id, "This check was not run.")
+        for id in needed
+        if id not in answered and (id in VALIDITY or not is_closed)
     ]
     if signs:
         return _verdict(
@@ -96,6 +107,10 @@ def decide(
             + _after_checks(findings),
             signs,
             failed,
+        )
+    if is_closed:
+        return _verdict(
+            BELIEVABLE, _says_bracket(summary) + _after_checks(findings), [], []
         )
     warned = sum(f["status"] == "warn" for f in findings)
     asked = sum(f["status"] != "not applicable" for f in findings)
@@ -147,6 +162,33 @@ def _none_is_robust(summary):
     """Whether no example is robust at any radius of the audit."""
     points = [summary, *summary.get("epsilon_curve", ())]
     return all(point["robust_accuracy"] == 0.0 for point in points)
+
+
+def _bracket_is_closed(summary) -> bool:
+    """Whether what is proved and what is attacked meet at every radius."""
+    points = [summary, *summary.get("epsilon_curve", ())]
+    gaps = [
+        point["robust_accuracy"] - point["certified_accuracy"]
+        for point in points
+        if point.get("certified_accuracy") is not None
+    ]
+    return len(gaps) == len(points) and max(gaps) <= CLOSED + _TINY
+
+
+def _says_bracket(summary) -> str:
+    low, high = summary["certified_accuracy"], summary["robust_accuracy"]
+    said = (
+        f"Certified accuracy, {100 * low:.4g}%, is within a point of the "
+        f"robust accuracy, {100 * high:.4g}%: the truth lies between them, "
+        "whatever the gradients look like."
+    )
+    confidence = summary["certification"]["confidence"]
+    if confidence is not None:
+        said += (
+            f" Certificates are of fresh noise, each at {100 * confidence:g}% "
+            "confidence."
+        )
+    return said
 
 
 def is_as_bad(label: str, than: str) -> bool:

@@ -112,14 +112,17 @@ def read(logits_fn: LogitsFn, image_shape: Sequence[int]) -> Graph:
 
     Raises:
         NotCovered: If TensorFlow cannot trace the function for one image or
-            take its variables as constants, or nothing depends on the image.
+            take its variables as constants, nothing depends on the image, or
+            an answer depends on more than the image and the seed.
     """
     frozen = _freeze(logits_fn, image_shape)
     graph = frozen.graph
     images, seed = frozen.inputs[:2]
     output = frozen.outputs[0]
     depends = _downstream(graph, [images.op])
-    live = _upstream(output.op) & depends
+    needed = _upstream(output.op)
+    _check_repeats(needed)
+    live = needed & depends
     if not live:
         raise NotCovered("The logits do not depend on the image.")
     kept = [op for op in graph.get_operations() if op in live]
@@ -187,6 +190,19 @@ def _upstream(op) -> set:
             found.add(op)
             waiting += [tensor.op for tensor in op.inputs]
     return found
+
+
+def _check_repeats(operations) -> None:
+    """Refuses a graph whose answers its inputs do not determine.
+
+    What such an operation gave once says nothing of the next call.
+    """
+    for op in operations:
+        if op.op_def.is_stateful:
+            raise NotCovered(
+                f"The model depends on a state, or on noise that no seed "
+                f"repeats ({op.type}, {op.name})."
+            )
 
 
 def _shapes(frozen, operations) -> dict[str, tuple[int, ...]]:

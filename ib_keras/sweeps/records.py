@@ -18,6 +18,7 @@ from ib_keras import export
 from ib_keras import files
 from ib_keras import workdirs
 from ib_keras.audit import folder as folders
+from ib_keras.audit import settings as audit_settings
 from ib_keras.audit import training_seeds
 from ib_keras.audit.audited_model import loading
 from ib_keras.errors import UserError
@@ -298,7 +299,14 @@ def check(record: Mapping[str, Any], run: Run, path: str) -> bool:
         if there is None:
             is_whole = False
             continue
-        _refuse(path, f"audits.{name}.", there, config, _AUDIT_MAY_DIFFER)
+        _refuse(
+            path,
+            f"audits.{name}.",
+            there,
+            config,
+            _AUDIT_MAY_DIFFER,
+            audit_settings.ADDED,
+        )
     if run.landscape is not None:
         there = record["landscape_config"]
         if there is None:
@@ -307,7 +315,7 @@ def check(record: Mapping[str, Any], run: Run, path: str) -> bool:
     return is_whole
 
 
-def _refuse(path, inside, there, here, may_differ):
+def _refuse(path, inside, there, here, may_differ, added=()):
     workdirs.check_same(
         "The sweep's folder has this run by another config",
         path,
@@ -315,4 +323,5 @@ def _refuse(path, inside, there, here, may_differ):
         here,
         may_differ,
         inside,
+        dict(added),
     )

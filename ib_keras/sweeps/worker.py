@@ -249,7 +249,7 @@ def _set_aside_another(place: str, config) -> None:
     if not files.exists(path):
         return
     there = files.read_json(path).get("audit") or {}
-    if workdirs.differences(there, config, audit_settings.MAY_DIFFER):
+    if workdirs.differences(there, config, *audit_settings.tolerated()):
         aside = (f"{place}.before_{k}" for k in itertools.count(1))
         free = next(name for name in aside if not os.path.exists(name))
         os.rename(place, free)

@@ -575,3 +575,54 @@ def test_a_row_has_the_commit_that_made_it(folder, content):
     change(folder, versions={"ib_keras": "0.1.0", "git_commit": commit})
     path = formats.write([folder], "csv").path
     assert pd.read_csv(path).iloc[0]["version"] == "0.1.0 (0123456)"
+
+
+# Certificates.
+
+
+def test_without_certificates_no_table_has_their_column(folder, content):
+    for name in ("markdown", "latex"):
+        assert "Certified" not in text(folder, name)
+    assert "Certified" not in text(folder, "model_card")
+    table = pd.read_csv(
+        pathlib.Path(text(folder, "csv") and folder) / "audit.csv"
+    )
+    assert table.certified_accuracy.isna().all()
+
+
+def test_certified_accuracy_is_beside_the_robust_one(folder, content):
+    audit_folder.write_certificates(folder, count=5)
+    text(folder, "csv")
+    table = pd.read_csv(pathlib.Path(folder) / "audit.csv")
+    own = table[table.epsilon == 0.2].iloc[0]
+    assert own.certified_accuracy == 5 / 50 <= own.robust_accuracy
+    shown = markdown.markdown(text(folder, "markdown"), extensions=["tables"])
+    heads = re.findall("<th[^>]*>(.*?)</th>", shown)
+    place = heads.index("Certified accuracy")
+    assert heads[place - 1] == "Robust accuracy (95%)"
+    lines = [
+        re.findall("<td[^>]*>(.*?)</td>", line)
+        for line in re.findall("<tr>(.*?)</tr>", shown, re.DOTALL)
+    ]
+    assert [line[place] for line in lines if line] == [
+        "0.0%",
+        "0.0%",
+        "10.0%",
+        "0.0%",
+    ]
+    tabular = text(folder, "latex").splitlines()
+    head = next(line for line in tabular if line.startswith("Model"))
+    row = next(line for line in tabular if "& 0.2 &" in line)
+    cells = [cell.strip() for cell in row.split("&")]
+    assert (
+        cells[[c.strip() for c in head.split("&")].index("Certified")] == "10.0"
+    )
+    card = text(folder, "model_card")
+    assert "a lower bound, and the truth lies between" in card
+    front = yaml.safe_load(card.split("---")[1])
+    metrics = front["model-index"][0]["results"][0]["metrics"]
+    proved = [m for m in metrics if m["name"].startswith("Certified")]
+    assert [m["value"] for m in proved] == [0.0, 0.0, 0.1, 0.0]
+    assert proved[0]["args"]["method"] == "crown"
+    claim = json.loads(text(folder, "robustbench"))
+    assert claim["footnote"].endswith("Certified: 10.00%.")

@@ -116,6 +116,42 @@ def test_headline_is_that_of_the_summary(tmp_path, folder, content):
     )
 
 
+def test_certified_pages_say_between_what_the_truth_is(
+    tmp_path, folder, content
+):
+    summary = audit_folder.write_certificates(folder, count=5)
+    page = write_page([folder], tmp_path, {folder: content.clean_images})
+    check_self_contained(page)
+    check_accessible(page)
+    robust = f"{100 * summary['robust_accuracy']:.1f}%"
+    assert f"The truth is between 12.5% and {robust} on these" in page.words
+    assert "Examples that are proved robust were not attacked." in page.words
+    assert "An upper bound:" not in page.words
+    assert "nothing here is a proof" not in page.words
+    widths = dict(
+        re.findall(
+            r'<rect class="(\w+)" x="[\d.]+" y="0" width="([\d.]+)"',
+            page.source,
+        )
+    )
+    assert float(widths["proved"]) == 125.0
+    assert sum(map(float, widths.values())) == pytest.approx(1000, abs=0.2)
+    assert "✓ certified" in page.words
+
+
+def test_a_model_without_bounds_has_a_sentence(tmp_path, folder, content):
+    audit_folder.write_certificates(folder)
+
+    def forget(summary):
+        summary["certified_accuracy"] = None
+        summary["certification"]["reason"] = "operation Round has no <bounds>."
+
+    rewrite_summary(folder, forget)
+    page = write_page([folder], tmp_path)
+    assert "Not certified: operation Round has no <bounds>." in page.words
+    assert "An upper bound:" in page.words
+
+
 def test_stages_table_is_that_of_the_summary(tmp_path, folder, content):
     page = write_page([folder], tmp_path)
     expected = [

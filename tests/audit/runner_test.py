@@ -109,6 +109,8 @@ def test_the_summary_has_all_fields_of_their_types(finished):
         "robust_accuracy": float,
         "robust_accuracy_ci95": list,
         "expected_accuracy": float,
+        "certified_accuracy": type(None),
+        "certification": type(None),
         "stages": list,
         "gradient_evaluations": int,
         "num_nonfinite_examples": int,

@@ -334,6 +334,16 @@ def test_what_cannot_be_certified_is_said(deep):
         certify.Certifier(logits, SHAPE, "crwn")
 
 
+def test_noise_that_no_seed_repeats_is_not_taken_for_a_constant():
+    def logits(images, seed):
+        del seed
+        x = tf.reshape(images, [-1, 4]) + tf.random.normal([1, 4])
+        return tf.matmul(x, tf.eye(4))
+
+    with pytest.raises(certify.NotCovered, match="RandomStandardNormal"):
+        certify.Certifier(logits, SHAPE)
+
+
 def test_float64_models_are_covered():
     layers = small_network()
 

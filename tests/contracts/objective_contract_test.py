@@ -105,6 +105,8 @@ def test_both_modes_can_be_attacked(name, mode, batch):
 
 def test_an_adversary_does_not_update_batch_statistics(name, batch):
     """Only what is trained on does: once, or for each of two passes."""
+    if name == "ibp":
+        return  # It has no bounds of `_Centred`; see its own test.
     updates = {"trades": 2}.get(name, 1)
     model = _with_batch_normalization()
     layer = model.encoder.layers[-1]

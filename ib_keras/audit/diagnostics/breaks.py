@@ -92,7 +92,7 @@ def finding(
     Returns:
         The finding.
     """
-    excess = float(broken.mean()) * case.robust_accuracy
+    excess = float(broken.mean()) * case.open_accuracy
     status = base.PASS
     if broken.any():
         is_clear = is_exact or base.is_clear(int(broken.sum()))
@@ -131,5 +131,5 @@ def none_is_robust(**known) -> base.Finding:
     return base.Finding(
         **known,
         status=base.NOT_APPLICABLE,
-        evidence="The audit left no robust example.",
+        evidence="The audit left no robust example that is not certified.",
     )

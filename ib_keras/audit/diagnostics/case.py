@@ -48,10 +48,13 @@ class Case:
         stages: The protocol's own, in order.
         rows: Positions of examples to attack again: drawn from all.
         robust_rows: Positions of robust examples to attack again, as many.
+            None of them is certified: what is proved need not be attacked.
         seed: A whole number.
         radii: Radius -> (ledger, summary) for each of the audit's radii.
         twin: The subject of the deterministic twin; None where none is named.
         strategy: Where to run; None for TensorFlow's default device.
+        is_certified: bool `[examples]`, which are proved robust at this
+            radius; None for none.
         write: Writes arrays to the audit folder, as `name`.npz:
             `write(name, arrays)`.
         gradient_evaluations: Spent so far.
@@ -70,6 +73,7 @@ class Case:
     )
     twin: Any = None
     strategy: tf.distribute.Strategy | None = None
+    is_certified: np.ndarray | None = None
     write: Callable[[str, Mapping[str, np.ndarray]], None] | None = None
     gradient_evaluations: int = 0
 
@@ -108,6 +112,18 @@ class Case:
     def robust_accuracy(self) -> float:
         """The robust accuracy of the audit at this radius."""
         return self.ledger.robust_accuracy
+
+    @property
+    def is_open(self) -> np.ndarray:
+        """Bool `[examples]`: robust here, and not proved to be."""
+        if self.is_certified is None:
+            return self.ledger.is_robust
+        return self.ledger.is_robust & ~self.is_certified
+
+    @property
+    def open_accuracy(self) -> float:
+        """Share of all examples that are: what further attacks can break."""
+        return float(self.is_open.mean())
 
     @property
     def attacked(self) -> compiled.CompiledLogits:

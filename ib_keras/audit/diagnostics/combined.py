@@ -63,9 +63,7 @@ def look_further(
         decide, or where no other example is robust.
     """
     broken = _broken(case.robust_rows, findings)
-    others = np.setdiff1d(
-        np.flatnonzero(case.ledger.is_robust), case.robust_rows
-    )
+    others = np.setdiff1d(np.flatnonzero(case.is_open), case.robust_rows)
     if not broken or base.is_clear(len(broken)) or not len(others):
         return _NOTHING
     rng = np.random.default_rng(case.seed)
@@ -116,8 +114,8 @@ def conclude(
         return breaks.none_is_robust(**known)
     broken = [*_broken(case.robust_rows, findings), *further.broken]
     count = len(case.robust_rows) + len(further.rows)
-    num_robust = int(case.ledger.is_robust.sum())
-    excess = len(broken) / count * case.robust_accuracy
+    num_robust = int(case.is_open.sum())
+    excess = len(broken) / count * case.open_accuracy
     low, high = wilson_interval(len(broken), count)
     is_short = len(case.robust_rows) < min(_ENOUGH, num_robust)
     is_high = excess > THRESHOLD + _TINY
@@ -144,8 +142,8 @@ def conclude(
             "num_attacked": count,
             "num_broken": len(broken),
             "excess_ci95": [
-                case.robust_accuracy * low,
-                case.robust_accuracy * high,
+                case.open_accuracy * low,
+                case.open_accuracy * high,
             ],
             "robust_accuracy_after_checks": case.robust_accuracy - excess,
             "asked_again": list(further.names),
@@ -153,9 +151,15 @@ def conclude(
     )
 
 
+def _unproved(case) -> str:
+    is_any = case.is_certified is not None and case.is_certified.any()
+    return "that are not certified " if is_any else ""
+
+
 def _evidence(case, count, num_robust, broken, excess, further):
     said = (
-        f"Of {num_robust} robust examples {count} were attacked again at "
+        f"Of {num_robust} robust examples {_unproved(case)}{count} were "
+        "attacked again at "
         f"radius {float(case.threat_model.epsilon):.4g}, and {len(broken)} "
         "were broken by one attack or another: of all examples that is "
         f"{100 * excess:.2g}%."

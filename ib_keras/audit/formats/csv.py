@@ -40,6 +40,8 @@ def _record(row: rows.Row) -> dict:
             record[f"{field.name}_accuracy"] = value.value
             record[f"{field.name}_low"] = value.low
             record[f"{field.name}_high"] = value.high
+        elif field.name == "certified":
+            record["certified_accuracy"] = value
         else:
             record[field.name] = _defused(value)
     return record

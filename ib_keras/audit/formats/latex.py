@@ -20,7 +20,15 @@ from ib_keras.audit.report import text
 _NORMS = {"linf": r"$\ell_\infty$", "l2": r"$\ell_2$"}
 _MISSING = "--"
 # Columns that are aligned to the right.
-_NUMBERS = (r"$\epsilon$", "$n$", "Clean", "Robust", "Restarts", "Gradients")
+_NUMBERS = (
+    r"$\epsilon$",
+    "$n$",
+    "Clean",
+    "Robust",
+    "Certified",
+    "Restarts",
+    "Gradients",
+)
 _ESCAPES = str.maketrans(
     {
         **{char: f"\\{char}" for char in "&%$#_{}"},
@@ -49,7 +57,9 @@ def render(
     audits: Sequence[load.Audit], baseline: str | None = None
 ) -> formats.Document:
     """Renders the tabular, after a comment with verdicts and comparisons."""
-    cells = [_cells(row) for row in rows.of_all(audits)]
+    listed = rows.of_all(audits)
+    is_certified = rows.are_certified(listed)
+    cells = [_cells(row, is_certified) for row in listed]
     table = pd.DataFrame(cells)
     tabular = table.style.hide(axis="index").to_latex(
         hrules=True,
@@ -81,7 +91,8 @@ def escape(value) -> str:
     return plain(value).translate(_ESCAPES)
 
 
-def _cells(row: rows.Row) -> dict[str, str]:
+def _cells(row: rows.Row, is_certified: bool) -> dict[str, str]:
+    certified = plain(rows.certified(row)).rstrip("%")
     return {
         "Model": escape(row.model),
         "Data": escape(f"{row.dataset} {row.split}"),
@@ -93,6 +104,7 @@ def _cells(row: rows.Row) -> dict[str, str]:
         "$n$": _count(row.num_examples),
         "Clean": _share(row.clean),
         "Robust": _share(row.robust),
+        **({"Certified": certified} if is_certified else {}),
         "Restarts": _count(row.restarts),
         "Gradients": _count(row.gradient_evaluations),
         "Verdict": row.verdict,

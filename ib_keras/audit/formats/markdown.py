@@ -30,6 +30,9 @@ COLUMNS = (
     ("Gradient evaluations", True),
     ("Verdict", False),
 )
+# Behind the robust accuracy, where any audit has certificates.
+_CERTIFIED = ("Certified accuracy", True)
+_PLACE = 10
 
 
 def build() -> formats.Format:
@@ -51,9 +54,14 @@ def render(
 
 def table(listed: Sequence[rows.Row]) -> str:
     """The table of rows, without a line break behind it."""
-    heads = [name for name, _ in COLUMNS]
-    rules = ["---:" if is_number else "---" for _, is_number in COLUMNS]
-    cells = [[escape(cell) for cell in _cells(row)] for row in listed]
+    columns, cells = list(COLUMNS), [_cells(row) for row in listed]
+    if rows.are_certified(listed):
+        columns.insert(_PLACE, _CERTIFIED)
+        for row, line in zip(listed, cells, strict=True):
+            line.insert(_PLACE, rows.certified(row))
+    heads = [name for name, _ in columns]
+    rules = ["---:" if is_number else "---" for _, is_number in columns]
+    cells = [[escape(cell) for cell in line] for line in cells]
     return "\n".join(
         f"| {' | '.join(line)} |" for line in [heads, rules, *cells]
     )

@@ -91,7 +91,10 @@ def _result(audit: load.Audit) -> dict[str, Any]:
     count = {"num_examples": audit.num_examples}
     metrics = [_metric("Clean accuracy", listed[0].clean, count)]
     if verdict is None or verdict.label != "invalid":
-        metrics += [_robust_metric(row) for row in listed]
+        for row in listed:
+            metrics.append(_robust_metric(row))
+            if row.certified is not None:
+                metrics.append(_certified_metric(audit, row))
     return {
         "task": {"type": "image-classification"},
         "dataset": {
@@ -125,6 +128,25 @@ def _robust_metric(row: rows.Row) -> dict[str, Any]:
     )
 
 
+def _certified_metric(audit: load.Audit, row: rows.Row) -> dict[str, Any]:
+    said = audit.certification
+    arguments = {
+        "norm": row.norm,
+        "epsilon": row.epsilon,
+        "method": said and said.method,
+        "statement": said and said.statement,
+        "confidence": said and said.confidence,
+        "num_examples": row.num_examples,
+    }
+    return {
+        "type": "accuracy",
+        "value": round(row.certified, 6),
+        "name": f"Certified accuracy, {text.norm(row.norm)} "
+        f"{text.epsilon(row.epsilon)}",
+        "args": {k: v for k, v in arguments.items() if v is not None},
+    }
+
+
 def _metric(name: str, share: rows.Share, arguments) -> dict[str, Any]:
     interval = [round(share.low, 6), round(share.high, 6)]
     return {
@@ -152,11 +174,18 @@ def _robustness(audits: Sequence[load.Audit]) -> list[str]:
             f"**Verdict** on {markdown.escape(title)}: "
             f"{markdown.judgement(audit)}"
         )
-    parts.append(markdown.table(rows.of_all(audits)))
+    listed = rows.of_all(audits)
+    parts.append(markdown.table(listed))
     parts.append(
         "Robust accuracy is the share of all examples that are classified "
         "right and that no attack of the protocol broke: never a lower bound. "
-        "Intervals are of the sample of examples alone."
+        + (
+            "Certified accuracy is the share that is proved to have no "
+            "adversarial image: a lower bound, and the truth lies between. "
+            if rows.are_certified(listed)
+            else ""
+        )
+        + "Intervals are of the sample of examples alone."
     )
     commands = sorted({audit.command for audit in audits if audit.command})
     if commands:

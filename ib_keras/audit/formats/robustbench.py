@@ -91,6 +91,8 @@ def claim(audit: load.Audit, found: findings.Verdict | None) -> dict:
         f"{text.count(row.gradient_evaluations)} gradient evaluations; "
         f"95% interval {text.interval((row.robust.low, row.robust.high))}."
     )
+    if row.certified is not None:
+        fields["footnote"] += f" Certified: {_percent(row.certified)}%."
     fields["unreliable"] = (
         None if found is None else found.label != verdict.BELIEVABLE
     )

@@ -40,6 +40,8 @@ class Share:
 class Row:
     """One audit at one radius.
 
+    `certified` is the lower bound that was proved, a share of 1; None where
+    nothing was asked for or can be proved.
     `restarts` and `gradient_evaluations` are the budget of the number, over all
     stages; None where an old or partial folder has none.
     """
@@ -58,6 +60,7 @@ class Row:
     num_examples: int
     clean: Share
     robust: Share
+    certified: float | None
     restarts: int | None
     gradient_evaluations: int | None
     verdict: str
@@ -116,6 +119,7 @@ def _of_radius(
         main,
         epsilon=point.epsilon,
         robust=Share(point.robust_accuracy, low, high),
+        certified=point.certified_accuracy,
         restarts=None,
         gradient_evaluations=None,
         verdict=verdicts.NOT_JUDGED,
@@ -150,6 +154,7 @@ def _row(audit: load.Audit, folder: str, verdict: str) -> Row:
         num_examples=audit.num_examples,
         clean=Share(audit.clean_accuracy, *clean),
         robust=Share(audit.robust_accuracy, *audit.robust_interval),
+        certified=audit.certified_accuracy,
         restarts=None if None in restarts else sum(restarts),
         gradient_evaluations=audit.gradient_evaluations,
         verdict=verdict,
@@ -162,6 +167,18 @@ def protocol(row: Row) -> str:
     if row.protocol_version is None:
         return row.protocol
     return f"{row.protocol} v{text.clean(row.protocol_version, 10)}"
+
+
+def are_certified(listed: Sequence[Row]) -> bool:
+    """Whether any of the rows has a lower bound, and so a column."""
+    return any(row.certified is not None for row in listed)
+
+
+def certified(row: Row) -> str:
+    """The lower bound as tables print it."""
+    if row.certified is None:
+        return text.MISSING
+    return text.percent(row.certified)
 
 
 def mode(row: Row) -> str:

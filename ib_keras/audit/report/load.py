@@ -33,6 +33,7 @@ _OPTIONAL_ARRAYS = {
     "broken_by_target": "iu",
     "broken_at_step": "iu",
     "wrong_share": "f",
+    "is_certified": "b",
 }
 IMAGES = "adversarial_images"
 

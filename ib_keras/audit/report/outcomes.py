@@ -6,14 +6,20 @@ from typing import Any
 from ib_keras.audit.report import text
 
 BROKEN, ROBUST, WRONG = "broken", "robust", "wrong before any attack"
+CERTIFIED = "certified"
 # Outcome -> what the picture of an example shows.
-NOUNS = {BROKEN: "adversarial", ROBUST: "nearest miss", WRONG: "not attacked"}
+NOUNS = {
+    BROKEN: "adversarial",
+    ROBUST: "nearest miss",
+    WRONG: "not attacked",
+    CERTIFIED: "certified",
+}
 
 
 def of(values: Mapping[str, Any]) -> str:
     """The outcome of an example, by its values in `examples.npz`."""
     if values["is_robust"]:
-        return ROBUST
+        return CERTIFIED if values.get("is_certified", False) else ROBUST
     return BROKEN if values["broken_by_stage"] >= 0 else WRONG
 
 

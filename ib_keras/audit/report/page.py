@@ -82,6 +82,12 @@ class View:
         return safety is not None and safety.has_exceptions
 
     @property
+    def bracket(self) -> markupsafe.Markup:
+        """What is proved, what is not known and what is broken, as a bar."""
+        low, high = self.audit.certified_accuracy, self.audit.robust_accuracy
+        return svg.bracket(low or 0.0, high)
+
+    @property
     def swatch(self) -> markupsafe.Markup:
         """The line of the audit in charts that lay several over each other."""
         return svg.swatch(self.position)
@@ -228,6 +234,7 @@ def _environment() -> jinja2.Environment:
         "piece": _piece,
     }
     environment.globals |= {
+        "certified_of": rows.certified,
         "quantity": text.quantity,
         "letter": charts.letter,
         "protocol_of": rows.protocol,

@@ -148,6 +148,29 @@ def swatch(position: int) -> markupsafe.Markup:
     )
 
 
+def bracket(low: float, high: float) -> markupsafe.Markup:
+    """A bar of all examples: proved robust, not known, and broken.
+
+    Args:
+        low: Certified accuracy, a share of 1.
+        high: Robust accuracy, not below it.
+    """
+    words = (
+        f"From 0% to 100% of the examples: {text.percent(low)} proved robust, "
+        f"not known up to {text.percent(high)}, the rest not robust"
+    )
+    parts = (("proved", 0.0, low), ("open", low, high), ("rest", high, 1.0))
+    bars = "".join(
+        f'<rect class="{name}" x="{1000 * start:.1f}" y="0" '
+        f'width="{1000 * max(end - start, 0.0):.1f}" height="10"/>'
+        for name, start, end in parts
+    )
+    return markupsafe.Markup(
+        '<svg class="bracket" viewBox="0 0 1000 10" role="img" '
+        f'preserveAspectRatio="none" aria-label="{words}">{bars}</svg>'
+    )
+
+
 def _dash(position: int) -> int:
     """Neighbours differ, so that both of two crossing lines are visible."""
     turn = position // len(_SERIES)

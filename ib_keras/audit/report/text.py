@@ -66,6 +66,14 @@ def interval(ends: tuple[float, float] | None) -> str:
     return f"{percent(ends[0])} to {percent(ends[1])}" if ends else MISSING
 
 
+def bracket(low: float, high: float) -> str:
+    """(0.942, 0.957) -> "94.2%: the truth is between 94.2% and 95.7%"."""
+    return (
+        f"{percent(low)}: the truth is between {percent(low)} and "
+        f"{percent(high)}"
+    )
+
+
 def count(number: int | None) -> str:
     """1234567 -> "1,234,567"."""
     if number is None or not math.isfinite(number):

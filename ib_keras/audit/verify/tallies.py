@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ib_keras import plugins
+from ib_keras.audit.verify import certificates
 from ib_keras.audit.verify import claims
 
 
@@ -65,6 +66,7 @@ def stages(folder: claims.Folder) -> list[str]:
     """Each stage's numbers and curves are counted from the examples."""
     found, problems = folder.arrays, []
     right = found["clean_prediction"] == found["label"]
+    spared = certificates.spared(folder)
     stage, restart = found["broken_by_stage"], found["broken_by_restart"]
     for i, row in enumerate(folder.summary["stages"]):
         still_robust = right & ((stage < 0) | (stage >= i))
@@ -74,7 +76,7 @@ def stages(folder: claims.Folder) -> list[str]:
             for last in range(row["num_restarts"])
         ]
         expected = {
-            "num_attacked": int(still_robust.sum()),
+            "num_attacked": int((still_robust & ~spared).sum()),
             "num_broken": int(here.sum()),
             "robust_accuracy": float((still_robust & ~here).mean()),
             "restart_curve": curve,
@@ -98,13 +100,15 @@ def stages(folder: claims.Folder) -> list[str]:
 def budget(folder: claims.Folder, num_classes: int) -> list[str]:
     """Robust examples cost the whole protocol, and no example more.
 
-    A robust example was attacked to the end of every stage, so its gradient
+    One that is certified costs nothing, unless the config says so. Any other
+    robust example was attacked to the end of every stage, so its gradient
     evaluations follow from the protocol; those of a broken one are
     between the restarts before its last and the end of that one.
     """
     found, problems = folder.arrays, []
     spent, stage = found["gradient_evaluations"], found["broken_by_stage"]
     before = np.zeros(len(spent), np.int64)
+    spared = certificates.spared(folder)
     for i, row in enumerate(folder.summary["stages"]):
         attack = plugins.build("attacks", row["attack"])
         targets = 1
@@ -133,7 +137,7 @@ def budget(folder: claims.Folder, num_classes: int) -> list[str]:
                 f"{claims.rows(odd)}: broken by {row['name']} at target "
                 f"{target[odd][0]}, step {step[odd][0]}, which it has not"
             )
-        later = (stage < 0) | (stage > i)
+        later = ((stage < 0) | (stage > i)) & ~spared
         whole = row["num_restarts"] * once * later
         problems += claims.differences(
             f"{row['name']}: gradient_evaluations",
@@ -178,6 +182,11 @@ def curve(
             problems += claims.differences(
                 f"{name} at {row['epsilon']:g}", row[name], part[name]
             )
+        problems += claims.differences(
+            f"certified_accuracy at {row['epsilon']:g}",
+            row.get("certified_accuracy"),
+            part.get("certified_accuracy"),
+        )
         if "restart_curve" in row:
             restarts = [
                 accuracy

@@ -8,6 +8,8 @@ robust examples cannot be broken; it checks the budget that was spent on them.
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +23,7 @@ from ib_keras.attacks.base import check_count
 from ib_keras.audit import audited_model
 from ib_keras.audit import folder as folders
 from ib_keras.audit import subject as subjects
+from ib_keras.audit.verify import certificates
 from ib_keras.audit.verify import claims
 from ib_keras.audit.verify import provenance
 from ib_keras.audit.verify import rescoring
@@ -50,6 +53,8 @@ _CHECKED = {
     "robust_accuracy",
     "robust_accuracy_ci95",
     "expected_accuracy",
+    "certified_accuracy",
+    "certification",
     "stages",
     "gradient_evaluations",
     "num_nonfinite_examples",
@@ -112,6 +117,7 @@ class _Case:
     is_noisy: bool
     tolerance: float
     num_draws: int
+    again: Callable[[], certificates.Again]
 
 
 def verify(
@@ -172,6 +178,7 @@ def verify(
             check_count("num_draws", num_draws),
             _num_final_draws(subject.num_judge_samples),
         ),
+        functools.cache(lambda: certificates.Again(subject)),
     )
     checks, fresh = _verify_radius(top, case)
     parts = {}
@@ -201,9 +208,10 @@ def verify(
         ),
     ]
     unchecked = sorted(set(top.summary) - _CHECKED)
+    known = claims.CHECKED_ARRAYS | certificates.ARRAYS.keys()
     unchecked += [
         f"{folders.EXAMPLES}: {name}"
-        for name in sorted(set(top.arrays) - claims.CHECKED_ARRAYS)
+        for name in sorted(set(top.arrays) - known)
     ]
     if files.exists(files.join(workdir, folders.FINDINGS)):
         unchecked.append(f"{folders.FINDINGS}: what each check measured")
@@ -344,11 +352,37 @@ def _verify_radius(folder, case):
         folder,
         subject.model.num_classes,
     )
+    if _has_certificates(folder):
+        add(
+            "certificates",
+            f"all {certificates.mask(folder).sum()} are of examples that "
+            "nothing broke, and counted",
+            certificates.claims_hold,
+            folder,
+        )
+        if checks[-1].ok and certificates.mask(folder).any():
+            again = case.again()
+            add(
+                "proofs",
+                again.says(folder),
+                again.proves,
+                folder,
+            )
     shape = found["adversarial_images"].shape
     if shape != subject.images.shape:
         return checks, {}
     rescore = _rescore_noisy if case.is_noisy else _rescore
     return checks, rescore(folder, case, add)
+
+
+def _has_certificates(folder):
+    """Whether any were asked for, or are claimed."""
+    section = certificates.asked(folder)
+    return (
+        section["method"] != "none"
+        or certificates.are_there(folder)
+        or bool(folder.summary.get("certification"))
+    )
 
 
 def _rescore(folder, case, add):
