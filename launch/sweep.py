@@ -111,7 +111,10 @@ def _print_list(plan, values) -> int:
         parts += ["landscapes"] * (run.landscape is not None)
         print(f"{run.name.ljust(width)}  {said}; {', '.join(parts)}")
     print(f"{len(found)} runs. {plan.budget}")
-    print(sweep.estimate(found, values.workers) or "Nothing to estimate by.")
+    print(
+        sweep.estimate(found, values.workers)
+        or "No run has finished, so there is no estimate of the time."
+    )
     return 0
 
 
