@@ -94,7 +94,10 @@ EXTRAS_REQUIRE = {
         *DOCS,
         "hypothesis>=6.100,<7",
         "huggingface_hub>=0.30,<3",
+        # What runs the manual's notebooks.
+        "ipykernel>=7,<8",
         "mypy>=2.0,<3",
+        "nbclient>=0.10,<1",
         "pytest>=9,<10",
         "pytest-xdist>=3.6.1,<4",
         # Exact, since another release may format differently.

@@ -4,7 +4,7 @@ python -m benchmarks.attack_step [mnist] [cifar10]
 
 MNIST in batches of 500, 125 and 16, since a batch shrinks in an audit.
 
-The floor of a step is one forward and backward pass. The bare gradient is a
+A step costs at least one forward and backward pass. The bare gradient is a
 compiled function of its own that returns the gradient of the summed
 cross-entropy; a step adds the move, the projection and the runner's record.
 """

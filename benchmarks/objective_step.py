@@ -4,7 +4,7 @@ python -m benchmarks.objective_step
 
 The model is the small CNN of MNIST's adversarial presets with the VIB. A step
 of PGD training with k steps takes k gradients with respect to images besides
-its own, so its floor is about k + 1 standard steps; that of N-FGSM is 2.
+its own, so it costs at least about k + 1 standard steps, and N-FGSM 2.
 """
 
 from benchmarks import models

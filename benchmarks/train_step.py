@@ -18,7 +18,7 @@ BATCH = 100
 STEPS = 100
 
 
-def floor():
+def bare():
     model = models.build("mnist", "vib")
     optimizer = optimizers.FusedAdam(learning_rate=1e-4, beta_1=0.5)
     optimizer.build(model.trainable_variables)
@@ -61,15 +61,15 @@ def fit():
 
 def main():
     functions = {
-        "floor": floor(),
+        "bare step": bare(),
         "ours, cached batch": ours(None),
         "ours": ours(60000),
         "model.fit": fit(),
     }
     units = dict.fromkeys(functions, STEPS)
-    table = timing.compare(functions, units, "floor", rounds=7)
+    table = timing.compare(functions, units, "bare step", rounds=7)
     timing.show(
-        "MNIST VIB, batch 100, against the floor", table, {"ours": 1.25}
+        "MNIST VIB, batch 100, against the bare step", table, {"ours": 1.25}
     )
     table = timing.compare(functions, units, "model.fit", rounds=7)
     timing.show("against model.fit", table, {"ours": 0.85})

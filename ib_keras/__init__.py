@@ -121,8 +121,11 @@ if "tensorflow" not in _sys.modules:
 
 
 def _is_for_users(record: _logging.LogRecord) -> bool:
-    """Whether a warning of TensorFlow's is about the user's code, not ours."""
-    return "triggered tf.function retracing" not in str(record.msg)
+    """Whether a message of TensorFlow's is about the user's code, not ours."""
+    text = str(record.msg)
+    if text.startswith("Assets written to"):  # In notebooks, by `export.save`.
+        return ".tmp-" not in str(record.args)
+    return "triggered tf.function retracing" not in text
 
 
 _logging.getLogger("tensorflow").addFilter(_is_for_users)

@@ -95,7 +95,18 @@ def _config_path(command: str, value: str) -> str:
                 "Correct the name, or give the path of a file.",
             )
         path = str(shipped.home() / _CONFIGS[command] / f"{path}.py")
-    elif not os.path.exists(path) and (shipped.home() / path).is_file():
+    elif path.endswith(".py") and not os.path.exists(path):
+        if not (shipped.home() / path).is_file():
+            folder = _CONFIGS[command]
+            raise errors.unknown_name(
+                "config file",
+                path,
+                [
+                    f"{folder}/{name}.py"
+                    for name in shipped.config_names(folder)
+                ],
+                "Correct the path.",
+            )
         path = str(shipped.home() / path)
     return path + colon + preset
 

@@ -8,6 +8,7 @@ signals into a request to stop at the next checkpoint.
 import json
 import os
 import pathlib
+import re
 import shlex
 import signal
 import subprocess
@@ -26,6 +27,12 @@ from launch import console
 from launch import overrides
 
 FLAGS = flags.FLAGS
+
+# What absl says of a flag that is required, and a config of its preset.
+_MISSING = re.compile(r"flag (--\w+)=None: .* other than None")
+_PRESET = re.compile(
+    r"ValueError: Received (preset .*)\. Expected (.*)\. (Correct .*)"
+)
 
 # The command line after `_parse`, in which absl looks for the config's fields.
 _ARGUMENTS: list[str] = []
@@ -322,6 +329,18 @@ def _explain(argv, error) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if any(line.startswith("Traceback") for line in lines):
         lines = lines[-1:]  # The error of the config file itself.
+        if refused := _PRESET.match(lines[0]):
+            received, expected, fix = refused.groups()
+            return (
+                f"No preset has this name. Received: {received}. "
+                f"Expected: {expected}. Fix: {fix}"
+            )
+    elif missing := _MISSING.search(str(error)):
+        return (
+            f"A flag is missing. Received: no {missing[1]}. "
+            f"Expected: {missing[1]}=... among the flags. "
+            "Fix: add it; --help says what it means."
+        )
     elif not isinstance(error, flags.Error | OSError):
         lines.insert(0, f"{type(error).__name__}:")
     return (

@@ -7,7 +7,7 @@ from typing import Any
 def print_training(result: dict[str, Any], workdir: str) -> None:
     """Prints the result of a training, and the path of its SavedModel."""
     from ib_keras import files
-    from ib_keras.training import loop
+    from ib_keras.training import settings
 
     both = [
         f"{name.replace('_', ' ')} {result[name]:.4f}"
@@ -15,7 +15,7 @@ def print_training(result: dict[str, Any], workdir: str) -> None:
         if name in result
     ]
     print(f"Step {result['step']}: {', '.join(both)}.")
-    print(f"SavedModel: {files.join(workdir, loop.SAVED_MODEL)}")
+    print(f"SavedModel: {files.join(workdir, settings.SAVED_MODEL)}")
 
 
 def print_audit(summary: dict[str, Any]) -> None:

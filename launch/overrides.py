@@ -88,7 +88,8 @@ def take_arguments(
     Returns:
         The other arguments, and section -> field -> text.
     """
-    rest, added = [], {}
+    rest: list[str] = []
+    added: dict[str, dict[str, str]] = {}
     sections = dict(_parts(config))
     for word in arguments:
         name, equals, value = word.partition("=")

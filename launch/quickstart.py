@@ -125,7 +125,7 @@ def _table(folders: list[str]) -> str:
             rows.append(
                 {
                     "model": os.path.basename(
-                        os.path.dirname(audit.model.path)
+                        os.path.dirname(audit.model.path or "")
                     ),
                     "mode": audit.mode,
                     "attack": audit.protocol,

@@ -11,9 +11,10 @@ for all runs that have them.
 """
 
 import importlib
-import importlib.util
+import importlib.machinery
 import json
 import os
+import types
 
 from absl import flags as absl_flags
 from ml_collections import config_flags
@@ -34,12 +35,12 @@ absl_flags.DEFINE_string(
 )
 
 
-def _load(path: str):
+def _load(path: str) -> types.ModuleType:
     """The module of a config file, which can be anywhere."""
     name = os.path.splitext(os.path.basename(path))[0]
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = types.ModuleType(name)
+    module.__file__ = path
+    importlib.machinery.SourceFileLoader(name, path).exec_module(module)
     return module
 
 
@@ -111,7 +112,10 @@ def _print_list(plan, values) -> int:
         parts += ["landscapes"] * (run.landscape is not None)
         print(f"{run.name.ljust(width)}  {said}; {', '.join(parts)}")
     print(f"{len(found)} runs. {plan.budget}")
-    print(sweep.estimate(found, values.workers) or "Nothing to estimate by.")
+    print(
+        sweep.estimate(found, values.workers)
+        or "No run has finished, so there is no estimate of the time."
+    )
     return 0
 
 

@@ -32,7 +32,8 @@ SECTIONS = {
 def test_every_page_is_in_the_navigation_and_there():
     written = {
         path.relative_to(manual.ROOT).as_posix()
-        for path in manual.DOCS.rglob("*.md")
+        for path in manual.DOCS.rglob("*")
+        if path.suffix in (".md", ".ipynb")
     }
     assert len(PAGES) == len(set(PAGES))
     assert set(PAGES) == written | set(manual.module("hooks").PAGES)
@@ -60,6 +61,12 @@ def test_links_lead_to_files_of_the_repository(page):
         ("benchmarks/README.md", "../docs/safety.md#x", "../safety.md#x"),
         ("safety.md", "https://arxiv.org/", "https://arxiv.org/"),
         ("safety.md", "#below", "#below"),
+        ("notebooks/a.md", "../guides/data.md", "../guides/data.md"),
+        (
+            "index.md",
+            "notebooks/vib_with_fit.ipynb",
+            "notebooks/vib_with_fit.md",
+        ),
     ],
 )
 def test_links_of_the_repository_become_those_of_the_site(page, link, expected):

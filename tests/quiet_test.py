@@ -42,6 +42,20 @@ def test_the_library_is_silent_and_passes_real_warnings_on():
     assert first.endswith("a real one") and second.endswith("another")
 
 
+def test_a_notebook_shows_no_temporary_folder(tmp_path):
+    """TensorFlow logs at INFO there: what users save, but not our way to it."""
+    done = python(
+        "import ib_keras, tensorflow as tf\n"
+        "from ib_keras import files\n"
+        "tf.get_logger().setLevel('INFO')\n"
+        "save = lambda path: tf.saved_model.save(tf.Module(), path)\n"
+        f"files.write_folder({str(tmp_path / 'ours')!r}, save)\n"
+        f"save({str(tmp_path / 'theirs')!r})\n"
+    )
+    lines = {line.rpartition("/")[0] for line in done.stderr.splitlines()}
+    assert len(lines) == 1 and lines.pop().endswith("theirs")
+
+
 @pytest.mark.parametrize(
     "before, environment, expected",
     [

@@ -53,7 +53,7 @@ class Plan:
     config: str
     preset: str
     budget: str
-    overrides: dict[str, Any]
+    overrides: Mapping[str, Any]
     runs: tuple[Run, ...]
 
     def to_json(self) -> dict[str, Any]:

@@ -127,7 +127,7 @@ class Pool:
         self._context = multiprocessing.get_context("spawn")
         self._workers: list[_Worker] = []
         self._queue: collections.deque[Run] = collections.deque()
-        self._tries = collections.Counter()
+        self._tries: collections.Counter[str] = collections.Counter()
         self._is_stopping = False
 
     def do(self, runs: Sequence[Run], should_stop: Callable[[], bool]) -> None:

@@ -33,6 +33,7 @@ from ib_keras.sweeps import records
 from ib_keras.sweeps.folder import Folder
 from ib_keras.sweeps.plan import Run
 from ib_keras.training import loop
+from ib_keras.training import settings as training_settings
 
 # The status of an interrupted run, beside those of records.
 DOING, INTERRUPTED = "doing", "interrupted"
@@ -112,7 +113,8 @@ def _heed_signals(connection) -> _Stop:
 
 
 def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
+    if parent := multiprocessing.parent_process():
+        parent.join()
     os._exit(1)
 
 
@@ -149,7 +151,7 @@ def do_run(
     began = time.monotonic()
     try:
         # Before the log, since it writes the folder's config.
-        workdirs.claim(own, run.config, loop.MAY_DIFFER)
+        workdirs.claim(own, run.config, training_settings.MAY_DIFFER)
         with _output_to(folder.log(run)):
             record = _attempt(run, own, settings, should_stop, say)
     except (MemoryError, tf.errors.ResourceExhaustedError):
@@ -209,7 +211,7 @@ def _do(run: Run, own, settings, should_stop, say) -> None:
             "command": settings.command,
         },
     )
-    saved_model = files.join(own, loop.SAVED_MODEL)
+    saved_model = files.join(own, training_settings.SAVED_MODEL)
     model = None
     for name, config in run.audits.items():
         _stop_if(should_stop, f"before audit {name}")

@@ -80,7 +80,10 @@ def devices(
         ask: Gives how many cores TensorFlow sees, or None and why not.
     """
     if not num_chips:
-        return "none in /dev: this is no TPU VM, or it is ill.", ""
+        return (
+            "none in /dev: this is no TPU VM, or its TPU driver does not run.",
+            "",
+        )
     cores, why = ask()
     problem = "" if cores else f"{num_chips}, but TensorFlow: {why or 'none'}"
     return problem, f"{num_chips}, {cores} cores in TensorFlow."

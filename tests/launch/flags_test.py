@@ -33,11 +33,11 @@ REFUSED = {
         ["'stratgy'", "Did you mean: strategy"],
     ),
     "an argument that is no flag": ("train", [VIB, "extra"], ["extra"]),
-    "no config": ("train", [], ["--config"]),
+    "no config": ("train", [], ["Received: no --config."]),
     "a config that is not there": (
         "train",
         ["--config=configs/digits_vibb.py"],
-        ["configs/digits_vibb.py", "No such file"],
+        ["digits_vibb", 'Did you mean "configs/digits_vib.py"?'],
     ),
     "an unknown field": (
         "train",
@@ -82,14 +82,14 @@ REFUSED = {
     "an unknown preset": (
         "train",
         [f"{VIB}:smok"],
-        ['preset "smok"', "smoke"],
+        ['Received: preset "smok". Expected: one of (none), cpu, smoke'],
     ),
     "a preset where there is none": (
         "audit",
         [f"{FGS}:smoke", "--saved_model=x"],
         ["get_config()"],
     ),
-    "no model": ("audit", [FGS], ["--saved_model"]),
+    "no model": ("audit", [FGS], ["Received: no --saved_model."]),
 }
 
 

@@ -28,10 +28,10 @@ def module(name: str) -> ModuleType:
 def nav() -> list[str]:
     """The pages that mkdocs.yml lists, by their paths in the repository."""
     config = yaml.safe_load((ROOT / "mkdocs.yml").read_text("utf-8"))
-    outside = module("hooks").PAGES
+    hooks = module("hooks")
+    elsewhere = hooks.notebooks() | {page: page for page in hooks.PAGES}
     return [
-        page if page in outside else f"docs/{page}"
-        for page in _leaves(config["nav"])
+        elsewhere.get(page, f"docs/{page}") for page in _leaves(config["nav"])
     ]
 
 
@@ -45,6 +45,8 @@ def _leaves(tree) -> Iterator[str]:
 
 def text(page: str) -> str:
     """The text of a page, by its path in the repository."""
+    if page.endswith(".ipynb"):
+        return module("hooks").notebook(ROOT / page)
     return (ROOT / page).read_text(encoding="utf-8")
 
 

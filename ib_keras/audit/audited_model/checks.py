@@ -62,7 +62,7 @@ def check_gradients(
             fix="Export it without rounding, casts to integers or operations "
             "that have no gradient, and with its custom gradients: "
             "tf.saved_model.SaveOptions(experimental_custom_gradients=True). "
-            "Protocols of only gradient-free attacks need none.",
+            "Or use a protocol of attacks without gradients, such as square.",
         )
 
 

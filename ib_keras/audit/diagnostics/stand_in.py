@@ -1,4 +1,4 @@
-"""D35: do images made on a stand-in, trained on answers alone, break more?"""
+"""D35: do adversarial images of a substitute network break more?"""
 
 import itertools
 import math
@@ -17,7 +17,7 @@ from ib_keras.audit.diagnostics import judged
 from ib_keras.audit.diagnostics.case import Case
 from ib_keras.types import ThreatModel
 
-# Audited images that the stand-in learns from at most, and random points of
+# Audited images that the substitute is trained on at most, and random points of
 # the ball around each robust example.
 _MOST_IMAGES, _POINTS = 500, 3
 _TRAIN_STEPS, _BATCH, _HIDDEN, _RATE = 80, 128, 128, 5e-3
@@ -25,11 +25,11 @@ _ATTACK_STEPS, _MOMENTUM = 20, 0.75
 
 
 class StandIn:
-    """Trains a network on the model's predictions and attacks that.
+    """Trains a substitute network on the model's predictions and attacks it.
 
-    Each round trains on all that the model was asked, attacks the network, and
-    asks the model about the images that come of it: these are both the test
-    and what the next round learns from.
+    Each round trains on all predictions so far, attacks the substitute, and
+    has the model classify the resulting images. These images are the test, and
+    are added to the training set of the next round.
 
     Args:
         num_rounds: Rounds.
@@ -45,8 +45,8 @@ class StandIn:
         """Answers D35."""
         known = dict(
             id="D35",
-            question="Do images made on a stand-in, which learned from "
-            "predictions alone, break nothing more?",
+            question="Do adversarial images of a substitute network, which "
+            "was trained on the model's predictions, break nothing more?",
             source="Papernot et al. 2017; Carlini et al. 2019, section 4.3",
         )
         rows = case.robust_rows
@@ -76,18 +76,18 @@ class StandIn:
             rows,
             broken,
             threshold=0.002,
-            words=f"Images of a stand-in, {self.num_rounds} rounds, "
+            words=f"Images of a substitute network, {self.num_rounds} rounds, "
             f"{len(answers):,} predictions,",
-            advice="A model whose own gradients find less than those of a "
-            "network that imitates it masks them: add an attack without "
-            "gradients, or transfer, to the protocol.",
+            advice="The gradients of a network that imitates the model find "
+            "more than the model's own, so the model masks its gradients: add "
+            "an attack without gradients, or transfer, to the protocol.",
             **known,
         )
         answer.data["agreement"] = float(agreed.mean())
         return [answer]
 
     def _first_answers(self, case, rows, rng):
-        """What is asked before the first round: images and predictions."""
+        """The training set of the first round: images and predictions."""
         known = case.ledger.clean_prediction >= 0
         some = rng.permutation(np.flatnonzero(known))[:_MOST_IMAGES]
         around = np.tile(rows, _POINTS)
@@ -155,7 +155,7 @@ class Network:
         return self._logits(self._weights, images).numpy().argmax(axis=1)
 
     def fit(self, images, answers, num_steps: int, rng) -> None:
-        """Goes on training on cross-entropy, on random batches.
+        """Continues training by cross-entropy, on random batches.
 
         Args:
             images: float32 `[n, ...]`.
