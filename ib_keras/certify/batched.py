@@ -7,6 +7,7 @@ inside, over the linear functions that are asked for.
 import functools
 import math
 from collections.abc import Mapping
+from typing import Any
 from typing import NamedTuple
 
 import numpy as np
@@ -52,7 +53,7 @@ class Batched:
     def __init__(self, bounds: Bounds, head: Head):
         self._bounds = bounds
         self._head = head
-        self._traced = {}
+        self._traced: dict[Any, Any] = {}
 
     def nothing_known(self, count: int) -> dict[str, Interval]:
         """No interval yet of any curve's argument, for a batch."""

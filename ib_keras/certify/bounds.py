@@ -15,6 +15,8 @@ import collections
 import functools
 from collections.abc import Collection
 from collections.abc import Mapping
+from typing import Any
+from typing import cast
 
 import tensorflow as tf
 
@@ -22,6 +24,7 @@ from ib_keras.certify import operations
 from ib_keras.certify.graph import Graph
 from ib_keras.certify.graph import Node
 from ib_keras.certify.graph import NotCovered
+from ib_keras.certify.kinds import Curve
 from ib_keras.certify.values import Value
 from ib_keras.certify.values import concrete
 from ib_keras.certify.values import dot
@@ -79,7 +82,7 @@ class Bounds:
 
     def _count(self) -> dict[str, int]:
         """The work of each node, by a forward pass that is only traced."""
-        work = {}
+        work: dict[str, int] = {}
         shape = self._graph.shapes[self._graph.image]
 
         @tf.function(autograph=False)
@@ -151,7 +154,8 @@ class Bounds:
         """
         slopes = slopes or {}
         bound = dot(coefficients, values[name].at)
-        pending, late = {name: coefficients}, {}
+        pending = {name: coefficients}
+        late: dict[str, Any] = {}
         for node in reversed(self.before(name)):
             upstream = [pending.pop(x, None) for x in node.outputs]
             if all(x is None for x in upstream):
@@ -194,13 +198,16 @@ class Bounds:
     def gap(self, curve: Node, values, drawn) -> tf.Tensor:
         """How far apart the two lines of a curve are, of its shape."""
         operands = self._operands(curve, values, drawn)
-        return operations.of(curve).gap(curve, operands)
+        return self._curve_of(curve).gap(curve, operands)
 
     def curve(self, curve: Node, values, drawn):
         """The function of a curve, and the value that it is of."""
         operands = self._operands(curve, values, drawn)
-        function = operations.of(curve).activation(curve, operands)
+        function = self._curve_of(curve).activation(curve, operands)
         return function, values[self.argument(curve)]
+
+    def _curve_of(self, node: Node) -> Curve:
+        return cast(Curve, operations.of(node))
 
     def _is_one_way(self, node, operands, moving) -> bool:
         """Whether a node shifts a tensor that nothing else takes."""

@@ -52,7 +52,8 @@ def find(graph: Graph) -> Head:
     producers, constants = graph.producers, graph.constants
     num_classes = graph.shapes[graph.output][-1]
     whole = Head(graph.output, (1, num_classes))
-    name, path = graph.output, []
+    name: str = graph.output
+    path: list[str] = []
     while name in producers and tuple(path) not in _ENDS:
         node = producers[name]
         step = _step(node, producers, constants)
@@ -72,7 +73,9 @@ def find(graph: Graph) -> Head:
 
 def _step(node: Node, producers, constants) -> tuple[str, str | None] | None:
     """What a node of the end makes its result of, and what it does to it."""
-    first = node.inputs[0] if node.inputs else None
+    if not node.inputs:
+        return None
+    first = node.inputs[0]
     others = [constants.get(name) for name in node.inputs[1:]]
     if node.op in _MOVES:
         return first, None

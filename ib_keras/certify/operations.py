@@ -213,7 +213,7 @@ def _einsum_terms(node, operands) -> int:
     given, wanted = equation.split("->")
     if "." in equation:
         raise NotCovered(f"{node.op} ({node.name}) with an ellipsis.")
-    sizes = {}
+    sizes: dict[str, int] = {}
     for labels, x in zip(given.split(","), operands, strict=True):
         shape = x.at.shape if is_value(x) else x.shape
         sizes |= dict(zip(labels, shape, strict=True))

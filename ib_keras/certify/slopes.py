@@ -11,6 +11,7 @@ References:
 """
 
 import math
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -42,7 +43,7 @@ class SlopeSearch:
         self._bounds = bounds
         self._head = head
         self._batched = batched
-        self._traced = None
+        self._traced: Any = None
 
     def __call__(self, balls: Balls, known, drawn) -> np.ndarray:
         """The best margins that were found.

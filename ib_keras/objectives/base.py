@@ -85,7 +85,13 @@ class Objective:
 
 
 def compute_and_apply(
-    model, optimizer, objective: Objective, batch, seed, step, reduce: Callable
+    model,
+    optimizer,
+    objective: Objective,
+    batch: tuple[tf.Tensor, tf.Tensor],
+    seed,
+    step,
+    reduce: Callable,
 ) -> tuple[Terms, list[tf.Tensor]]:
     """Makes one optimiser step, the same for `fit` and for the training loop.
 
@@ -105,8 +111,9 @@ def compute_and_apply(
     Raises:
         UserError: If the objective needs derivatives that the model lacks.
     """
+    images, labels = batch
     with tf.GradientTape() as tape:
-        terms = objective(model, *batch, seed, step, training=True)
+        terms = objective(model, images, labels, seed, step, training=True)
         loss = optimizer.scale_loss(reduce(terms.loss))
     try:
         gradients = tape.gradient(loss, model.trainable_weights)

@@ -20,8 +20,9 @@ from ib_keras.errors import UserError
 from ib_keras.objectives import base
 
 # Functions that do not decrease, so that ends of intervals stay ends.
-_RISING = ("elu", "leaky_relu", "linear", "relu", "selu", "sigmoid", "softplus")
-_RISING += ("softsign", "tanh")
+_RISING = frozenset(
+    "elu leaky_relu linear relu selu sigmoid softplus softsign tanh".split()
+)
 
 
 @base.register

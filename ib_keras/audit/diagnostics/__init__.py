@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 _PARTIAL_FILE = "findings_partial.json"
 FORMAT_VERSION = 1
 
-_COSTS = {"none": (), "quick": ("free", "cheap")}
+_COSTS: dict[str, tuple[str, ...]] = {"none": (), "quick": ("free", "cheap")}
 _COSTS["full"] = (*_COSTS["quick"], "full")
 
 # Arguments of the full set.
-_FULL_ARGUMENTS = {
+_FULL_ARGUMENTS: dict[str, dict[str, Any]] = {
     "expectation": {"num_eot": (4, 16)},
     "gradient_free": {"num_queries": 5000},
     "hard_label": {"num_queries": 2000},

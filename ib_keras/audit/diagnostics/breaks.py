@@ -5,6 +5,7 @@ too high by their share of all examples.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -48,7 +49,7 @@ def ask(
         robust.
     """
     rows = case.robust_rows
-    known = dict(id=id, question=question, source=source)
+    known: dict[str, Any] = dict(id=id, question=question, source=source)
     if not len(rows):
         return none_is_robust(**known)
     found = case.attack(stages, rows, **arguments)

@@ -105,7 +105,7 @@ def conclude(
         than fifty robust examples were attacked though more are robust;
         "warn" where any was broken.
     """
-    known = dict(
+    known: dict[str, Any] = dict(
         id=ID,
         question="Do all further attacks together find next to nothing?",
         source="ib_keras",

@@ -19,7 +19,7 @@ class FewClasses:
         count = case.num_classes
         weak = {}
         for stage in case.stages:
-            loss = stage.config.get("loss")
+            loss = _loss(stage)
             if count < _NEEDED.get(loss, 0):
                 weak[stage.name] = f"{loss} needs {_NEEDED[loss]}"
         listed = "; ".join(f"{name}: {why}" for name, why in weak.items())
@@ -30,8 +30,7 @@ class FewClasses:
                 status=base.WARN if weak else base.PASS,
                 value=count,
                 threshold=max(
-                    (_NEEDED.get(s.config.get("loss"), 2) for s in case.stages),
-                    default=2,
+                    (_NEEDED.get(_loss(s), 2) for s in case.stages), default=2
                 ),
                 evidence=f"The model has {count} classes. "
                 + (listed + "." if weak else "No loss needs more."),
@@ -42,6 +41,10 @@ class FewClasses:
                 source="Croce and Hein 2020, AutoAttack, checks.py",
             )
         ]
+
+
+def _loss(stage) -> str:
+    return str(stage.config.get("loss"))
 
 
 def build() -> FewClasses:

@@ -1,6 +1,7 @@
 """D23: do adversarial images stay adversarial on fresh noise?"""
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -52,7 +53,7 @@ class FreshNoise:
             "every_draw": every,
             "num_draws": _DRAWS,
         }
-        known = dict(
+        known: dict[str, Any] = dict(
             source="Korshunova et al. 2021, section 3.1; AutoAttack, "
             "evaluation of randomised defences",
             data=numbers,

@@ -1,6 +1,7 @@
 """D36: does a search that sees predictions alone find more?"""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +33,7 @@ class HardLabel:
 
     def ask(self, case: Case) -> list[base.Finding]:
         """Answers D36."""
-        known = dict(
+        known: dict[str, Any] = dict(
             id="D36",
             question="Does a search that sees predictions alone find nothing "
             "more?",

@@ -256,7 +256,7 @@ def _conclude(records, surfaces, grid: int) -> diagnostics.Finding:
             data=data,
         )
     told = _tell_flatness(flat, margin_flat, on)
-    if flat is not None and flat > MOST_FLAT:
+    if flat is not None and margin_flat is not None and flat > MOST_FLAT:
         flattest = sorted(records, key=lambda r: -(r["flat_share"] or 0.0))
         return _finding(
             diagnostics.WARN,

@@ -1,6 +1,7 @@
 """D21, D24: does an attack on one mode of the model break another?"""
 
 import math
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -90,7 +91,7 @@ class Modes:
     def _cross(self, case, wrong, data):
         """Robust examples that an attack on another mode breaks."""
         own, rows = case.subject.mode, case.robust_rows
-        known = dict(
+        known: dict[str, Any] = dict(
             id="D24",
             question="Does an attack on another mode of the model find "
             "nothing more?",

@@ -1,5 +1,8 @@
 """D38: is what lies next to the nearest misses still robust?"""
 
+import dataclasses
+from typing import Any
+
 import numpy as np
 
 from ib_keras.attacks.base import check_count
@@ -31,7 +34,7 @@ class Neighbours:
 
     def ask(self, case: Case) -> list[base.Finding]:
         """Answers D38."""
-        known = dict(
+        known: dict[str, Any] = dict(
             id="D38",
             question="Are the neighbours of the nearest misses robust, too?",
             source="ib_keras; of images as files Kurakin et al. 2017",
@@ -50,7 +53,7 @@ class Neighbours:
             np.random.default_rng(case.seed),
         )
         broken = np.zeros(len(rows), bool)
-        by_kind = {}
+        by_kind: dict[str, int] = {}
         for index, (kind, images) in enumerate(found):
             wrong = judged.judge(case, rows, images, 38 + index).is_wrong
             by_kind[kind] = by_kind.get(kind, 0) + int(wrong.sum())
@@ -67,8 +70,8 @@ class Neighbours:
             "rounded or smoothed images.",
             **known,
         )
-        answer.data["broken_by_kind"] = by_kind
-        return [answer]
+        data = {**answer.data, "broken_by_kind": by_kind}
+        return [dataclasses.replace(answer, data=data)]
 
 
 def lattices(images: np.ndarray) -> list[int]:

@@ -1,12 +1,14 @@
 """D1: is the audit's attack at least as strong as one step?"""
 
+from typing import Any
+
 from ib_keras.audit.diagnostics import base
 from ib_keras.audit.diagnostics import breaks
 from ib_keras.audit.diagnostics.case import Case
 from ib_keras.audit.diagnostics.case import stage
 
 _FEWEST_STEPS = 10
-_KNOWN = dict(
+_KNOWN: dict[str, Any] = dict(
     id="D1",
     question="Do many steps find all that one step finds?",
     source="Athalye et al. 2018, section 3.1; Carlini et al. 2019, section 4.2",

@@ -1,5 +1,7 @@
 """M4: does the model repeat its answers for the audited images?"""
 
+from typing import Any
+
 import numpy as np
 
 from ib_keras import seeds
@@ -28,10 +30,12 @@ class Repetition:
 
     def ask(self, case: Case) -> list[base.Finding]:
         """Answers M4."""
-        ledger, known = case.ledger, {}
-        known["id"] = "M4"
-        known["question"] = "Does the model repeat its answers in the audit?"
-        known["source"] = "ib_keras"
+        ledger = case.ledger
+        known: dict[str, Any] = dict(
+            id="M4",
+            question="Does the model repeat its answers in the audit?",
+            source="ib_keras",
+        )
         if case.is_random:
             return [
                 base.Finding(

@@ -1,6 +1,7 @@
 """D6: have restarts converged?"""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from ib_keras.audit.diagnostics.case import Case
 
 _ENOUGH = 10
 _SLOPE = 0.005
-_KNOWN = dict(
+_KNOWN: dict[str, Any] = dict(
     id="D6",
     question="Do more restarts change nothing?",
     source="Korshunova et al. 2021, section 3.1 and figure 2; Carlini et al. "

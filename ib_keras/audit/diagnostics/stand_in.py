@@ -1,7 +1,9 @@
 """D35: do adversarial images of a substitute network break more?"""
 
+import dataclasses
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -43,7 +45,7 @@ class StandIn:
 
     def ask(self, case: Case) -> list[base.Finding]:
         """Answers D35."""
-        known = dict(
+        known: dict[str, Any] = dict(
             id="D35",
             question="Do adversarial images of a substitute network, which "
             "was trained on the model's predictions, break nothing more?",
@@ -83,8 +85,8 @@ class StandIn:
             "an attack without gradients, or transfer, to the protocol.",
             **known,
         )
-        answer.data["agreement"] = float(agreed.mean())
-        return [answer]
+        data = {**answer.data, "agreement": float(agreed.mean())}
+        return [dataclasses.replace(answer, data=data)]
 
     def _first_answers(self, case, rows, rng):
         """The training set of the first round: images and predictions."""

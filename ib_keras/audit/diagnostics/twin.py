@@ -1,5 +1,7 @@
 """D9, D28: how does the deterministic baseline (the twin) do?"""
 
+from typing import Any
+
 import numpy as np
 
 from ib_keras.audit.diagnostics import base
@@ -60,7 +62,7 @@ class Twin:
 
     def _transfer(self, case):
         rows = case.robust_rows
-        known = dict(
+        known: dict[str, Any] = dict(
             id="D9",
             question="Does transfer from the baseline find nothing more?",
             source="Carlini et al. 2019, section 4.3",

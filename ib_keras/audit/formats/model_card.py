@@ -94,7 +94,7 @@ def _result(audit: load.Audit) -> dict[str, Any]:
         for row in listed:
             metrics.append(_robust_metric(row))
             if row.certified is not None:
-                metrics.append(_certified_metric(audit, row))
+                metrics.append(_certified_metric(audit, row, row.certified))
     return {
         "task": {"type": "image-classification"},
         "dataset": {
@@ -128,7 +128,9 @@ def _robust_metric(row: rows.Row) -> dict[str, Any]:
     )
 
 
-def _certified_metric(audit: load.Audit, row: rows.Row) -> dict[str, Any]:
+def _certified_metric(
+    audit: load.Audit, row: rows.Row, certified: float
+) -> dict[str, Any]:
     said = audit.certification
     arguments = {
         "norm": row.norm,
@@ -140,7 +142,7 @@ def _certified_metric(audit: load.Audit, row: rows.Row) -> dict[str, Any]:
     }
     return {
         "type": "accuracy",
-        "value": round(row.certified, 6),
+        "value": round(certified, 6),
         "name": f"Certified accuracy, {text.norm(row.norm)} "
         f"{text.epsilon(row.epsilon)}",
         "args": {k: v for k, v in arguments.items() if v is not None},

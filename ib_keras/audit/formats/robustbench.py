@@ -11,6 +11,7 @@ References:
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from ib_keras.audit import formats
 from ib_keras.audit import verdict
@@ -67,7 +68,7 @@ def claim(audit: load.Audit, found: findings.Verdict | None) -> dict:
     row = next(r for r in rows.of(audit) if r.folder == audit.folder)
     robust = _percent(row.robust.value)
     is_autoattack = audit.protocol == _AUTOATTACK
-    fields = {
+    fields: dict[str, Any] = {
         "link": None,
         "name": None,
         "authors": None,

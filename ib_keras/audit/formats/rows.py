@@ -155,11 +155,16 @@ def _row(audit: load.Audit, folder: str, verdict: str) -> Row:
         clean=Share(audit.clean_accuracy, *clean),
         robust=Share(audit.robust_accuracy, *audit.robust_interval),
         certified=audit.certified_accuracy,
-        restarts=None if None in restarts else sum(restarts),
+        restarts=_sum(restarts),
         gradient_evaluations=audit.gradient_evaluations,
         verdict=verdict,
         folder=folder,
     )
+
+
+def _sum(counts: list[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
 
 
 def protocol(row: Row) -> str:

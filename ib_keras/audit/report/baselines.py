@@ -9,6 +9,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from collections.abc import Sequence
+from typing import Any
 
 from ib_keras import errors
 from ib_keras.audit.report import load
@@ -95,7 +96,7 @@ def is_noiseless(audit: load.Audit) -> bool:
 
 def _wanted(audits, named, wanted: str) -> str:
     """The model that is meant by a folder, a name or a path."""
-    meant = {}
+    meant: dict[str, Any] = {}
     for audit in audits:
         model = names.model(audit)
         for word in (audit.folder, named[model], audit.model.path or ""):

@@ -169,7 +169,7 @@ def _counts(all_findings) -> tuple[tuple[str, int, str], ...]:
 
 
 def _verdict(verdict: findings.Verdict, rows: list[Row]) -> Verdict:
-    by_id = {}
+    by_id: dict[str, Row] = {}
     for row in rows:  # Of several with one id, the most severe comes first.
         by_id.setdefault(row.id, row)
     return Verdict(

@@ -172,8 +172,9 @@ def _card(audit: load.Audit, row: int, clean_images) -> Card:
 def _wrong_share(audit: load.Audit, values: dict) -> str | None:
     """The share, where there was more than one draw of noise to judge by."""
     share = values.get("wrong_share")
-    is_known = share is not None and 0 <= share <= 1
-    return text.percent(float(share)) if is_known and audit.is_random else None
+    if share is None or not 0 <= share <= 1 or not audit.is_random:
+        return None
+    return text.percent(float(share))
 
 
 def _how(audit: load.Audit, values: dict, names) -> str:

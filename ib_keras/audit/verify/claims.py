@@ -230,7 +230,7 @@ def ball(folder: Folder, clean: np.ndarray) -> list[str]:
         slack = L2_SLACK * (1 + epsilon)
     else:
         return [f"the norm {threat_model['norm']!r} is unknown"]
-    finite = np.isfinite(flat).all(axis=1)
+    finite = np.all(np.isfinite(flat), axis=1)
     inside = (flat >= 0).all(axis=1) & (flat <= 1).all(axis=1)
     far = finite & (distance > epsilon + slack)
     problems = []

@@ -93,7 +93,7 @@ def answers(
         The `Answers`.
     """
     logits = ask(images, 0)
-    finite = np.isfinite(logits).all(axis=1)
+    finite = np.all(np.isfinite(logits), axis=1)
     safe = np.where(finite[:, None], logits, 0.0)
     others = safe.copy()
     others[np.arange(len(labels)), labels] = -np.inf
