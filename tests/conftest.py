@@ -1,8 +1,5 @@
 """What all tests share: two CPUs that TensorFlow takes for two devices."""
 
-import contextlib
-import ctypes
-import functools
 import gc
 import pathlib
 
@@ -50,21 +47,3 @@ def shared_folder() -> pathlib.Path:
     if not path.is_dir():
         pytest.skip(f"there is no folder {path}")
     return path
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _what_a_module_cached_goes_with_it(request):
-    """Models and traces that the tests of one file share live no longer."""
-    yield
-    for value in list(vars(request.module).values()):
-        if isinstance(value, functools._lru_cache_wrapper):
-            if value.__module__ == request.module.__name__:
-                value.cache_clear()
-    gc.collect()
-    _return_freed_memory()
-
-
-def _return_freed_memory():
-    """Gives freed pages back to the system, where the C library can."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)

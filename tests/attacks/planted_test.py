@@ -1,6 +1,7 @@
 """Planted models whose robustness is known: what must fall, and to what."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from ib_keras.attacks import runner
@@ -66,6 +67,7 @@ def linear(scale):
     return logits_fn
 
 
+@pytest.mark.slow
 def test_logits_times_1000_mislead_cross_entropy_and_not_dlr():
     images, labels = grey(), np.zeros(12, np.int32)
     apgd = {"name": "apgd", "num_steps": 20}

@@ -46,7 +46,10 @@ def assert_sound(logits_fn, shape, method):
     return found
 
 
-@pytest.mark.parametrize("name", plugins.names("bottlenecks"))
+@pytest.mark.parametrize(
+    "name",
+    marks.others_slow(plugins.names("bottlenecks"), ("ceb", "deterministic")),
+)
 def test_bottlenecks(name):
     section = {"name": name, "latent_dim": 5}
     model = models.randomise(models.build(section, SHAPE), scale=0.3)

@@ -110,6 +110,9 @@ def test_a_config_is_found_by_its_name(
     monkeypatch, tmp_path, command, given, expected
 ):
     monkeypatch.chdir(tmp_path)
+    for path in (tmp_path / "own/x.py", tmp_path / "x.py"):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
     assert main_module.resolve(command, given) == expected
 
 

@@ -52,7 +52,7 @@ FAULTS = {
 
 @pytest.mark.parametrize(
     "fault",
-    marks.others_slow(FAULTS, ("cut short and killed", "no space")),
+    marks.others_slow(FAULTS, ("cut short and killed",)),
 )
 def test_every_fault_point_is_survived(fast, tmp_path, monkeypatch, fault):
     """The first change of the disk, the second, ... until none is left."""

@@ -424,7 +424,7 @@ def test_a_real_run_survives_sigterm_and_sigkill(tmp_path):
     }
     workdir = tmp_path / "run"
 
-    def start():
+    def start(workdir=workdir):
         return runs.Process(
             "--config=configs/digits_vib.py",
             *(f"--config.{name}={value}" for name, value in changes.items()),
@@ -456,7 +456,8 @@ def test_a_real_run_survives_sigterm_and_sigkill(tmp_path):
     assert third.wait() == 0, third.read("errors")
     assert "Step 990: accuracy 0." in third.read("output")
     reference = tmp_path / "reference"
-    train(runs.plain(runs.digits_vib.get_config(), changes), reference)
+    undisturbed = start(reference)
+    assert undisturbed.wait() == 0, undisturbed.read("errors")
     assert_same_run(workdir, reference)
 
 
