@@ -23,6 +23,7 @@ from ib_keras.attacks import losses
 from ib_keras.attacks import runner
 from ib_keras.types import NORMS
 from ib_keras.types import ThreatModel
+from tests.support import marks
 
 # Part -> (constructor arguments, norms) of each case; without a line: the
 # defaults in all norms.
@@ -149,13 +150,9 @@ def is_plain(case):
 
 def compiled_contract(function, is_quick=is_plain):
     """The same for attacks that compile again in each case: many are slow."""
-    return parametrize(
-        function,
-        [
-            pytest.param(case, marks=() if is_quick(case) else pytest.mark.slow)
-            for case in CASES
-        ],
-    )
+    quick = {case.id for case in CASES if is_quick(case)}
+    cases = marks.others_slow(CASES, quick, name=lambda case: case.id)
+    return parametrize(function, cases)
 
 
 def xla_contract(function):

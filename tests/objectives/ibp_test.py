@@ -48,11 +48,7 @@ def test_bounds_are_those_of_certify(bottleneck, encoder):
 
 
 def test_a_linear_model_has_a_closed_form():
-    config = models.config("deterministic", encoder={"name": "linear"})
-    model = classifier.build(
-        config, image_shape=(3, 3, 1), num_classes=2, steps_per_epoch=10
-    )
-    models.randomise(model, scale=0.4)
+    model = models.two_class_linear((3, 3, 1))
     rng = np.random.default_rng(0)
     images = rng.uniform(0.3, 0.7, (8, 3, 3, 1)).astype(np.float32)
     labels = rng.integers(0, 2, 8).astype(np.int32)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ib_keras import classifier
 from ib_keras import seeds
 from ib_keras.objectives import crafting
 from ib_keras.objectives.cure import Cure
@@ -31,11 +30,7 @@ LABELS = RNG.integers(0, 2, 16).astype(np.int32)
 
 @pytest.fixture(scope="module")
 def model():
-    config = models.config("deterministic", encoder={"name": "linear"})
-    built = classifier.build(
-        config, image_shape=SHAPE, num_classes=2, steps_per_epoch=10
-    )
-    return models.randomise(built, scale=0.4)
+    return models.two_class_linear(SHAPE)
 
 
 @pytest.fixture(scope="module")

@@ -47,6 +47,17 @@ def build(bottleneck="vib", image_shape=IMAGE_SHAPE, **changes) -> IBClassifier:
     )
 
 
+def two_class_linear(image_shape) -> IBClassifier:
+    """A linear map of pixels to two logits, whose worst cases are known."""
+    model = classifier.build(
+        config("deterministic", encoder={"name": "linear"}),
+        image_shape=image_shape,
+        num_classes=2,
+        steps_per_epoch=10,
+    )
+    return randomise(model, scale=0.4)
+
+
 def randomise(model, seed=0, scale=0.5):
     """Gives every weight, biases too, a value that a bug cannot hide behind."""
     rng = np.random.default_rng(seed)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ib_keras import classifier
 from ib_keras import export
 from ib_keras import files
 from ib_keras import seeds
@@ -49,11 +48,7 @@ def monitor(model, data, **changes):
 
 def test_both_accuracies_of_a_linear_model_are_its_margin_over_its_norm():
     """In batches of 8 of 20 images, the last of which is padded."""
-    config = models.config("deterministic", encoder={"name": "linear"})
-    model = classifier.build(
-        config, image_shape=(3, 3, 1), num_classes=2, steps_per_epoch=1
-    )
-    models.randomise(model, scale=0.4)
+    model = models.two_class_linear((3, 3, 1))
     rng = np.random.default_rng(0)
     images = rng.uniform(0.2, 0.8, (20, 3, 3, 1)).astype(np.float32)
     with tf.GradientTape() as tape:
