@@ -282,7 +282,22 @@ class Runner:
         Raises:
             UserError: If the model returns no finite logits at all.
         """
-        judgement = self._predict_clean(images, progress.ledger)
+        ledger = progress.ledger
+        judgement = self._judge_clean(images, ledger.label)
+        if (judgement.prediction < 0).all():
+            raise UserError(
+                "The model's logits are not finite on any clean image",
+                received="NaN or infinity for every example",
+                expected="finite logits",
+                fix="Check the model's weights, and that images in [0, 1] "
+                "are what it takes.",
+            )
+        ledger.clean_prediction = judgement.prediction
+        ledger.adversarial_prediction = judgement.prediction.copy()
+        ledger.margin = judgement.margin
+        ledger.wrong_share = judgement.wrong_share
+        ledger.num_nonfinite += judgement.prediction < 0
+        ledger.is_robust = judgement.prediction == ledger.label
         progress.position.clean_done = True
         return judgement
 
@@ -320,24 +335,6 @@ class Runner:
             seeds.fold(self._judge_seed, _CLEAN),
             is_thorough=True,
         )
-
-    def _predict_clean(self, images, ledger):
-        judgement = self._judge_clean(images, ledger.label)
-        if (judgement.prediction < 0).all():
-            raise UserError(
-                "The model's logits are not finite on any clean image",
-                received="NaN or infinity for every example",
-                expected="finite logits",
-                fix="Check the model's weights, and that images in [0, 1] "
-                "are what it takes.",
-            )
-        ledger.clean_prediction = judgement.prediction
-        ledger.adversarial_prediction = judgement.prediction.copy()
-        ledger.margin = judgement.margin
-        ledger.wrong_share = judgement.wrong_share
-        ledger.num_nonfinite += judgement.prediction < 0
-        ledger.is_robust = judgement.prediction == ledger.label
-        return judgement
 
     def _rank_targets(self, images, progress):
         """Other classes by falling clean logit, int32 [examples, classes-1].

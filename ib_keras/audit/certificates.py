@@ -90,19 +90,17 @@ class Certificates:
 
     def arrays(self, prefix: str = "") -> dict[str, np.ndarray]:
         """The arrays by name, each with the prefix."""
-        found = dataclasses.asdict(self)
         return {
             f"{prefix}{name}": value
-            for name, value in found.items()
+            for name, value in vars(self).items()
             if isinstance(value, np.ndarray)
         }
 
     def facts(self) -> dict[str, Any]:
         """What is of no single example, JSON values."""
-        found = dataclasses.asdict(self)
         return {
             name: value
-            for name, value in found.items()
+            for name, value in vars(self).items()
             if not isinstance(value, np.ndarray)
         }
 
@@ -251,11 +249,6 @@ class Prover:
             )
 
 
-def contradictions(found: Certificates, ledger) -> np.ndarray:
-    """Positions of examples that are certified and were broken."""
-    return np.flatnonzero(found.is_certified & (ledger.broken_by_stage >= 0))
-
-
 def settle(
     found: Certificates, ledger, images: np.ndarray, folder: str, epsilon: float
 ) -> None:
@@ -275,7 +268,7 @@ def settle(
         ContradictionError: If an example with an exact certificate was broken;
             it is in the folder.
     """
-    rows = contradictions(found, ledger)
+    rows = np.flatnonzero(found.is_certified & (ledger.broken_by_stage >= 0))
     if not len(rows):
         return
     if found.statement == FRESH_NOISE:

@@ -71,16 +71,15 @@ def build_case(
         if float(point["epsilon"]) not in radii:
             part = files.read_json(files.join(place, folders.SUMMARY))
             radii[float(point["epsilon"])] = place, part
-    by_radius, certified = {}, {}
+    by_radius, certified, unproved = {}, {}, {}
     for epsilon, (place, part) in sorted(radii.items()):
         ledger, certified[epsilon] = _read_ledger(place, subject.labels)
         by_radius[epsilon] = ledger, part
+        unproved[epsilon] = np.flatnonzero(
+            ledger.is_robust & ~certified[epsilon]
+        )
     main = float(summary["threat_model"]["epsilon"])
-    breakable = [
-        e
-        for e, (ledger, _) in by_radius.items()
-        if (ledger.is_robust & ~certified[e]).any()
-    ]
+    breakable = [e for e, rows in unproved.items() if len(rows)]
     # Without a robust example there is nothing to attack again.
     epsilon = main if main in breakable else max(breakable, default=main)
     ledger = by_radius[epsilon][0]
@@ -100,9 +99,7 @@ def build_case(
         threat_model=ThreatModel(summary["threat_model"]["norm"], epsilon),
         stages=stages,
         rows=some(np.arange(len(ledger.label))),
-        robust_rows=some(
-            np.flatnonzero(ledger.is_robust & ~certified[epsilon])
-        ),
+        robust_rows=some(unproved[epsilon]),
         is_certified=certified[epsilon],
         seed=config["seed"],
         radii=by_radius,

@@ -58,10 +58,10 @@ class IntervalBounds(base.Objective):
 
     def __call__(self, model, images, labels, seed, step, training=True):
         terms = model.terms(images, labels, seed, step, training)
-        radius = self.share(step) * self.epsilon
-        worst = worst_logits(model, images, labels, radius)
+        share = self.share(step)
+        worst = worst_logits(model, images, labels, share * self.epsilon)
         bound = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, worst)
-        kappa = 1.0 - self.share(step) * (1.0 - self.kappa)
+        kappa = 1.0 - share * (1.0 - self.kappa)
         moved = (1.0 - kappa) * (bound - terms.cross_entropy)
         return terms._replace(
             loss=terms.loss + moved, metrics={"ibp_cross_entropy": bound}

@@ -305,7 +305,7 @@ def check(record: Mapping[str, Any], run: Run, path: str) -> bool:
             there,
             config,
             _AUDIT_MAY_DIFFER,
-            audit_settings.ADDED,
+            added=audit_settings.ADDED,
         )
     if run.landscape is not None:
         there = record["landscape_config"]
@@ -315,7 +315,7 @@ def check(record: Mapping[str, Any], run: Run, path: str) -> bool:
     return is_whole
 
 
-def _refuse(path, inside, there, here, may_differ, added=()):
+def _refuse(path, inside, there, here, may_differ, **more):
     workdirs.check_same(
         "The sweep's folder has this run by another config",
         path,
@@ -323,5 +323,5 @@ def _refuse(path, inside, there, here, may_differ, added=()):
         here,
         may_differ,
         inside,
-        dict(added),
+        **more,
     )
