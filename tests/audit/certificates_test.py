@@ -425,6 +425,11 @@ def test_what_numpy_cannot_read_is_named():
         intervals.Network(
             lambda x, s: tf.nn.relu(x[:, 0, :, 0]) + x[:, 1, :, 0], SHAPE
         )
+    with pytest.raises(intervals.NotReadableError, match="RandomUniform"):
+        intervals.Network(
+            lambda x, s: tf.reshape(x, [-1, 16]) + tf.random.uniform([16]),
+            SHAPE,
+        )
 
 
 @pytest.mark.parametrize("method", ["ibp", "crown"])
@@ -446,6 +451,24 @@ def test_a_certificate_that_is_none_is_not_proved_again(
         )
     )
     assert "not proved again" in again.proves(folder)[0]
+
+
+def test_a_certificate_of_noise_without_a_seed_is_not_proved_again(
+    weights, finished
+):
+    """Neither NumPy nor the library proves anything of such a model."""
+    folder = claims_of(finished)
+    images, labels = images_and_labels(weights)
+
+    def logits(x, seed):
+        noise = tf.random.normal([len(labels[:1]), CLASSES])
+        return tf.reshape(x, [-1, 16]) @ weights + 1e-6 * noise
+
+    again = verify_certificates.Again(
+        types.SimpleNamespace(logits_fn=logits, images=images, labels=labels)
+    )
+    assert "RandomStandardNormal" in again.problem
+    assert "RandomStandardNormal" in again.proves(folder)[0]
 
 
 # The config.

@@ -213,20 +213,23 @@ class Again:
         epsilon = float(folder.config["threat_model"]["epsilon"])
         images, labels = self._subject.images, self._subject.labels
         in_numpy, by_library = self._rows(folder)
-        odd = np.zeros(len(labels), bool)
+        certified, odd = mask(folder), np.zeros(len(labels), bool)
         for row in in_numpy:
             margins = self._network.margins(images[row], labels[row], epsilon)
             odd[row] = not margins.min() > 0
         if len(by_library):
             from ib_keras import certify
 
-            certifier = certify.Certifier(
-                self._subject.logits_fn,
-                images.shape[1:],
-                asked(folder)["method"],
-            )
-            found = certifier.certify(
-                images[by_library], labels[by_library], epsilon
-            )
+            try:
+                certifier = certify.Certifier(
+                    self._subject.logits_fn,
+                    images.shape[1:],
+                    asked(folder)["method"],
+                )
+                found = certifier.certify(
+                    images[by_library], labels[by_library], epsilon
+                )
+            except certify.NotCovered as error:
+                return [f"{claims.rows(certified)}: not proved again: {error}"]
             odd[by_library] = ~found.is_certified
         return [f"{claims.rows(odd)}: not proved again"] if odd.any() else []

@@ -58,7 +58,8 @@ class Network:
         image_shape: (height, width, channels).
 
     Raises:
-        NotReadableError: If an operation is another one; it is named.
+        NotReadableError: If an operation is another one, or gives what its
+            inputs do not determine; it is named.
     """
 
     def __init__(self, logits_fn: Callable, image_shape: tuple[int, ...]):
@@ -74,7 +75,11 @@ class Network:
         self._images = frozen.inputs[0]
         self._logits = frozen.outputs[0]
         moving = _moving(self._graph, self._images.op)
-        needed = _needed(self._logits.op) & moving
+        needed = _needed(self._logits.op)
+        for op in needed:
+            if op.op_def.is_stateful:
+                raise NotReadableError(f"a state or noise ({op.type})")
+        needed &= moving
         self._nodes = [
             op for op in self._graph.get_operations() if op in needed
         ]
