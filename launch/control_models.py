@@ -42,7 +42,7 @@ SHAPE = (8, 8, 1)
 REFUSED = "refused"
 
 _NUM_EXAMPLES = 100
-_NUM_TRAIN = 1200
+NUM_TRAIN = 1200
 _SEED = 0
 
 # The possible verdicts, from best to worst.
@@ -111,16 +111,18 @@ def _config(control: Control) -> dict[str, Any]:
 
 
 @functools.cache
-def _digits():
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """Shuffled images and labels; the first `NUM_TRAIN` are trained on."""
     found = load_digits()
     images = (found.images / 16.0).astype(np.float32)[..., None]
     order = np.random.default_rng(_SEED).permutation(len(images))
     return images[order], found.target[order].astype(np.int32)
 
 
-def _test_digits():
-    images, labels = _digits()
-    return images[_NUM_TRAIN:], labels[_NUM_TRAIN:]
+def test_digits() -> tuple[np.ndarray, np.ndarray]:
+    """The images and labels that nothing here is trained on."""
+    images, labels = digits()
+    return images[NUM_TRAIN:], labels[NUM_TRAIN:]
 
 
 def _blocks():
@@ -148,7 +150,7 @@ def _network(*hidden):
 
 def _train(model, num_steps, attack_steps=0):
     """Trains on digits; with attack steps, on PGD's images of the batch."""
-    images, labels = (part[:_NUM_TRAIN] for part in _digits())
+    images, labels = (part[:NUM_TRAIN] for part in digits())
     optimizer = keras.optimizers.Adam(3e-3)
     optimizer.build(model.trainable_variables)
     loss_fn = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -172,7 +174,7 @@ def _train(model, num_steps, attack_steps=0):
 
     rng = np.random.default_rng(_SEED)
     for _ in range(num_steps):
-        rows = rng.integers(0, _NUM_TRAIN, 128)
+        rows = rng.integers(0, NUM_TRAIN, 128)
         start = rng.uniform(-EPSILON, EPSILON, (128, *SHAPE))
         step(images[rows], labels[rows], start.astype(np.float32))
     return model
@@ -216,7 +218,7 @@ def _loud():
 def _loud_in_part():
     """Logits whose scale depends on the image."""
     model = _deterministic()
-    brightness = _test_digits()[0].mean(axis=(1, 2, 3))
+    brightness = test_digits()[0].mean(axis=(1, 2, 3))
     most = float(np.quantile(brightness, 0.8))
 
     def logits(x):
@@ -477,7 +479,7 @@ def run(control: Control, workdir: str, quiet: bool = True) -> dict[str, Any]:
 
 
 def _subject(control, config):
-    images, labels = (control.data or _test_digits)()
+    images, labels = (control.data or test_digits)()
     model = control.make()
     is_stochastic = control.mode == "stochastic"
     audited = audited_model.from_function(

@@ -1125,7 +1125,13 @@ def an_ib_classifier():
     return model
 
 
-@pytest.mark.parametrize("make", [an_ib_classifier, with_a_bottleneck_layer])
+@pytest.mark.parametrize(
+    "make",
+    [
+        an_ib_classifier,
+        pytest.param(with_a_bottleneck_layer, marks=pytest.mark.slow),
+    ],
+)
 def test_backup_and_restore_resumes_to_the_same_weights(make, tmp_path):
     images, labels = models.data(32)
 

@@ -12,6 +12,7 @@ from ib_keras.audit import audited_model
 from ib_keras.audit import function
 from ib_keras.bottlenecks.layer import VIBLayer
 from ib_keras.errors import UserError
+from tests.support import marks
 from tests.support import models
 
 SEED = seeds.from_int(5)
@@ -199,7 +200,9 @@ MODELS = {
 
 
 @pytest.mark.filterwarnings("ignore:The model returns probabilities")
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", marks.others_slow(MODELS, ("a way round", "IBClassifier"))
+)
 def test_an_export_and_a_file_answer_alike_in_both_modes(name, tmp_path):
     model = built(MODELS[name])
     images = np.random.default_rng(1).random((64, *models.IMAGE_SHAPE))

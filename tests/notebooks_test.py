@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from tests.support import marks
 from tests.support import runs
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -44,7 +45,12 @@ def test_the_saved_outputs_are_whole_small_and_quiet(path):
             assert output.get("name") != "stderr"  # Warnings and log lines.
 
 
-@every_notebook
+@pytest.mark.parametrize(
+    "path",
+    marks.others_slow(
+        NOTEBOOKS, ("audit_a_foreign_model",), lambda path: path.stem
+    ),
+)
 def test_the_code_runs(path, tmp_path):
     """In one process and without Jupyter, which is quicker."""
     code = "\n".join("".join(cell["source"]) for cell in code_cells(path))

@@ -42,6 +42,7 @@ def test_the_library_is_silent_and_passes_real_warnings_on():
     assert first.endswith("a real one") and second.endswith("another")
 
 
+@pytest.mark.slow
 def test_a_notebook_shows_no_temporary_folder(tmp_path):
     """TensorFlow logs at INFO there: what users save, but not our way to it."""
     done = python(

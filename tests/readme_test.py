@@ -72,6 +72,7 @@ def check_files(heading, folder):
     assert there == named - AT_TIMES
 
 
+@pytest.mark.slow
 def test_python_blocks_of_the_guide_run(checkout):
     checks = [
         "found.clean_accuracy > 0.9",

@@ -64,7 +64,12 @@ def assert_same(one, other):
             {"num_steps": 16, "schedule": "dm40"},
         ),
         ("square", {"num_steps": 10}, {"num_steps": 60}),
-        ("fab", {"num_steps": 3, "num_targets": 1}, {"num_steps": 9}),
+        pytest.param(
+            "fab",
+            {"num_steps": 3, "num_targets": 1},
+            {"num_steps": 9},
+            marks=pytest.mark.slow,
+        ),
         ("uniform_noise", {"num_steps": 5}, {"num_steps": 40}),
     ],
 )

@@ -530,6 +530,7 @@ def test_a_gate_without_diagnostics_is_refused_before_any_attack(folder):
     verdicts.check_gate("invalid", {"diagnostics": {"set": "none"}}, folder)
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_format_and_its_notes(folder, content, tmp_path):
     other = str(tmp_path / "other")
     audit_folder.write(other, num_examples=50, model="twin")

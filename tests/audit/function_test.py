@@ -21,6 +21,7 @@ from ib_keras.audit import result as results
 from ib_keras.audit import runner
 from ib_keras.audit import verify
 from ib_keras.errors import UserError
+from tests.support import marks
 from tests.support import runs
 
 EPSILON = 0.08
@@ -73,7 +74,9 @@ def places(tmp_path_factory):
     }
 
 
-@pytest.mark.parametrize("mode", ["mean", "stochastic"])
+@pytest.mark.parametrize(
+    "mode", marks.others_slow(["mean", "stochastic"], ("stochastic",))
+)
 def test_the_three_forms_of_a_layered_model_are_audited_alike(places, mode):
     found = {}
     for name, place in places.items():
@@ -181,6 +184,7 @@ def _best_gap(image, weights, logits, label, other):
     return logits[other] - logits[label] + slope @ move
 
 
+@pytest.mark.slow
 def test_all_given_examples_help_to_infer_the_inputs_of_a_file(tmp_path):
     """Few examples are attacked, and the model is found out by the others."""
     scaled = keras.Sequential(

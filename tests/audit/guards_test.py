@@ -10,6 +10,7 @@ from ib_keras import watchdog
 from ib_keras import workdirs
 from ib_keras.audit import runner
 from ib_keras.audit import subject as subjects
+from tests.support import marks
 from tests.support import runs
 
 
@@ -106,7 +107,9 @@ runner.audit(
 """
 
 
-@pytest.mark.parametrize("where", ["attack", "diagnostics"])
+@pytest.mark.parametrize(
+    "where", marks.others_slow(["attack", "diagnostics"], ("attack",))
+)
 def test_an_audit_that_hangs_ends_with_all_stacks_and_resumes(tmp_path, where):
     asked = config()
     if where == "diagnostics":

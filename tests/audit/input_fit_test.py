@@ -16,6 +16,7 @@ from ib_keras.audit.audited_model import selection
 from ib_keras.audit.audited_model.io_spec import IOSpec
 from ib_keras.audit.audited_model.preprocessing import Preprocessing
 from tests.support import foreign
+from tests.support import marks
 from tests.support import trained
 
 
@@ -35,7 +36,13 @@ def inferred(model):
     return audited.describe()["preprocessing"]
 
 
-@pytest.mark.parametrize("name", trained.INPUTS)
+@pytest.mark.parametrize(
+    "name",
+    marks.others_slow(
+        trained.INPUTS,
+        ("[0, 1]", "[0, 255]", "[-1, 1]", "own mean and deviation"),
+    ),
+)
 def test_the_preprocessing_is_found_or_asked_for(name):
     scale, offset = trained.INPUTS[name]
     found = inferred(network(scale, offset))

@@ -275,6 +275,7 @@ def in_float16(images):
     )
 
 
+@pytest.mark.slow
 def test_a_foreign_model_in_float16_cannot_be_compared(tmp_path):
     path = foreign.module(in_float16)
     changes = {

@@ -575,7 +575,7 @@ def test_a_killed_process_resumes_where_it_was(tmp_path, finished):
     config, workdir = tmp_path / "config.json", tmp_path / "audit"
     config.write_text(json.dumps(two_stages()))
     given = (runs.digits_model("vib"), workdir, config)
-    process = runs.Process(*given, 0.2, code=DRIVER)
+    process = runs.Process(*given, 0.05, code=DRIVER)
     process.wait_for(lambda: process.read("output").count("saved") >= 7)
     process.send(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL

@@ -305,6 +305,7 @@ def test_the_rates_of_two_layers_go_by_their_names():
     assert history["wide_rate"] != history["narrow_rate"]
 
 
+@pytest.mark.slow
 def test_ceb_trains_by_its_labels_and_classifies_without():
     images, labels = models.data(256)
     pictures = keras.Input(models.IMAGE_SHAPE)
@@ -344,6 +345,7 @@ def test_under_mixed_precision_the_rate_is_float32(policy):
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_replicas_train_as_one_does():
     images, labels = models.data(64)
     results = []

@@ -153,6 +153,7 @@ def deep():
     return certifier, logits, images, labels
 
 
+@pytest.mark.slow
 def test_sampling_finds_nothing_below_the_bounds(deep):
     certifier, logits, images, labels = deep
     for epsilon in (0.0, 0.03, 0.2):

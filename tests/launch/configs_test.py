@@ -46,7 +46,7 @@ SHAPES = {
 }
 TOYS = ("toy_overlap", "toy_tsipras")
 # Whose smoke takes long, or has the parts of another data set's.
-SLOW = ("cifar10", "mnist", "toy_overlap")
+SLOW = ("cifar10", "mnist", "toy_overlap", "digits_ceb", "digits_d")
 # The experiments of the paper and digits; those of others are tested too.
 OURS = [
     f"{data}_{bottleneck}"

@@ -6,8 +6,9 @@ from ib_keras.audit import verdict
 from ib_keras.errors import UserError
 from launch import control_models as controls
 
-# An honest one and a planted one are run with every change; others are slow.
-QUICK = ("provably robust model", "batch statistics")
+# Run with every change, for "believable" is the hardest to give; others are
+# slow.
+QUICK = ("provably robust model",)
 
 
 def run(name, folder):

@@ -50,6 +50,7 @@ def test_some_figures_are_drawn_and_told(folder, tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_all_draws_what_the_runs_have_and_a_bad_folder_stops_nothing(
     folder, tmp_path
 ):

@@ -255,7 +255,10 @@ def test_retries_come_to_an_end(make):
         vm.keep_running(["sleep", "60"], "all", retries=1)
 
 
-@pytest.mark.parametrize(("first", "last"), [(75, 4), (3, 3)])
+@pytest.mark.parametrize(
+    ("first", "last"),
+    [(75, 4), pytest.param(3, 3, marks=pytest.mark.slow)],
+)
 def test_only_an_interrupted_job_is_started_again(ready, first, last):
     vm, cloud = ready
     path = cloud.folder / "once"

@@ -36,6 +36,7 @@ def test_an_honest_audit_is_told_line_by_line(audit, tmp_path):
     assert runs.snapshot(audit) == before
 
 
+@pytest.mark.slow
 def test_quiet_says_nothing_of_an_honest_audit(audit):
     assert command(f"--workdir={audit}", "--quiet")[:2] == (0, "")
 

@@ -17,14 +17,14 @@ EPSILON = 0.1
 SEED = seeds.from_int(5)
 
 
-@pytest.mark.parametrize("bottleneck", models.BOTTLENECKS)
+MLP = {"name": "mlp", "hidden_units": (8, 6)}
+CNN = {"name": "small_cnn", "filters": (2, 3), "hidden_units": (5,)}
+
+
 @pytest.mark.parametrize(
-    "encoder",
-    [
-        {"name": "mlp", "hidden_units": (8, 6)},
-        {"name": "small_cnn", "filters": (2, 3), "hidden_units": (5,)},
-    ],
-    ids=lambda section: section["name"],
+    ("bottleneck", "encoder"),
+    [*((name, MLP) for name in models.BOTTLENECKS), ("vib", CNN)],
+    ids=lambda value: value if isinstance(value, str) else value["name"],
 )
 def test_bounds_are_those_of_certify(bottleneck, encoder):
     """Whose margin counts rounding; this one is without."""
@@ -154,6 +154,7 @@ def test_a_layer_without_bounds_is_named():
         ibp.worst_logits(model, images, labels, EPSILON)
 
 
+@pytest.mark.slow
 def test_training_by_it_certifies_more():
     """On separable images; the standard objective is the comparison."""
     images, labels = models.data(256)

@@ -15,6 +15,7 @@ from ib_keras.audit import runner
 from ib_keras.data import batches
 from ib_keras.errors import Interrupted
 from ib_keras.training import loop
+from tests.support import marks
 from tests.support import runs
 
 BOUND = {"toy_overlap": 16.0, "toy_tsipras": 8.0}
@@ -200,7 +201,7 @@ def test_a_batch_that_the_devices_cannot_share_is_refused(tmp_path):
     assert "batch size 63 on 2 replicas" in str(error.received)
 
 
-@pytest.mark.parametrize("data", TOYS)
+@pytest.mark.parametrize("data", marks.others_slow(TOYS, ("toy_overlap",)))
 def test_an_audit_loads_the_toy_by_its_name(data, tmp_path):
     """FGS on a linear classifier has a closed form: margin against radius.
 

@@ -336,6 +336,7 @@ def test_a_run_that_is_too_short_is_seen():
     assert ask("validation", case)["D29"].status == base.FAIL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["validation", "binarization", "steps", "step_sizes", "diversity"]
 )
