@@ -41,6 +41,7 @@ LAYERS = (
     (
         "batch_norm",
         "files",
+        "frozen",
         "layers",
         "optimizers",
         "plugins",

@@ -42,6 +42,25 @@ def test_the_library_is_silent_and_passes_real_warnings_on():
     assert first.endswith("a real one") and second.endswith("another")
 
 
+def test_bounds_are_silent_and_what_else_is_said_is_heard():
+    """TensorFlow logs when it puts the bodies of calls in place."""
+    done = python(
+        "import os, ib_keras\n"
+        "from ib_keras import certify\n"
+        "def logits(images, seed):\n"
+        "    os.write(2, b'traced\\n')\n"
+        "    return images[:, 0, :, 0]\n"
+        "certify.Certifier(logits, (2, 2, 1), 'ibp')\n"
+        "from ib_keras import frozen\n"
+        "with frozen._quiet():\n"
+        "    os.write(2, b'E0000 00:00:17.5 1 devices.cc:67] heard\\n')\n"
+        "    os.write(2, b'I0000 00:00:17.5 1 devices.cc:67] not\\n')\n"
+    )
+    assert done.stdout == ""
+    first, second = done.stderr.strip().splitlines()
+    assert first == "traced" and second.endswith("heard")
+
+
 @pytest.mark.slow
 def test_a_notebook_shows_no_temporary_folder(tmp_path):
     """TensorFlow logs at INFO there: what users save, but not our way to it."""

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.framework import convert_to_constants
 
+from ib_keras import frozen as frozen_lib
 from ib_keras.errors import UserError
 from ib_keras.errors import reason
 from ib_keras.types import LogitsFn
@@ -151,18 +151,9 @@ def read(logits_fn: LogitsFn, image_shape: Sequence[int]) -> Graph:
 
 
 def _freeze(logits_fn, image_shape):
-    """The traced function without calls and variables."""
-    signature = (
-        tf.TensorSpec([1, *image_shape], tf.float32, name="images"),
-        tf.TensorSpec([2], tf.int32, name="seed"),
-    )
+    """The traced function, or the sentence that says why there is none."""
     try:
-        # Its arguments are kept though the function may not use the seed.
-        traced = tf.function(
-            lambda images, seed: tf.identity(logits_fn(images, seed)),
-            autograph=False,
-        ).get_concrete_function(*signature)
-        return convert_to_constants.convert_variables_to_constants_v2(traced)
+        return frozen_lib.freeze(logits_fn, image_shape)
     except UserError:
         raise
     except Exception as error:  # Anything may be wrong with anybody's code.

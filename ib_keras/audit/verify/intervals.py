@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.framework import convert_to_constants
+
+from ib_keras import frozen as frozen_lib
 
 # The largest last activation that is asked about by unit vectors.
 _MOST_LAST = 4096
@@ -63,14 +64,7 @@ class Network:
     """
 
     def __init__(self, logits_fn: Callable, image_shape: tuple[int, ...]):
-        traced = tf.function(
-            lambda images, seed: tf.identity(logits_fn(images, seed)),
-            autograph=False,
-        ).get_concrete_function(
-            tf.TensorSpec([1, *image_shape], tf.float32),
-            tf.TensorSpec([2], tf.int32),
-        )
-        frozen = convert_to_constants.convert_variables_to_constants_v2(traced)
+        frozen = frozen_lib.freeze(logits_fn, image_shape)
         self._graph = frozen.graph
         self._images = frozen.inputs[0]
         self._logits = frozen.outputs[0]
