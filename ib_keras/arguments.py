@@ -133,6 +133,8 @@ CHECKS = {
         "kappa": _share,
         "warmup_epochs": _number(0.0),
         "ramp_epochs": _number(0.0),
+        "ramp_steps": _count(0),
+        "warmup_steps": _count(0),
     },
     "training": {
         "precision": _one_of(*PRECISIONS),

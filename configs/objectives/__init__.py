@@ -12,7 +12,10 @@ from configs import common
 _EPSILON = 0.3  # l_inf, in pixel units of [0, 1]: that of the literature.
 # PGD as Madry et al. have it on MNIST.
 _PGD = dict(epsilon=_EPSILON, step_size=0.01, num_steps=40)
+# At the full radius from the first step the small network stays at chance.
+_RAMP = dict(ramp_epochs=5.0)  # In which the radius grows from 0; ours.
 _ADVERSARY = dict(
+    **_RAMP,
     loss="cross_entropy",  # What the adversary maximises.
     mode="mean",  # Of the classifier that it attacks; or "stochastic".
     rate_of="adversarial",  # The images that the rate is of; or "clean".
@@ -38,6 +41,7 @@ OBJECTIVES = {
         name="trades",
         beta=6.0,  # Weight of the divergence, 1/lambda of the paper.
         **_PGD,
+        **_RAMP,
         mode="mean",
         rate_of="clean",
     ),

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from ib_keras import schedules
 from ib_keras import seeds
 from ib_keras.attacks import base
 from ib_keras.types import LogitsFn
@@ -38,6 +39,28 @@ def logits_fn(model, mode: str) -> LogitsFn:
     )
 
 
+def ramped(epsilon: float, ramp_steps: int, step: tf.Tensor):
+    """The adversary's radius at a step of training.
+
+    Args:
+        epsilon: In the end, in pixel units of [0, 1].
+        ramp_steps: Steps in which it grows linearly, from `epsilon /
+            ramp_steps` at the first one; 0 for none.
+        step: Scalar integer tensor, from 0.
+
+    Returns:
+        `epsilon` itself without a ramp; otherwise a float32 scalar.
+    """
+    if not ramp_steps:
+        return epsilon
+    return schedules.anneal(
+        tf.cast(step, tf.int32) + 1,
+        start=0.0,
+        end=epsilon,
+        num_steps=ramp_steps,
+    )
+
+
 def example_seeds(seed: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
     """One seed an example of the global batch, int32 `[batch, 2]`.
 
@@ -56,7 +79,7 @@ def craft(
     logits_fn: LogitsFn,
     images: tf.Tensor,
     labels: tf.Tensor,
-    epsilon: float,
+    epsilon: float | tf.Tensor,
     seed: tf.Tensor,
 ) -> tf.Tensor:
     """Runs one attack and takes its last iterate.

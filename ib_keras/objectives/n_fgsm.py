@@ -51,6 +51,7 @@ class NFGSMTraining(pgd_at.PGDTraining):
         loss: As `pgd_at.PGDTraining`.
         mode: As `pgd_at.PGDTraining`.
         rate_of: As `pgd_at.PGDTraining`.
+        ramp_steps: As `pgd_at.PGDTraining`; noise grows with the radius.
         noise: k; noise is uniform in [-k epsilon, k epsilon].
 
     Raises:
@@ -79,14 +80,24 @@ def build(
     loss="cross_entropy",
     mode="mean",
     rate_of="adversarial",
+    ramp_epochs=0.0,
     steps_per_epoch=None,
 ) -> NFGSMTraining:
-    """Builds an `NFGSMTraining`, whose arguments these are.
+    """Builds an `NFGSMTraining`.
+
+    Args:
+        epsilon: As `NFGSMTraining`.
+        step_size: As `NFGSMTraining`.
+        noise: As `NFGSMTraining`.
+        loss: As `NFGSMTraining`.
+        mode: As `NFGSMTraining`.
+        rate_of: As `NFGSMTraining`.
+        ramp_epochs: Epochs in which the radius grows from 0 to epsilon.
+        steps_per_epoch: Turns epochs into steps.
 
     Raises:
         UserError: If a value cannot be used.
     """
-    del steps_per_epoch
     return NFGSMTraining(
         epsilon,
         step_size,
@@ -94,4 +105,5 @@ def build(
         mode=mode,
         rate_of=rate_of,
         noise=noise,
+        ramp_steps=round(ramp_epochs * (steps_per_epoch or 0)),
     )

@@ -32,6 +32,10 @@ class PGDTraining(base.Objective):
         rate_of: "adversarial" or "clean": the images that the rate is of. The
             literature on adversarial training has no rate; the clean one costs
             a second pass through the encoder.
+        ramp_steps: Steps in which the radius grows from 0 to epsilon. A large
+            radius from the first step can leave a network at chance. The
+            papers have no ramp of the radius; Wong et al. begin with small
+            learning rates.
 
     Raises:
         UserError: If a value cannot be used.
@@ -44,6 +48,7 @@ class PGDTraining(base.Objective):
     loss: str = "cross_entropy"
     mode: str = "mean"
     rate_of: str = "adversarial"
+    ramp_steps: int = 0
 
     @property
     def attack(self) -> pgd.PGD:
@@ -58,7 +63,7 @@ class PGDTraining(base.Objective):
             crafting.logits_fn(model, self.mode),
             images,
             labels,
-            self.epsilon,
+            crafting.ramped(self.epsilon, self.ramp_steps, step),
             seed,
         )
         terms = model.terms(adversarial, labels, seed, step, training)
@@ -76,14 +81,32 @@ def build(
     loss="cross_entropy",
     mode="mean",
     rate_of="adversarial",
+    ramp_epochs=0.0,
     steps_per_epoch=None,
 ) -> PGDTraining:
-    """Builds a `PGDTraining`, whose arguments these are.
+    """Builds a `PGDTraining`.
+
+    Args:
+        epsilon: As `PGDTraining`.
+        step_size: As `PGDTraining`.
+        num_steps: As `PGDTraining`.
+        random_start: As `PGDTraining`.
+        loss: As `PGDTraining`.
+        mode: As `PGDTraining`.
+        rate_of: As `PGDTraining`.
+        ramp_epochs: Epochs in which the radius grows from 0 to epsilon.
+        steps_per_epoch: Turns epochs into steps.
 
     Raises:
         UserError: If a value cannot be used.
     """
-    del steps_per_epoch
     return PGDTraining(
-        epsilon, step_size, num_steps, random_start, loss, mode, rate_of
+        epsilon,
+        step_size,
+        num_steps,
+        random_start,
+        loss,
+        mode,
+        rate_of,
+        round(ramp_epochs * (steps_per_epoch or 0)),
     )

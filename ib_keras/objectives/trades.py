@@ -55,6 +55,8 @@ class Trades(base.Objective):
         mode: Of the predictions p: "mean" or "stochastic". In stochastic mode
             both sides of the divergence share their noise.
         rate_of: "clean" or "adversarial": the images that the rate is of.
+        ramp_steps: Steps in which the radius grows from 0 to epsilon; the
+            paper has none.
 
     Raises:
         UserError: If a value cannot be used.
@@ -68,6 +70,7 @@ class Trades(base.Objective):
     num_steps: int = 40
     mode: str = "mean"
     rate_of: str = "clean"
+    ramp_steps: int = 0
 
     def __call__(self, model, images, labels, seed, step, training=True):
         attacked = crafting.logits_fn(model, self.mode)
@@ -77,7 +80,7 @@ class Trades(base.Objective):
             attacked,
             images,
             labels,
-            self.epsilon,
+            crafting.ramped(self.epsilon, self.ramp_steps, step),
             seed,
         )
         terms = model.terms(images, labels, seed, step, training)
@@ -98,12 +101,25 @@ def build(
     num_steps=40,
     mode="mean",
     rate_of="clean",
+    ramp_epochs=0.0,
     steps_per_epoch=None,
 ) -> Trades:
-    """Builds a `Trades`, whose arguments these are.
+    """Builds a `Trades`.
+
+    Args:
+        beta: As `Trades`.
+        epsilon: As `Trades`.
+        step_size: As `Trades`.
+        num_steps: As `Trades`.
+        mode: As `Trades`.
+        rate_of: As `Trades`.
+        ramp_epochs: Epochs in which the radius grows from 0 to epsilon.
+        steps_per_epoch: Turns epochs into steps.
 
     Raises:
         UserError: If a value cannot be used.
     """
-    del steps_per_epoch
-    return Trades(beta, epsilon, step_size, num_steps, mode, rate_of)
+    ramp_steps = round(ramp_epochs * (steps_per_epoch or 0))
+    return Trades(
+        beta, epsilon, step_size, num_steps, mode, rate_of, ramp_steps
+    )

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from ib_keras import seeds
 from ib_keras.objectives import crafting
+from ib_keras.objectives import pgd_at
 from ib_keras.objectives.cure import Cure
 from ib_keras.objectives.llr import LocalLinearity
 from ib_keras.objectives.n_fgsm import NFGSMTraining
@@ -77,6 +78,17 @@ def test_pgd_lowers_the_margin_by_all_that_the_ball_allows(
     objective = PGDTraining(EPSILON, step_size=0.05, num_steps=6, loss=loss)
     lowest = margins(model, IMAGES) - EPSILON * np.abs(weights).sum(axis=1)
     found = terms(objective, model)
+    np.testing.assert_allclose(found.loss, cross_entropy(lowest), rtol=1e-4)
+
+
+@pytest.mark.parametrize("step, share", [(0, 0.1), (3, 0.4), (50, 1.0)])
+def test_a_radius_on_a_ramp_is_reached_at_its_end(model, weights, step, share):
+    objective = pgd_at.build(
+        EPSILON, 0.05, num_steps=6, ramp_epochs=0.5, steps_per_epoch=20
+    )
+    reach = share * EPSILON * np.abs(weights).sum(axis=1)
+    found = objective(model, IMAGES, LABELS, SEED, tf.constant(step))
+    lowest = margins(model, IMAGES) - reach
     np.testing.assert_allclose(found.loss, cross_entropy(lowest), rtol=1e-4)
 
 
