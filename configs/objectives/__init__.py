@@ -68,6 +68,7 @@ OBJECTIVES = {
         kappa=0.5,  # Share of the clean cross-entropy, in the end.
         warmup_epochs=1.0,  # With radius 0,
         ramp_epochs=10.0,  # and then growing.
+        mode="mean",  # Of the classifier that is bounded; or "stochastic".
     ),
 }
 

@@ -95,7 +95,7 @@ class Bottleneck(keras.layers.Layer):
             global batch, so that several replicas draw what one would draw.
         """
         loc = posterior.mean()
-        return loc + posterior.stddev() * _noise(seed, num_samples, loc)
+        return loc + posterior.stddev() * noise(seed, num_samples, loc)
 
     def rate(self, posterior, latents, labels) -> tf.Tensor:
         """The rate by the chosen estimator.
@@ -135,12 +135,22 @@ class Bottleneck(keras.layers.Layer):
         }
 
 
-def _noise(seed, num_samples, loc) -> tf.Tensor:
+def noise(seed, num_samples, loc) -> tf.Tensor:
+    """Draws the noise of latents, a replica's part of the global batch's.
+
+    Args:
+        seed: int32 `[2]`.
+        num_samples: S, an integer or scalar tensor.
+        loc: Float tensor `[batch, latent_dim]`; only its shape counts.
+
+    Returns:
+        float32 `[samples, batch, latent_dim]`, standard normal.
+    """
     context = tf.distribute.get_replica_context()
     count = 1 if context is None else context.num_replicas_in_sync
     if count == 1:
         shape = tf.concat([[num_samples], tf.shape(loc)], axis=0)
         return seeds.noise(seed, shape)
     shape = tf.concat([[num_samples, count], tf.shape(loc)], axis=0)
-    noise = seeds.noise(seed, shape)
-    return tf.gather(noise, context.replica_id_in_sync_group, axis=1)
+    drawn = seeds.noise(seed, shape)
+    return tf.gather(drawn, context.replica_id_in_sync_group, axis=1)

@@ -15,9 +15,15 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from ib_keras import layers
 from ib_keras import schedules
+from ib_keras import seeds
+from ib_keras.bottlenecks import base as bottlenecks
 from ib_keras.errors import UserError
 from ib_keras.objectives import base
+
+# Purpose that the seed of a step is folded with for the noise of the bounds.
+_NOISE = 0x1B9
 
 # Functions that do not decrease, so that ends of intervals stay ends.
 _RISING = frozenset(
@@ -31,9 +37,11 @@ class IntervalBounds(base.Objective):
     """kappa CE(x) + (1 - kappa) CE(worst of the ball) + weight * rate.
 
     The first cross-entropy and the rate are those of the standard objective,
-    with noise. The second is of the classifier of mean mode: of the largest
-    logits of other classes, less that of the label, that interval bounds allow
-    in the l_inf ball cut with [0, 1]. It is logged as `ibp_cross_entropy`.
+    with noise. The second is of the largest logits of other classes, less that
+    of the label, that interval bounds allow in the l_inf ball cut with [0, 1].
+    In stochastic mode these are of each draw of z, whose noise is the same in
+    the whole ball, and the cross-entropy is of their mean probability. It is
+    logged as `ibp_cross_entropy`.
     Statistics of batch normalisation are those of inference in it. The bounds
     are in float32, without allowance for rounding: they train, and `certify`
     proves.
@@ -43,6 +51,7 @@ class IntervalBounds(base.Objective):
         kappa: Share of the clean cross-entropy in the end; it begins as 1.
         warmup_steps: Steps with a ball of radius 0 and kappa 1.
         ramp_steps: Steps after them in which both go to their ends.
+        mode: Of the classifier that is bounded: "mean" or "stochastic".
 
     Raises:
         UserError: If a value cannot be used, or when it is called the encoder
@@ -55,17 +64,27 @@ class IntervalBounds(base.Objective):
     kappa: float = 0.5
     warmup_steps: int = 0
     ramp_steps: int = 0
+    mode: str = "mean"
 
     def __call__(self, model, images, labels, seed, step, training=True):
         terms = model.terms(images, labels, seed, step, training)
         share = self.share(step)
-        worst = worst_logits(model, images, labels, share * self.epsilon)
-        bound = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, worst)
+        noise = self._noise(model, labels, seed)
+        worst = worst_logits(model, images, labels, share * self.epsilon, noise)
+        bound = _cross_entropy(worst, labels)
         kappa = 1.0 - share * (1.0 - self.kappa)
         moved = (1.0 - kappa) * (bound - terms.cross_entropy)
         return terms._replace(
             loss=terms.loss + moved, metrics={"ibp_cross_entropy": bound}
         )
+
+    def _noise(self, model, labels, seed):
+        """Float32 `[samples, batch, latent_dim]`, or None."""
+        if self.mode == "mean" or not model.is_stochastic:
+            return None
+        like = tf.zeros([tf.shape(labels)[0], model.bottleneck.latent_dim])
+        seed = seeds.fold(seed, _NOISE)
+        return bottlenecks.noise(seed, model.num_samples, like)
 
     def share(self, step) -> tf.Tensor:
         """How far the schedules are at a step, float32 scalar from 0 to 1."""
@@ -77,17 +96,35 @@ class IntervalBounds(base.Objective):
         )
 
 
-def worst_logits(model, images, labels, epsilon) -> tf.Tensor:
+def _cross_entropy(worst: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """That of the mean probability of the label over draws, `[batch]`.
+
+    Args:
+        worst: float32 `[samples, batch, classes]`.
+        labels: int32 `[batch]`.
+    """
+    samples = tf.shape(worst)[0]
+    each = tf.nn.sparse_softmax_cross_entropy_with_logits(
+        tf.tile(labels[None], [samples, 1]), worst
+    )
+    count = tf.math.log(tf.cast(samples, tf.float32))
+    return count - tf.reduce_logsumexp(-each, axis=0)
+
+
+def worst_logits(model, images, labels, epsilon, noise=None) -> tf.Tensor:
     """Upper bounds of the logits less that of the label, over l_inf balls.
 
     Args:
-        model: An `IBClassifier`; its mean mode is bounded.
+        model: An `IBClassifier`.
         images: float32 `[batch, height, width, channels]` in [0, 1].
         labels: int32 `[batch]`.
         epsilon: Radius, in pixel units; a float or a scalar tensor.
+        noise: float32 `[samples, batch, latent_dim]`, the draws of z in units
+            of its standard deviation; None for mean mode.
 
     Returns:
-        float32 `[batch, classes]`; 0 for the label.
+        float32 `[samples, batch, classes]`, one sample in mean mode; 0 for the
+        label.
 
     Raises:
         UserError: If the encoder has a layer without bounds.
@@ -97,13 +134,53 @@ def worst_logits(model, images, labels, epsilon) -> tf.Tensor:
     box = [(end - model.input_mean) / model.input_std for end in (low, high)]
     low, high = _through(model.encoder, *box)
     kernel, bias = _last_layers(model)
-    # Of each class the difference from the label, `[batch, features, classes]`.
+    found = _largest(low, high, _from_label(kernel, labels))
+    found += bias[None] - tf.gather(bias, labels)[:, None]
+    if noise is None:
+        return found[None]
+    ends = [noise * end for end in _scale(model, low, high)]
+    decoder = _from_label(tf.convert_to_tensor(model.decoder.kernel), labels)
+    return found + _largest(tf.minimum(*ends), tf.maximum(*ends), decoder)
+
+
+def _from_label(kernel: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Each class's column less the label's, `[batch, features, classes]`."""
     own = tf.gather(kernel, labels, axis=1)
-    difference = kernel[None] - tf.transpose(own)[:, :, None]
-    shift = bias[None] - tf.gather(bias, labels)[:, None]
+    return kernel[None] - tf.transpose(own)[:, :, None]
+
+
+def _largest(low, high, kernel) -> tf.Tensor:
+    """The most that `x @ kernel` can be for low <= x <= high.
+
+    Args:
+        low: float32 `[..., batch, features]`.
+        high: Of the same shape.
+        kernel: float32 `[batch, features, classes]`.
+    """
     middle, radius = (high + low) / 2, (high - low) / 2
-    found = tf.einsum("bf,bfc->bc", middle, difference)
-    return found + shift + tf.einsum("bf,bfc->bc", radius, tf.abs(difference))
+    product = "...bf,bfc->...bc"
+    found = tf.einsum(product, middle, kernel)
+    return found + tf.einsum(product, radius, tf.abs(kernel))
+
+
+def _scale(model, low, high):
+    """The interval of the standard deviation of z."""
+    posterior = model.bottleneck.posterior
+    if isinstance(posterior, layers.UnitGaussian):
+        return (tf.ones([1, model.bottleneck.latent_dim]),) * 2
+    if not isinstance(posterior, layers.DiagonalGaussian):
+        raise UserError(
+            "The objective ibp has no bounds of this noise",
+            received=f"{type(posterior).__name__}",
+            expected="DiagonalGaussian or UnitGaussian",
+            fix='Set mode to "mean".',
+        )
+    count = model.bottleneck.latent_dim
+    kernel = tf.convert_to_tensor(posterior.projection.kernel)[:, count:]
+    bias = tf.convert_to_tensor(posterior.projection.bias)[count:]
+    middle = (high + low) / 2 @ kernel + bias + posterior.scale_shift
+    radius = (high - low) / 2 @ tf.abs(kernel)
+    return tuple(tf.math.softplus(middle + by) for by in (-radius, radius))
 
 
 def _last_layers(model) -> tuple[tf.Tensor, tf.Tensor]:
@@ -232,6 +309,7 @@ def build(
     kappa=0.5,
     warmup_epochs=1.0,
     ramp_epochs=10.0,
+    mode="mean",
     steps_per_epoch=None,
 ) -> IntervalBounds:
     """Builds an `IntervalBounds`.
@@ -241,6 +319,7 @@ def build(
         kappa: As `IntervalBounds`.
         warmup_epochs: Epochs with a ball of radius 0.
         ramp_epochs: Epochs after them in which it grows.
+        mode: As `IntervalBounds`.
         steps_per_epoch: Turns epochs into steps.
 
     Raises:
@@ -248,5 +327,9 @@ def build(
     """
     steps = steps_per_epoch or 0
     return IntervalBounds(
-        epsilon, kappa, round(warmup_epochs * steps), round(ramp_epochs * steps)
+        epsilon,
+        kappa,
+        round(warmup_epochs * steps),
+        round(ramp_epochs * steps),
+        mode,
     )

@@ -13,7 +13,13 @@ from tests.support import models
 
 _NAMES = plugins.names("objectives")
 # What makes a quick run of those that have an adversary.
-_QUICK = {"epsilon": 0.1, "num_steps": 2, "step_size": 0.05}
+_QUICK = {
+    "warmup_epochs": 0.0,
+    "ramp_epochs": 0.0,
+    "epsilon": 0.1,
+    "num_steps": 2,
+    "step_size": 0.05,
+}
 _SEED = seeds.from_int(3)
 _STEP = tf.constant(2)
 

@@ -36,7 +36,7 @@ def test_bounds_are_those_of_certify(bottleneck, encoder):
     )
     models.randomise(model, scale=0.3)
     images, labels = models.data(6, (8, 8, 1))
-    worst = ibp.worst_logits(model, images, labels, 0.02).numpy()
+    worst = ibp.worst_logits(model, images, labels, 0.02)[0].numpy()
     rows = np.arange(len(labels))
     np.testing.assert_allclose(worst[rows, labels], 0.0, atol=1e-5)
     worst[rows, labels] = -np.inf
@@ -45,6 +45,45 @@ def test_bounds_are_those_of_certify(bottleneck, encoder):
     margin = certifier.certify(images, labels, 0.02).margin
     found = -worst.max(axis=1)
     np.testing.assert_allclose(found, margin, rtol=1e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("bottleneck", ["vib", "ceb"])
+def test_no_draw_with_the_same_noise_exceeds_its_bound(bottleneck):
+    """At radius 0 they are equal; at another one, at 50 corners of the ball."""
+    model = models.randomise(models.build(bottleneck), scale=0.3)
+    images, labels = models.data(8)
+    rng = np.random.default_rng(1)
+    noise = rng.normal(size=(3, 8, 5)).astype(np.float32)
+
+    def differences(images):
+        mean, deviation = models.numpy_posterior(model, images)
+        logits = models.dense(model.decoder, mean + deviation * noise)
+        own = np.take_along_axis(logits, labels[None, :, None], axis=2)
+        return logits - own
+
+    found = ibp.worst_logits(model, images, labels, 0.0, noise)
+    np.testing.assert_allclose(found, differences(images), atol=1e-4)
+    bound = ibp.worst_logits(model, images, labels, EPSILON, noise).numpy()
+    for _ in range(50):
+        moved = EPSILON * rng.choice([-1, 1], images.shape)
+        moved = np.clip(images + moved, 0, 1).astype(np.float32)
+        assert (differences(moved) <= bound + 1e-4).all()
+
+
+def test_stochastic_mode_is_the_mean_probability_over_draws():
+    model = models.randomise(models.build("vib"), scale=0.3)
+    batch = models.data(8)
+    objective = ibp.IntervalBounds(EPSILON, mode="stochastic")
+    found = objective(model, *batch, SEED, tf.constant(0))
+    noise = objective._noise(model, batch[1], SEED)
+    assert noise.shape == (model.num_samples, 8, 5)
+    worst = np.float64(ibp.worst_logits(model, *batch, EPSILON, noise))
+    own = np.exp(models.log_softmax(worst))[:, np.arange(8), batch[1]]
+    np.testing.assert_allclose(
+        found.metrics["ibp_cross_entropy"],
+        -np.log(own.mean(axis=0)),
+        rtol=1e-4,
+    )
 
 
 def test_a_linear_model_has_a_closed_form():
@@ -101,9 +140,9 @@ def test_batch_normalisation_has_the_statistics_of_inference():
     images, labels = models.data(8)
     exact = model(images).numpy()
     exact -= exact[np.arange(8), labels][:, None]
-    at_zero = ibp.worst_logits(model, images, labels, 0.0)
+    at_zero = ibp.worst_logits(model, images, labels, 0.0)[0]
     np.testing.assert_allclose(at_zero, exact, atol=1e-4)
-    bound = ibp.worst_logits(model, images, labels, EPSILON).numpy()
+    bound = ibp.worst_logits(model, images, labels, EPSILON)[0].numpy()
     rng = np.random.default_rng(1)
     for _ in range(50):
         moved = EPSILON * rng.choice([-1, 1], images.shape)
@@ -168,7 +207,7 @@ def test_training_by_it_certifies_more():
         model = models.build("vib", objective=section)
         model.compile(keras.optimizers.Adam(1e-2))
         model.fit(images, labels, batch_size=64, epochs=30, verbose=0)
-        worst = ibp.worst_logits(model, images, labels, 0.05).numpy()
+        worst = ibp.worst_logits(model, images, labels, 0.05)[0].numpy()
         worst[np.arange(256), labels] = -np.inf
         certified[section["name"]] = (worst.max(axis=1) < 0).mean()
     assert certified["ibp"] > certified["standard"] + 0.1
