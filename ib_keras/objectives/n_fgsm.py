@@ -58,7 +58,7 @@ class NFGSMTraining(pgd_at.PGDTraining):
         UserError: If a value cannot be used.
     """
 
-    step_size: float | None = None
+    step_size: float | None = None  # type: ignore[assignment]
     num_steps: int = 1
     noise: float = 2.0
 

@@ -80,7 +80,7 @@ def load(folder: str, has_examples: bool = True) -> Audit:
         examples = files.read_npz(path) if has_examples else None
         said = _if_there(said_path)
         scan = _if_there(scan_path)
-    except (OSError, *files.remote_errors("OpError")) as error:
+    except (OSError,) + files.remote_errors("OpError") as error:
         raise UserError(
             "Cannot read the audit",
             received=f"{folder} ({getattr(error, 'message', error)})",

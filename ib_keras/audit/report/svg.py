@@ -215,7 +215,9 @@ def _style_x(axes, limits: tuple[float, float], is_log: bool) -> None:
         axes.set_xscale("log")
         axes.set_xlim(low / 1.06, high * 1.06)
         subs = (1, 2, 5) if high <= 300 * low else (1,)
-        locator = matplotlib.ticker.LogLocator(subs=subs)
+        locator: matplotlib.ticker.Locator = matplotlib.ticker.LogLocator(
+            subs=subs
+        )
         if high < 3 * low:  # Too short for powers.
             locator = matplotlib.ticker.MaxNLocator(3, integer=high > 1)
     else:
@@ -226,7 +228,9 @@ def _style_x(axes, limits: tuple[float, float], is_log: bool) -> None:
         )
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
-    formatter = matplotlib.ticker.FuncFormatter(lambda x, _: f"{x:,.6g}")
+    formatter: matplotlib.ticker.Formatter = matplotlib.ticker.FuncFormatter(
+        lambda x, _: f"{x:,.6g}"
+    )
     if high >= 10_000:  # "200k", which leaves space for its neighbours.
         formatter = matplotlib.ticker.EngFormatter(sep="")
     axes.xaxis.set_major_formatter(formatter)
