@@ -113,7 +113,7 @@ def as_array(values, what: str, shape: str) -> np.ndarray:
     Args:
         values: Array-like.
         what: What they are, for the message.
-        shape: The expected one, likewise.
+        shape: The expected one, for the message.
 
     Raises:
         UserError: If the lengths differ.

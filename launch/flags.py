@@ -28,6 +28,9 @@ from launch import overrides
 
 FLAGS = flags.FLAGS
 
+# Sections of a training that a config has with an objective alone.
+_OF_PRESETS = ("config.objective", "config.monitor")
+
 # What absl says of a flag that is required, and a config of its preset.
 _MISSING = re.compile(r"flag (--\w+)=None: .* other than None")
 _PRESET = re.compile(
@@ -351,10 +354,27 @@ def _explain(argv, error) -> str:
     )
 
 
-def _unknown_field(argv):
-    """The error of the first override of a field that the config lacks."""
+def _error_of_field(name, inside, part, section):
+    """The error of an override, of which `part` is not in its section."""
+    from ib_keras.errors import UserError
     from ib_keras.errors import unknown_name
 
+    fields = [f"--{inside}{field}" for field in section]
+    if f"{inside}{part}" in _OF_PRESETS:
+        return UserError(
+            "The config lacks a section that some presets have",
+            received=f'"--{name}"',
+            expected=f"one of {', '.join(sorted(fields))}",
+            fix="Name an objective behind the config's file, as in "
+            "--config=configs/mnist_vib.py:pgd_at.",
+        )
+    return unknown_name(
+        "config field", f"--{name}", fields, "See the config's file."
+    )
+
+
+def _unknown_field(argv):
+    """The error of the first override of a field that the config lacks."""
     config = _unchanged_config(argv[1:])
     if config is None:  # Another error.
         return None
@@ -366,11 +386,6 @@ def _unknown_field(argv):
             if not isinstance(section, dict):
                 break
             if part not in section:
-                return unknown_name(
-                    "config field",
-                    f"--{name}",
-                    [f"--{inside}{field}" for field in section],
-                    "See the config's file.",
-                )
+                return _error_of_field(name, inside, part, section)
             section, inside = section[part], f"{inside}{part}."
     return None

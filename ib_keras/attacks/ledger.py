@@ -124,9 +124,9 @@ class Ledger(Attacked):
         clean_prediction: int32; -1 where the clean logits are not finite.
         is_robust: bool: right on the clean image and not broken.
         broken_by_stage: int32, -1 where not broken by an attack.
-        broken_by_restart: int32, -1 likewise.
-        broken_by_target: int32, -1 likewise, and for untargeted attacks.
-        broken_at_step: int32, -1 likewise.
+        broken_by_restart: int32, -1 where not broken.
+        broken_by_target: int32, -1 where not broken, and of untargeted ones.
+        broken_at_step: int32, -1 where not broken.
     """
 
     label: np.ndarray = _array(np.int32, -1)

@@ -51,7 +51,7 @@ class Model:
 
     @property
     def recorded_step(self) -> int | None:
-        """The training steps, likewise."""
+        """The training steps that the export recorded."""
         return self._recorded("step", Count)
 
     def _recorded(self, name, kind):

@@ -167,7 +167,7 @@ class Batched:
             drawn: What a seed drew.
             lines: Names of the curves through which lines are chosen.
             slopes: By curve, of each margin: `[draws * classes, ...]`.
-            weights: Takes the sizes of the coefficients, likewise, if given.
+            weights: Takes the sizes of the coefficients by curve, if given.
 
         Returns:
             float64 `[draws, classes]`, infinite at the label.

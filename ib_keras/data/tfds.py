@@ -36,7 +36,8 @@ def build(
             `NAME:VERSION`.
         image_key: The feature with the images; None for the one that the data
             set declares for supervised learning, or else `image`.
-        label_key: The feature with the classes; None likewise, or `label`.
+        label_key: The feature with the classes; None for the one
+            that the data set declares, or else `label`.
         image_size: (height, width), or one number for both, which images are
             stretched to; None for their own, if all are of one size.
         color_mode: "grayscale" or "rgb"; None for what they are.

@@ -32,7 +32,7 @@ class LocalLinearity(base.Objective):
         weight: lambda of the paper.
         mu: mu of the paper.
         epsilon: Radius, l_inf, in pixel units of [0, 1].
-        step_size: Of the ascent to d, likewise.
+        step_size: Of the ascent to d, in pixel units.
         num_steps: Of the ascent.
         mode: "mean" or "stochastic"; then all losses share their noise.
 

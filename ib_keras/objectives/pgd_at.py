@@ -24,7 +24,7 @@ class PGDTraining(base.Objective):
 
     Args:
         epsilon: Radius of the adversary, l_inf, in pixel units of [0, 1].
-        step_size: Of PGD, likewise.
+        step_size: Of PGD, in pixel units.
         num_steps: Of PGD; each costs a gradient with respect to images.
         random_start: Whether PGD starts at a random point of the ball.
         loss: What PGD maximises: "cross_entropy", "margin" or "dlr".

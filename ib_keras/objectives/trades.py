@@ -50,7 +50,7 @@ class Trades(base.Objective):
     Args:
         beta: 1/lambda of the paper.
         epsilon: Radius of the adversary, l_inf, in pixel units of [0, 1].
-        step_size: Of PGD, likewise.
+        step_size: Of PGD, in pixel units.
         num_steps: Of PGD.
         mode: Of the predictions p: "mean" or "stochastic". In stochastic mode
             both sides of the divergence share their noise.

@@ -142,7 +142,7 @@ class Steps:
 
     Args:
         model: A built classifier, made in the strategy's scope.
-        optimizer: A built optimizer, likewise.
+        optimizer: A built optimizer, made in the strategy's scope.
         strategy: Where to run.
         seed: int32 `[2]`, of the run.
         batch_size: Global batch size, which sums are divided by.

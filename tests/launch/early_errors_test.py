@@ -211,6 +211,7 @@ def test_a_module_in_the_current_folder(tmp_path):
         ("--config.encoder.hidden_units=0", "is not a list of counts"),
         ("--config.bottleneck.beta=-1", "beta is not a number"),
         ("--config.bottleneck.rate_estimator=mc", "No rate estimator"),
+        ("--config.objective.epsilon=0.1", "mnist_vib.py:pgd_at"),
         ("--strategy=TPUs", 'Did you mean "tpu"?'),
     ],
 )

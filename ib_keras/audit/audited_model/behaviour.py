@@ -54,7 +54,7 @@ class Behaviour:
         order_accuracy: The same under the best other order of the classes;
             None where the order is right.
         order: For each of the model's classes the label that it seems to
-            mean; None likewise.
+            mean; None where the order is right.
     """
 
     num_images: int

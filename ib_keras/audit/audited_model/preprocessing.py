@@ -26,7 +26,7 @@ class Preprocessing:
 
     Attributes:
         scale: One factor, or one for each channel in the model's order.
-        offset: One summand, or one for each channel, likewise.
+        offset: One summand, or one for each channel in the model's order.
         channel_order: "rgb", or "bgr" where the order of the channels is
             reversed first.
         recipe: Its name among `RECIPES`; "" where it has none.

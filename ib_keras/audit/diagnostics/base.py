@@ -32,7 +32,7 @@ class Finding:
         question: What was asked; a pass says yes.
         status: "pass", "warn", "fail" or "not applicable".
         value: The number measured; None where nothing was measured.
-        threshold: What it was compared with; None likewise.
+        threshold: What it was compared with; None where nothing was.
         evidence: One or two sentences with the numbers.
         advice: What to do next; empty where there is nothing to do.
         source: Paper and section that the check is from.

@@ -56,7 +56,8 @@ def look_further(
     Args:
         case: The audit; what is spent goes to its account.
         findings: Of all checks, as findings.json holds them.
-        ask: What the check of a module's name answers about a case, likewise.
+        ask: What the check of a module's name answers about a case, as
+            findings.
 
     Returns:
         What was found; nothing where no example was broken, or enough to

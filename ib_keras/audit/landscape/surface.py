@@ -81,7 +81,7 @@ class Landscape(NamedTuple):
 
     Attributes:
         first_axis: float32 `[grid]`, a, in units of epsilon.
-        second_axis: float32 `[grid]`, b, likewise.
+        second_axis: float32 `[grid]`, b, in units of epsilon.
         cross_entropy: float32, in nats.
         margin: float32, largest other logit - logit of the label: above 0 is
             misclassified. NaN where a logit is not finite.
