@@ -18,10 +18,10 @@ Seconds are of the whole method: reading the graph and tracing, too.
 import time
 
 import numpy as np
-import tensorflow as tf
 from absl import app
 from absl import flags
 
+from benchmarks import models
 from ib_keras import attacks
 from ib_keras import certify
 from ib_keras.audit import audited_model
@@ -38,24 +38,6 @@ FLAGS = flags.FLAGS
 
 SHAPE = (28, 28, 1)
 ATTACKS = ({"loss": "cross_entropy"}, {"loss": "dlr"})
-
-
-def network(path):
-    """The network: two convolutions and a dense layer, each with a ReLU."""
-    w = dict(np.load(path))
-
-    def convolve(x, kernel, bias):
-        x = tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]])
-        x = tf.nn.conv2d(x, w[kernel], strides=2, padding="VALID")
-        return tf.nn.relu(x + w[bias])
-
-    def logits(images):
-        x = convolve(convolve(images, "c1", "b1"), "c2", "b2")
-        x = tf.reshape(tf.transpose(x, [0, 3, 1, 2]), [-1, 1568])
-        x = tf.nn.relu(tf.matmul(x, w["d1"]) + w["b3"])
-        return tf.matmul(x, w["d2"]) + w["b4"]
-
-    return logits
 
 
 def attacked(model, images, labels):
@@ -77,7 +59,7 @@ def attacked(model, images, labels):
 
 def by_zoo():
     """Name -> classifier: the one of the file."""
-    model = network(FLAGS.zoo)
+    model = models.wong_kolter(FLAGS.zoo)
     return {"mean": lambda x, seed: model(x)}
 
 
@@ -123,12 +105,12 @@ def main(unused_argv):
     images, labels = mnist.build().load("test")
     images = (images[: FLAGS.num_examples] / 255).astype(np.float32)
     labels = labels[: FLAGS.num_examples].astype(np.int32)
-    models = by_zoo() if FLAGS.zoo else by_saved_model()
-    mean = models.pop("mean")
+    modes = by_zoo() if FLAGS.zoo else by_saved_model()
+    mean = modes.pop("mean")
     is_robust = attacked(lambda x: mean(x, None), images, labels)
     print(f"mean: {is_robust.mean():.1%} of {len(labels)} robust if attacked")
     report("mean", mean, images, labels, is_robust)
-    for logits_fn in models.values():
+    for logits_fn in modes.values():
         report("noise of one seed", logits_fn, images, labels)
         report_fresh(logits_fn, images, labels)
 

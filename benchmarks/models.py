@@ -102,3 +102,24 @@ def steps(
         )
     iterator = iter(strategy.experimental_distribute_dataset(dataset))
     return made, iterator, [*model.variables, *optimizer.variables]
+
+
+def wong_kolter(path):
+    """The MNIST network of Wong and Kolter, ICML 2018, from its arrays.
+
+    Two convolutions and a dense layer, each with a ReLU.
+    """
+    w = dict(np.load(path))
+
+    def convolve(x, kernel, bias):
+        x = tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]])
+        x = tf.nn.conv2d(x, w[kernel], strides=2, padding="VALID")
+        return tf.nn.relu(x + w[bias])
+
+    def logits(images):
+        x = convolve(convolve(images, "c1", "b1"), "c2", "b2")
+        x = tf.reshape(tf.transpose(x, [0, 3, 1, 2]), [-1, 1568])
+        x = tf.nn.relu(tf.matmul(x, w["d1"]) + w["b3"])
+        return tf.matmul(x, w["d2"]) + w["b4"]
+
+    return logits
