@@ -8,6 +8,7 @@ from ib_keras import certify
 from ib_keras import modes
 from ib_keras import plugins
 from ib_keras import seeds
+from ib_keras.audit.verify import intervals
 from tests.support import marks
 from tests.support import models
 
@@ -23,6 +24,22 @@ def logits_fns(model):
         draw = modes.stochastic(model)
         found["stochastic"] = lambda images, seed: draw(images, seed, 2)
     return found
+
+
+def assert_repeated(logits_fn, shape):
+    """Verification in NumPy reads the graph and proves no less."""
+    images = models.data(4, shape)[0]
+    labels = np.argmax(logits_fn(images, None), axis=1).astype(np.int32)
+    found = certify.Certifier(logits_fn, shape, "ibp").certify(
+        images, labels, EPSILON
+    )
+    network = intervals.Network(logits_fn, shape)
+    margins = [
+        network.margins(image, label, EPSILON).min()
+        for image, label in zip(images, labels, strict=True)
+    ]
+    assert np.isfinite(margins).all()
+    assert (found.margin <= margins).all()
 
 
 def assert_sound(logits_fn, shape, method):
@@ -53,6 +70,7 @@ def assert_sound(logits_fn, shape, method):
 def test_bottlenecks(name):
     section = {"name": name, "latent_dim": 5}
     model = models.randomise(models.build(section, SHAPE), scale=0.3)
+    assert_repeated(logits_fns(model)["mean"], SHAPE)
     for mode, logits_fn in logits_fns(model).items():
         found = assert_sound(logits_fn, SHAPE, "crown")
         assert found.is_certified.any()
@@ -73,3 +91,5 @@ def test_encoders(name):
     model = models.build(section, SHAPE, encoder={"name": name})
     mean = logits_fns(model)["mean"]
     assert_sound(mean, SHAPE, "ibp")
+    if name != "preact_resnet18":  # Read where it was exported.
+        assert_repeated(mean, SHAPE)

@@ -21,6 +21,9 @@ from ib_keras import frozen as frozen_lib
 # The largest last activation that is asked about by unit vectors.
 _MOST_LAST = 4096
 
+# What tells a tensor's shape or type, whatever its values are.
+_SHAPES = ("OnesLike", "Shape", "ZerosLike")
+
 
 class NotReadableError(ValueError):
     """The graph has what these bounds are not written for; the text says it."""
@@ -73,7 +76,8 @@ class Network:
         for op in needed:
             if op.op_def.is_stateful:
                 raise NotReadableError(f"a state or noise ({op.type})")
-        needed &= moving
+        # Of what only a shape is asked for no interval is needed.
+        needed = _needed(self._logits.op, stop=_SHAPES) & moving
         self._nodes = [
             op for op in self._graph.get_operations() if op in needed
         ]
@@ -94,7 +98,13 @@ class Network:
                 values[t.name] if t.name in values else self._constants[t.name]
                 for t in op.inputs
             ]
-            values[op.outputs[0].name] = _RULES[op.type](op, *operands)
+            found = _RULES[op.type](op, *operands)
+            for tensor, value in zip(
+                op.outputs,
+                found if type(found) is list else [found],
+                strict=True,
+            ):
+                values[tensor.name] = value
         return values
 
     def _tail(self) -> tuple[np.ndarray, np.ndarray]:
@@ -148,18 +158,20 @@ def _moving(graph, source) -> set:
     """The operations that depend on the image by more than its shape."""
     found = {source}
     for op in graph.get_operations():
-        if op.type != "Shape" and any(t.op in found for t in op.inputs):
+        if op.type not in _SHAPES and any(t.op in found for t in op.inputs):
             found.add(op)
     return found
 
 
-def _needed(op) -> set:
+def _needed(op, stop=()) -> set:
+    """The operations that one depends on, but for those below some types."""
     found, waiting = set(), [op]
     while waiting:
         op = waiting.pop()
         if op not in found:
             found.add(op)
-            waiting += [tensor.op for tensor in op.inputs]
+            if op.type not in stop:
+                waiting += [tensor.op for tensor in op.inputs]
     return found
 
 
@@ -185,7 +197,7 @@ def _evaluate(frozen, nodes, moving) -> Mapping[str, np.ndarray]:
     }
 
 
-# One rule an operation: `(op, *operands) -> Interval`.
+# One rule an operation: `(op, *operands) -> Interval`, or a list of them.
 
 
 def _scalar(combine):
@@ -290,6 +302,18 @@ def _strided(op, x, begin, end, strides):
     return x.moved(lambda t: t[tuple(where)])
 
 
+def _split(op, axis, x):
+    count = op.get_attr("num_split")
+    ends = (np.split(end, count, int(axis)) for end in (x.low, x.high))
+    return [Interval(*pair) for pair in zip(*ends, strict=True)]
+
+
+def _mean(op, x, axes):
+    kept = bool(op.get_attr("keep_dims"))
+    where = tuple(np.atleast_1d(axes).tolist())
+    return x.moved(lambda t: t.mean(axis=where, keepdims=kept))
+
+
 def _move(function):
     """A rearrangement of numbers."""
     return lambda op, x, *more: x.moved(lambda t: function(op, t, *more))
@@ -299,16 +323,19 @@ _RULES: Mapping[str, Callable[..., Interval]] = {
     "Add": _scalar(np.add),
     "AddV2": _scalar(np.add),
     "BiasAdd": _add_bias,
+    "BroadcastTo": _move(lambda op, t, shape: np.broadcast_to(t, shape)),
     "Conv2D": _convolution,
     "EnsureShape": _move(lambda op, t: t),
     "ExpandDims": _move(lambda op, t, axis: np.expand_dims(t, int(axis))),
     "Identity": _move(lambda op, t: t),
     "MatMul": _matmul,
+    "Mean": _mean,
     "Mul": _scalar(np.multiply),
     "Pad": _move(lambda op, t, pads: np.pad(t, pads)),
     "RealDiv": _divide,
     "Relu": _move(lambda op, t: np.maximum(t, 0.0)),
     "Reshape": _move(lambda op, t, shape: t.reshape(shape)),
+    "Split": _split,
     "Squeeze": _move(
         lambda op, t: np.squeeze(t, tuple(op.get_attr("squeeze_dims")) or None)
     ),
