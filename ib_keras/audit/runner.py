@@ -19,6 +19,7 @@ from ib_keras.attacks import base
 from ib_keras.attacks import compiled
 from ib_keras.attacks import devices
 from ib_keras.attacks import losses
+from ib_keras.attacks import runner as attacks
 from ib_keras.audit import audited_model
 from ib_keras.audit import examination
 from ib_keras.audit import folder as folders
@@ -168,7 +169,7 @@ def audit(
             config, saved_model, *given, watchdog_minutes=watchdog_minutes
         ),
         workdir,
-        load_twin=lambda: _load_twin(config, *given),
+        load_twin=lambda: load_twin(config, *given),
         strategy=strategy,
         should_stop=should_stop,
         watchdog_minutes=watchdog_minutes,
@@ -252,7 +253,7 @@ def audit_subject(
             if team.is_chief:
                 with guard.watchdog():
                     whole.curve = [
-                        _curve_point(conclude(part))
+                        curve_point(conclude(part))
                         for part in ([] if is_done else curve)
                     ]
                     summary = conclude(whole)
@@ -351,29 +352,59 @@ def _build_radii(config, subject, stages, workdir, team, quiet) -> list[Audit]:
     """
     own, _ = team.share(len(subject.labels), team.index)
     runner = protocol.build_runner(config, subject, stages, team.devices, own)
+    return at_radii(
+        config,
+        subject,
+        stages,
+        runner,
+        build_prover(config, subject),
+        workdir,
+        quiet,
+    )
+
+
+def build_prover(config: Mapping[str, Any], subject: Subject):
+    """The `certificates.Prover` that a config asks for; None for none."""
+    if not Certify.of(config).is_on:
+        return None
+    # What is not asked for is not imported.
+    from ib_keras.audit import certificates
+
+    return certificates.Prover(config, subject)
+
+
+def at_radii(
+    config: Mapping[str, Any],
+    subject: Subject,
+    stages: Sequence[attacks.Stage],
+    runner: attacks.Runner,
+    prover: Any,
+    workdir: str,
+    quiet: bool = True,
+) -> list[Audit]:
+    """The audits of the radii of the curve and, last, of the config's own.
+
+    Args:
+        config: An audit config.
+        subject: What is audited.
+        stages: What is run, in order.
+        runner: Runs them at the config's own radius.
+        prover: From `build_prover`.
+        workdir: The audit folder.
+        quiet: Prints nothing.
+
+    Returns:
+        One `radius.Audit` a radius, with compiled functions in common.
+    """
     main = float(config["threat_model"]["epsilon"])
     curve = sorted({float(e) for e in config["epsilon_curve"]} - {main})
     places = [
         (runner.with_epsilon(epsilon), folders.radius(workdir, epsilon))
         for epsilon in curve
     ]
-    prover = None
-    if Certify.of(config).is_on:
-        # What is not asked for is not imported.
-        from ib_keras.audit import certificates
-
-        prover = certificates.Prover(config, subject)
     return [
-        Audit(
-            config,
-            subject,
-            stages,
-            attack_runner,
-            folder,
-            quiet,
-            prover=prover,
-        )
-        for attack_runner, folder in (*places, (runner, workdir))
+        Audit(config, subject, stages, one, folder, quiet, prover=prover)
+        for one, folder in (*places, (runner, workdir))
     ]
 
 
@@ -396,8 +427,19 @@ def _say_other_mode(config, subject, say):
         )
 
 
-def _load_twin(config, strategy, allow_ops, probe) -> Subject | None:
-    """The deterministic baseline (twin) of the diagnostics."""
+def load_twin(
+    config: Mapping[str, Any],
+    strategy: tf.distribute.Strategy | None = None,
+    allow_ops: Sequence[str] = (),
+    probe: bool = False,
+) -> Subject | None:
+    """Loads the deterministic baseline (twin) of the diagnostics.
+
+    The arguments and errors are those of `subject.load`.
+
+    Returns:
+        Its `Subject`; None where the config names none.
+    """
     path = config["diagnostics"]["twin"]
     if path is None:
         return None
@@ -406,7 +448,8 @@ def _load_twin(config, strategy, allow_ops, probe) -> Subject | None:
     return subjects.load(settings, path, strategy, allow_ops, probe)
 
 
-def _curve_point(summary):
+def curve_point(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What the summary of an audit says of another radius, from its own."""
     return {
         "epsilon": summary["threat_model"]["epsilon"],
         "robust_accuracy": summary["robust_accuracy"],

@@ -182,10 +182,3 @@ class Team:
         """The audit of one process' share."""
         first, last = self.share(len(audit.subject.labels), index)
         return audit.of_share(first, last, self.folder(audit.folder, index))
-
-
-def remove_partial(folder: str) -> None:
-    """Removes the folders of workers from an audit folder."""
-    for name in files.listdir(folder):
-        if name.startswith(_FOLDER):
-            files.remove(files.join(folder, name))
