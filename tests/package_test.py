@@ -52,7 +52,7 @@ LAYERS = (
     ("objectives",),
     ("classifier", "export", "modes"),
     ("audit", "tracking", "training"),
-    ("sweeps",),
+    ("studies", "sweeps"),
     ("figures",),
     ("__init__", "__main__", "launch"),
 )

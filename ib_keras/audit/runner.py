@@ -56,7 +56,15 @@ def plan(
         UserError: As `audit`.
     """
     settings.check_start(config, saved_model)
-    subject = subjects.load(config, saved_model, None, allow_ops, probe)
+    return plan_subject(
+        config, subjects.load(config, saved_model, None, allow_ops, probe)
+    )
+
+
+def plan_subject(
+    config: Mapping[str, Any], subject: Subject
+) -> list[dict[str, Any]]:
+    """As `plan`, of a model and examples that are loaded already."""
     stages = protocol.build_stages(config)
     first = protocol.build_runner(config, subject, stages)
     most = {"gradients": first.most_gradients, "queries": first.most_queries}
@@ -240,7 +248,7 @@ def audit_subject(
         lock = team.lock(workdir, say)
         with _Guard(lock, should_stop, watchdog_minutes) as guard:
             if team.is_chief:
-                _restate_diagnostics(workdir, config)
+                restate_diagnostics(workdir, config)
             if not is_done:
                 _say_other_mode(config, subject, say)
                 _write_safety(subject, workdir, team)
@@ -408,7 +416,7 @@ def at_radii(
     ]
 
 
-def _restate_diagnostics(workdir, config):
+def restate_diagnostics(workdir: str, config: Mapping[str, Any]) -> None:
     """Updates the set of diagnostics in the folder's config."""
     path = files.join(workdir, workdirs.CONFIG_FILE)
     stored = files.read_json(path)

@@ -2,8 +2,8 @@
 
 Three functions of JSON values and paths, for whatever engine calls them:
 
-    job = shards.job(config, saved_model, workdir)  # Who plans; once.
-    shards.claim(job)
+    job = jobs.make(config, saved_model, workdir)  # Who plans; once.
+    jobs.claim(job)
     shards.attack(job, 0, 500)  # Anywhere, in any order, again after a crash.
     shards.attack(job, 500, 1000)
     shards.merge(job, [(0, 500), (500, 1000)])  # The folder of `launch.audit`.
@@ -33,75 +33,17 @@ from ib_keras.attacks import ledger as ledgers
 from ib_keras.audit import examination
 from ib_keras.audit import examples
 from ib_keras.audit import folder as folders
+from ib_keras.audit import jobs
 from ib_keras.audit import protocol
 from ib_keras.audit import radius
 from ib_keras.audit import runner
 from ib_keras.audit import settings
 from ib_keras.audit import subject as subjects
-from ib_keras.audit.audited_model import options
 from ib_keras.errors import UserError
 
 PART_FILE = "part.json"
 
 _RESUME = "Run the same command again, which attacks this part anew."
-
-
-def job(
-    config: Mapping[str, Any],
-    saved_model: str,
-    workdir: str,
-    *,
-    sha256: str | None = None,
-    allow_ops: Sequence[str] = (),
-    command: str = "",
-    git_commit: str | None = None,
-) -> dict[str, Any]:
-    """Describes an audit to those who will make it.
-
-    Args:
-        config: An audit config, nested JSON values.
-        saved_model: Folder of the SavedModel, or a .keras file.
-        workdir: The audit folder.
-        sha256: Of the model, where it is known; None computes it.
-        allow_ops: Operations that the safety check lets pass.
-        command: For the summary, how this was started.
-        git_commit: Likewise, of the code.
-
-    Returns:
-        JSON values.
-
-    Raises:
-        UserError: If there is no model, or config or workdir cannot be used.
-    """
-    settings.check_start(config, saved_model, workdir)
-    return {
-        "saved_model": saved_model,
-        "sha256": sha256 or options.hash_folder(saved_model.rstrip("/")),
-        "config": json.loads(json.dumps(config)),
-        "workdir": workdir,
-        "allow_ops": list(allow_ops),
-        "command": command,
-        "git_commit": git_commit,
-    }
-
-
-def claim(job: Mapping[str, Any]) -> None:
-    """Makes the audit folder this job's.
-
-    Raises:
-        UserError: If it is that of another audit.
-    """
-    tolerated = settings.tolerated("audit.")
-    workdirs.claim(job["workdir"], _owner(job), *tolerated)
-
-
-def _owner(job):
-    return {"audit": job["config"], "model_sha256": job["sha256"]}
-
-
-def is_merged(job: Mapping[str, Any]) -> bool:
-    """Whether the audit folder has its summary."""
-    return files.exists(files.join(job["workdir"], folders.SUMMARY))
 
 
 def attack(
@@ -117,7 +59,7 @@ def attack(
     A part that is done is not attacked again, one that was stopped goes on.
 
     Args:
-        job: From `job`; its folder was claimed.
+        job: From `jobs.make`; its folder was claimed.
         first: Position of the first example.
         last: Position after the last one.
         should_stop: Called after every batch; true saves and stops.
@@ -252,7 +194,7 @@ def merge(
         InUseError: If another process merges.
     """
     _check_folder(job)
-    ranges = check_parts(parts, job["config"]["num_examples"])
+    ranges = jobs.check_parts(parts, job["config"]["num_examples"])
     path = files.join(job["workdir"], folders.SUMMARY)
     if files.exists(path):
         folders.remove_parts(job["workdir"])
@@ -316,72 +258,6 @@ def _check_whole(job, first, last):
         )
 
 
-def check_parts(
-    parts: Sequence[Sequence[int]], num_examples: int
-) -> list[tuple[int, int]]:
-    """Refuses parts that do not hold every example exactly once.
-
-    Args:
-        parts: (first, last) of each, in any order.
-        num_examples: Of the audit.
-
-    Returns:
-        The parts in the order of their examples.
-
-    Raises:
-        UserError: If two overlap, or an example is in none.
-    """
-    ranges = sorted((int(first), int(last)) for first, last in parts)
-    end = 0
-    for first, last in [*ranges, (num_examples, num_examples)]:
-        if first < end or last > num_examples:
-            raise UserError(
-                "Parts of the audit overlap",
-                received=f"examples {first} to {last - 1} beside those up to "
-                f"{end - 1}, of {num_examples}",
-                expected="every example in one part",
-                fix="Give parts that follow one another.",
-            )
-        if first > end:
-            raise UserError(
-                "Parts of the audit leave a gap",
-                received=f"no part with examples {end} to {first - 1}",
-                expected="every example in one part",
-                fix="Attack these examples, too.",
-            )
-        end = last
-    return ranges
-
-
-def split(
-    num_examples: int, examples_per_part: int | None
-) -> list[tuple[int, int]]:
-    """Ranges of so many examples; the last one has the rest.
-
-    Args:
-        num_examples: Of the audit.
-        examples_per_part: None for one part.
-
-    Returns:
-        (first, last) of each.
-
-    Raises:
-        UserError: If the size is none, or larger than the audit.
-    """
-    size = num_examples if examples_per_part is None else examples_per_part
-    if type(size) is not int or not 1 <= size <= num_examples:
-        raise UserError(
-            "The size of parts does not fit the audit",
-            received=f"examples_per_part={size}",
-            expected=f"a whole number from 1 to num_examples={num_examples}",
-            fix="Set --config.examples_per_part to it, or leave it out.",
-        )
-    return [
-        (first, min(first + size, num_examples))
-        for first in range(0, num_examples, size)
-    ]
-
-
 def examine(
     job: Mapping[str, Any],
     *,
@@ -421,6 +297,7 @@ def examine(
         workdirs.lock(workdir, lambda line: None),
         subjects.watchdog(watchdog_minutes),
     ):
+        runner.restate_diagnostics(workdir, config)
         found, _ = examination.examine(
             config, workdir, make_case, should_stop=should_stop
         )
@@ -445,7 +322,7 @@ def _check_folder(job):
             expected="a folder that all processes share, which was claimed",
             fix="Put --workdir on a shared file system or on gs://.",
         )
-    workdirs.check(workdir, _owner(job), *settings.tolerated("audit."))
+    workdirs.check(workdir, jobs.owner(job), *settings.tolerated("audit."))
 
 
 def _check_range(job, first, last):
@@ -532,12 +409,7 @@ def check_targets(stages: Sequence[Any], num_classes: int) -> None:
     for stage in stages:
         asked, others = stage.attack.num_targets or 0, num_classes - 1
         if asked > others:
-            raise UserError(
-                "The protocol has more targets than the model has classes",
-                received=f"num_targets={asked} of stage {stage.name}",
-                expected=f"at most {others}, the other classes; 0 for all",
-                fix=f"Set stages.{stage.name}.attack.num_targets=0.",
-            )
+            raise jobs.targets_error(stage.name, asked, num_classes)
 
 
 def _check_model(job, model):

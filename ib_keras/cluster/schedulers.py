@@ -5,6 +5,7 @@ What can be refused without Dask is refused by `check`, in milliseconds.
 
 import contextlib
 import importlib.util
+import logging
 import os
 import pathlib
 import re
@@ -110,6 +111,7 @@ def connect(
         "distributed.worker.profile.enabled": False,
         "distributed.admin.tick.limit": "60s",
     }
+    _quieten()
     with contextlib.ExitStack() as stack:
         stack.enter_context(dask.config.set(settings))
         where: Any = scheduler
@@ -120,6 +122,13 @@ def connect(
             where = stack.enter_context(cluster)
             cluster.scale(jobs=num_workers)
         yield stack.enter_context(_client(distributed, where))
+
+
+def _quieten():
+    """Leaves the console to our own messages."""
+    for name in list(logging.root.manager.loggerDict):
+        if name.partition(".")[0] in ("distributed", "dask_jobqueue"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _client(distributed, where):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ib_keras.attacks import devices
+from ib_keras.audit import jobs
 from ib_keras.audit import protocol
 from ib_keras.audit import runner
 from ib_keras.audit import shards
@@ -53,9 +54,9 @@ def whole(model, tmp_path_factory):
 
 @pytest.fixture
 def job(model, tmp_path):
-    made = shards.job(config(), model, str(tmp_path / "audit"))
+    made = jobs.make(config(), model, str(tmp_path / "audit"))
     made = json.loads(json.dumps(made))  # It goes to another process.
-    shards.claim(made)
+    jobs.claim(made)
     return made
 
 
@@ -171,8 +172,8 @@ def test_a_part_that_was_never_attacked_is_refused(job):
 
 
 def test_a_part_of_another_audit_is_refused(job, model, tmp_path):
-    other = shards.job(config(seed=1), model, str(tmp_path / "other"))
-    shards.claim(other)
+    other = jobs.make(config(seed=1), model, str(tmp_path / "other"))
+    jobs.claim(other)
     shards.attack(other, 0, 12)
     place = pathlib.Path(job["workdir"], "part_0_12")
     shutil.copytree(pathlib.Path(other["workdir"], "part_0_12"), place)
@@ -197,15 +198,15 @@ def test_a_part_of_another_audit_is_refused(job, model, tmp_path):
     ],
 )
 def test_gaps_and_overlaps_are_refused(parts, what):
-    assert what in runs.refused(shards.check_parts, parts, 12).what
+    assert what in runs.refused(jobs.check_parts, parts, 12).what
 
 
 def test_ranges():
-    assert shards.split(10, None) == [(0, 10)]
-    assert shards.split(10, 4) == [(0, 4), (4, 8), (8, 10)]
-    assert shards.split(10, 10) == [(0, 10)]
+    assert jobs.split(10, None) == [(0, 10)]
+    assert jobs.split(10, 4) == [(0, 4), (4, 8), (8, 10)]
+    assert jobs.split(10, 10) == [(0, 10)]
     for size in (0, 11, -1, 2.0, True):
-        error = runs.refused(shards.split, 10, size)
+        error = runs.refused(jobs.split, 10, size)
         assert error.received == f"examples_per_part={size}"
 
 
@@ -217,7 +218,7 @@ def test_a_range_outside_of_the_examples_is_refused(job, part):
 def test_a_model_that_has_changed_is_refused(job):
     job["sha256"] = "0" * 64
     shutil.rmtree(job["workdir"])
-    shards.claim(job)
+    jobs.claim(job)
     error = runs.refused(shards.attack, job, 0, 12)
     assert "changed since" in error.what
 
@@ -257,8 +258,8 @@ def test_diagnostics_are_those_of_one_process(model, tmp_path):
     asked = config(**{"diagnostics.set": "quick", "epsilon_curve": []})
     asked["diagnostics"]["num_examples"] = 6
     runner.audit(asked, model, str(tmp_path / "one"), quiet=True)
-    made = shards.job(asked, model, str(tmp_path / "parts"))
-    shards.claim(made)
+    made = jobs.make(asked, model, str(tmp_path / "parts"))
+    jobs.claim(made)
     attack_all(made, [(0, 7), (7, 12)])
     shards.merge(made, [(0, 7), (7, 12)])
     found = shards.examine(made)
@@ -275,8 +276,8 @@ def test_one_part_of_a_model_with_noise_is_the_audit(model, tmp_path):
     """Of several the draws are others, by the first example of each."""
     asked = config(mode="stochastic", epsilon_curve=[0.05])
     runner.audit(asked, model, str(tmp_path / "one"), quiet=True)
-    made = shards.job(asked, model, str(tmp_path / "parts"))
-    shards.claim(made)
+    made = jobs.make(asked, model, str(tmp_path / "parts"))
+    jobs.claim(made)
     shards.attack(made, 0, 12)
     shards.merge(made, [(0, 12)])
     assert_same(made["workdir"], tmp_path / "one")
