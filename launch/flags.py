@@ -76,7 +76,7 @@ def define_strategy() -> None:
         "strategy",
         "one_device",
         "Where to run: one_device, mirrored (all GPUs), multi_worker (the "
-        "processes that TF_CONFIG names) or tpu.",
+        "processes that TF_CONFIG names; of trainings alone) or tpu.",
     )
     flags.DEFINE_string(
         "tpu",

@@ -25,7 +25,6 @@ from ib_keras.audit import examination
 from ib_keras.audit import folder as folders
 from ib_keras.audit import protocol
 from ib_keras.audit import settings
-from ib_keras.audit import sharing
 from ib_keras.audit import subject as subjects
 from ib_keras.audit.config import Certify
 from ib_keras.audit.radius import Audit
@@ -145,8 +144,7 @@ def audit(
         saved_model: Folder of the SavedModel, a .keras file, or a loaded
             `AuditedModel`, such as `audited_model.from_function` makes.
         workdir: The audit folder; the same call resumes.
-        strategy: Where to run; None for TensorFlow's default device. Workers
-            share the examples, each on one device, and one workdir.
+        strategy: Where to run; None for TensorFlow's default device.
         allow_ops: Operations that the safety check lets pass.
         probe: Whether a child process runs the model first, under limits.
         should_stop: Called after every batch; true saves and stops.
@@ -161,16 +159,14 @@ def audit(
         What `summary.json` holds.
 
     Raises:
-        UserError: If config, model, data or workdir cannot be used, or
-            another process holds the workdir.
-        Interrupted: If it was stopped, or a worker was lost; progress is
-            saved.
+        UserError: If config, model, data or workdir cannot be used, the
+            strategy has workers, or another process holds the workdir.
+        Interrupted: If it was stopped; progress is saved.
     """
-    team = sharing.Team.of(strategy)
-    settings.check_start(config, saved_model, workdir, team.is_alone)
-    if team.is_chief:
-        workdirs.check_free(workdir)
-    given = (team.devices, allow_ops, probe)
+    _check_alone(strategy)
+    settings.check_start(config, saved_model, workdir)
+    workdirs.check_free(workdir)
+    given = (strategy, allow_ops, probe)
     return audit_subject(
         config,
         subjects.load(
@@ -221,12 +217,19 @@ def audit_subject(
         UserError: As `audit`.
         Interrupted: As `audit`.
     """
+    _check_alone(strategy)
     examination.check(config)
     stages = protocol.build_stages(config)
-    team = sharing.Team.of(strategy)
-    quiet = quiet or not team.is_chief
     # Checked before anything is written.
-    *curve, whole = _build_radii(config, subject, stages, workdir, team, quiet)
+    *curve, whole = at_radii(
+        config,
+        subject,
+        stages,
+        protocol.build_runner(config, subject, stages, strategy),
+        build_prover(config, subject),
+        workdir,
+        quiet,
+    )
     for part in (*curve, whole):
         part.command = command
         part.git_commit = git_commit
@@ -237,59 +240,51 @@ def audit_subject(
         if not quiet:
             print(line, flush=True)
 
-    def conclude(part):
-        """The summary of one radius."""
-        if team.is_alone or part.is_done:
-            return part.run(guard.asks_to_stop)
-        return part.finish(team.gather(part))
+    tolerated = settings.tolerated("audit.")
+    owner = {"audit": dict(config), "model_sha256": subject.model.sha256}
+    workdirs.claim(workdir, owner, *tolerated)
+    lock = workdirs.lock(workdir, say)
+    with _Guard(lock, should_stop, watchdog_minutes) as guard:
+        restate_diagnostics(workdir, config)
+        if not is_done:
+            _say_other_mode(config, subject, say)
+            _write_safety(subject, workdir)
+        with guard.watchdog():
+            whole.curve = [
+                curve_point(part.run(guard.asks_to_stop))
+                for part in ([] if is_done else curve)
+            ]
+            summary = whole.run(guard.asks_to_stop)
+            _, is_new = examination.examine(
+                config,
+                workdir,
+                lambda: examination.build_case(
+                    config,
+                    subject,
+                    stages,
+                    summary,
+                    workdir,
+                    twin=load_twin(),
+                    strategy=strategy,
+                ),
+                should_stop=guard.asks_to_stop,
+                quiet=quiet,
+            )
+        logging.debug(
+            "%d functions traced: %s",
+            len(devices.TRACES) - num_traced,
+            ", ".join(devices.TRACES[num_traced:]),
+        )
+        if is_done and not is_new:
+            say(f"Nothing left to do: {workdir} is whole.")
+        return files.read_json(files.join(workdir, folders.SUMMARY))
 
-    with strategies.watched(strategy):
-        _claim(config, subject, workdir, team)
-        lock = team.lock(workdir, say)
-        with _Guard(lock, should_stop, watchdog_minutes) as guard:
-            if team.is_chief:
-                restate_diagnostics(workdir, config)
-            if not is_done:
-                _say_other_mode(config, subject, say)
-                _write_safety(subject, workdir, team)
-            if not team.is_alone:
-                with guard.watchdog():
-                    team.attack([*curve, whole], guard.asks_to_stop)
-                if not team.is_chief:
-                    guard.release()  # The chief will take the folder away.
-                team.wait()
-            if team.is_chief:
-                with guard.watchdog():
-                    whole.curve = [
-                        curve_point(conclude(part))
-                        for part in ([] if is_done else curve)
-                    ]
-                    summary = conclude(whole)
-                    _, is_new = examination.examine(
-                        config,
-                        workdir,
-                        lambda: examination.build_case(
-                            config,
-                            subject,
-                            stages,
-                            summary,
-                            workdir,
-                            twin=load_twin(),
-                            strategy=team.devices,
-                        ),
-                        should_stop=guard.asks_to_stop,
-                        quiet=quiet,
-                    )
-                logging.debug(
-                    "%d functions traced: %s",
-                    len(devices.TRACES) - num_traced,
-                    ", ".join(devices.TRACES[num_traced:]),
-                )
-                if is_done and not is_new:
-                    say(f"Nothing left to do: {workdir} is whole.")
-            # A worker that left would be one lost to the chief.
-            team.wait()
-            return files.read_json(files.join(workdir, folders.SUMMARY))
+
+def _check_alone(strategy):
+    """Refuses the strategies of several processes."""
+    _, count = strategies.place(strategy)
+    if count > 1:
+        raise settings.workers_error(f"a strategy of {count} workers")
 
 
 class _Guard:
@@ -316,10 +311,6 @@ class _Guard:
     def __exit__(self, *error):
         return self._stack.__exit__(*error)
 
-    def release(self):
-        """Gives the folder back before the end."""
-        self._stack.close()
-
     def watchdog(self) -> watchdog.Watchdog:
         """A context in which calls of the model must end."""
         return subjects.watchdog(self._minutes)
@@ -335,40 +326,10 @@ class _Guard:
         return self._should_stop()
 
 
-def _claim(config, subject, workdir, team):
-    """Makes the folder this audit's, if it is that of no other."""
-    owner = {"audit": dict(config), "model_sha256": subject.model.sha256}
-    tolerated = settings.tolerated("audit.")
-    workdirs.check(workdir, owner, *tolerated)
-    team.check(owner, len(subject.labels))
-    if team.is_chief:
-        workdirs.claim(workdir, owner, *tolerated)
-    team.wait()
-    team.check_same_folder(workdir, workdirs.CONFIG_FILE)
-
-
-def _write_safety(subject, workdir, team):
-    if subject.model.safety is not None and team.is_chief:
+def _write_safety(subject, workdir):
+    if subject.model.safety is not None:
         report = subject.model.safety.to_json()
         files.write_sealed_json(files.join(workdir, folders.SAFETY), report)
-
-
-def _build_radii(config, subject, stages, workdir, team, quiet) -> list[Audit]:
-    """The radii of the curve and, last, the audit's own.
-
-    They share compiled functions and differ in their epsilon.
-    """
-    own, _ = team.share(len(subject.labels), team.index)
-    runner = protocol.build_runner(config, subject, stages, team.devices, own)
-    return at_radii(
-        config,
-        subject,
-        stages,
-        runner,
-        build_prover(config, subject),
-        workdir,
-        quiet,
-    )
 
 
 def build_prover(config: Mapping[str, Any], subject: Subject):
