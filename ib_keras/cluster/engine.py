@@ -5,6 +5,7 @@ gets one task at a time, so that a task that ends its worker takes no other with
 it.
 """
 
+import collections
 import time
 import uuid
 from collections.abc import Callable
@@ -32,9 +33,19 @@ class Engine:
         client: A `distributed.Client`.
         retries: How often a task is tried again.
         seen: A file that every worker has to see; "" for none.
+        renew_after: A worker that has done so many tasks is replaced by its
+            nanny, for the memory that it does not give back; None for never.
     """
 
-    def __init__(self, client: Any, retries: int = 2, seen: str = ""):
+    def __init__(
+        self,
+        client: Any,
+        retries: int = 2,
+        seen: str = "",
+        renew_after: int | None = None,
+    ):
+        self._renew_after = renew_after
+        self._counts: collections.Counter[str] = collections.Counter()
         self._client = client
         self._retries = retries
         self._seen = seen
@@ -108,7 +119,10 @@ class Engine:
         self._client.register_plugin(worker.Signals())
 
     def run(
-        self, listed: Sequence[Task], should_stop: Callable[[], bool]
+        self,
+        listed: Sequence[Task],
+        should_stop: Callable[[], bool],
+        on_look: Callable[[Sequence[Task]], None] = lambda active: None,
     ) -> Iterator[Outcome]:
         """Does tasks, as far as those before them are done.
 
@@ -116,6 +130,7 @@ class Engine:
             listed: What is to be done.
             should_stop: Asked about twice a second; true lets active tasks
                 save and drops the rest.
+            on_look: Called as often with the active tasks.
 
         Yields:
             The outcomes, as they come.
@@ -138,6 +153,7 @@ class Engine:
                 if time.monotonic() - looked > _LOOK or not workers:
                     looked, workers = time.monotonic(), self._look()
                 self._hand_out(queue, workers)
+                on_look([task for task, *_ in self._active.values()])
                 for task, future, where in self._wait():
                     outcome = self._outcome(task, future)
                     self._note(outcome, where)
@@ -148,10 +164,21 @@ class Engine:
                     if outcome.status == tasks.DONE and not is_stopping:
                         queue.set_done(task)
                     yield outcome
+                    if queue and self._renew(outcome.worker):
+                        workers = []
         finally:
             for _, future, _ in self._active.values():
                 future.release()
             self._active.clear()
+
+    def _renew(self, address):
+        """Replaces a worker that has done its share; whether it did."""
+        if not self._renew_after or self._counts[address] < self._renew_after:
+            return False
+        if address in self._client.nthreads():
+            self._client.restart_workers([address])
+        self._counts.pop(address)
+        return True
 
     def _hand_out(self, queue, workers):
         busy = {where for _, _, where in self._active.values()}
@@ -211,6 +238,7 @@ class Engine:
         if not actual:
             return
         self._last[actual] = outcome.task.group
+        self._counts[actual] += 1
         for key, (task, future, other) in self._active.items():
             if other == actual != where:
                 self._active[key] = task, future, where
@@ -229,12 +257,12 @@ class Engine:
             found.pop("pid", None)
             tries = 1
             if found["status"] == tasks.FAILED:
-                tries = len(self._begun(future)) or 1
+                tries = len(self._begun(task)) or 1
             return Outcome(task, tries=tries, **found)
         if future.status != "error":
             raise self._lost()
         error = future.exception()
-        begun = self._begun(future)
+        begun = self._begun(task)
         where = begun[-1] if begun else ""
         text = str(error)
         if type(error).__name__ == "KilledWorker":
@@ -246,7 +274,7 @@ class Engine:
             task, tasks.FAILED, error=text, tries=len(begun), worker=where
         )
 
-    def _begun(self, future) -> list[str]:
+    def _begun(self, task) -> list[str]:
         """The workers that have begun a task, in turn."""
         from ib_keras.cluster import worker
 
@@ -254,7 +282,7 @@ class Engine:
         return [
             event["worker"]
             for _, event in events
-            if event["key"] == str(future.key)
+            if event["key"].startswith(f"{task.key}-{self._id}-")
         ]
 
     def _is_innocent(self, outcome) -> bool:

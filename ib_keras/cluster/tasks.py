@@ -3,6 +3,8 @@
 import collections
 import dataclasses
 import importlib
+import sys
+import traceback
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -175,5 +177,8 @@ def _try(task, should_stop):
     except Interrupted:
         return Outcome(task, INTERRUPTED)
     except FINAL as error:
+        return Outcome(task, FAILED, error=one_line(error))
+    except Exception as error:  # A task's, which others do not suffer from.
+        traceback.print_exc(file=sys.stderr)
         return Outcome(task, FAILED, error=one_line(error))
     return Outcome(task, DONE, value)

@@ -1,5 +1,6 @@
 """Tasks in their order, and done in this process without Dask."""
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -64,6 +65,23 @@ def test_stopping_in_this_process(tmp_path):
     listed = [task(n, folder=tmp_path) for n in ("a", "long_b", "c")]
     found = list(tasks.run_here(listed, should_stop))
     assert [o.status for o in found] == [tasks.DONE, tasks.INTERRUPTED]
+
+
+def test_a_task_that_raises_does_not_end_the_others(tmp_path, capsys):
+    listed = [task(n, folder=tmp_path) for n in ("raise_a", "b")]
+    found = list(tasks.run_here(listed, lambda: False))
+    assert [o.status for o in found] == [tasks.FAILED, tasks.DONE]
+    assert found[0].error == "MemoryError: planted"
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_cores_are_shared_out(monkeypatch):
+    monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
+    monkeypatch.setenv("TF_NUM_INTEROP_THREADS", "7")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    schedulers.share_cores(3)
+    assert os.environ["TF_NUM_INTRAOP_THREADS"] == "2"
+    assert os.environ["TF_NUM_INTEROP_THREADS"] == "7"  # As the user says.
 
 
 def test_schedulers_that_are_none_are_refused():

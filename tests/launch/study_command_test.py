@@ -45,12 +45,14 @@ def write_config(folder, models, size=None, **changes):
     return f"--config={path}"
 
 
-def expected_audit(folder, model):
-    """The folder of `launch.audit` by the same protocol."""
+def assert_is_audit(place, folder, model):
+    """The same as the folder of `launch.audit` by the same protocol."""
     asked = shards_test.config()
     asked["stages"] = {"pgd": asked["stages"]["pgd"]}
-    runner.audit(asked, model, str(folder), quiet=True)
-    return folder
+    summary, _ = shards_test.read(place)
+    commit = summary["versions"].get("git_commit")
+    runner.audit(asked, model, str(folder), git_commit=commit, quiet=True)
+    shards_test.assert_same(place, folder)
 
 
 @pytest.mark.parametrize(
@@ -104,8 +106,7 @@ def test_a_study_is_the_audits_of_launch_audit(tmp_path):
     output, _ = command(config, f"--workdir={study}", "--workers=2")
     assert "Audits: 1 of 1 are done" in output
     place = study / "audits" / "vib" / "both"
-    expected = expected_audit(tmp_path / "one", model)
-    shards_test.assert_same(place, expected)
+    assert_is_audit(place, tmp_path / "one", model)
     assert "probe" in json.loads((place / "safety.json").read_text())
     verify.verify(str(place))
     output, _ = command(f"--workdir={study}", "--table")
@@ -162,5 +163,5 @@ def test_a_study_survives(tmp_path, what):
         "interrupt": 75,
     }.get(what, 0)
     command(config, f"--workdir={study}", "--workers=2")
-    shards_test.assert_same(place, expected_audit(tmp_path / "one", model))
+    assert_is_audit(place, tmp_path / "one", model)
     assert not (study / "failures.jsonl").exists()
