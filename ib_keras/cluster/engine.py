@@ -176,6 +176,8 @@ class Engine:
         if not self._renew_after or self._counts[address] < self._renew_after:
             return False
         if address in self._client.nthreads():
+            if any(self._client.processing([address]).values()):
+                return False  # After its task.
             self._client.restart_workers([address])
         self._counts.pop(address)
         return True
@@ -264,14 +266,21 @@ class Engine:
         error = future.exception()
         begun = self._begun(task)
         where = begun[-1] if begun else ""
-        text = str(error)
+        text, trace = str(error), ""
+        if type(error).__name__ == "FailedError":
+            text, trace = error.args
         if type(error).__name__ == "KilledWorker":
             where = getattr(error.last_worker, "address", where)
             text = (
                 f"The worker was lost {len(begun)} times, the last at {where}"
             )
         return Outcome(
-            task, tasks.FAILED, error=text, tries=len(begun), worker=where
+            task,
+            tasks.FAILED,
+            error=text,
+            tries=len(begun),
+            worker=where,
+            trace=trace,
         )
 
     def _begun(self, task) -> list[str]:

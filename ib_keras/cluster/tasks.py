@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import importlib
-import sys
 import traceback
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -55,6 +54,7 @@ class Outcome:
         tries: How often it was begun.
         worker: Address of the process; "" of this one.
         seconds: Inside the function, of the last try.
+        trace: The traceback of an error that is no user's.
     """
 
     task: Task
@@ -64,6 +64,7 @@ class Outcome:
     tries: int = 1
     worker: str = ""
     seconds: float = 0.0
+    trace: str = ""
 
 
 class Queue:
@@ -179,6 +180,6 @@ def _try(task, should_stop):
     except FINAL as error:
         return Outcome(task, FAILED, error=one_line(error))
     except Exception as error:  # A task's, which others do not suffer from.
-        traceback.print_exc(file=sys.stderr)
-        return Outcome(task, FAILED, error=one_line(error))
+        trace = traceback.format_exc()
+        return Outcome(task, FAILED, error=one_line(error), trace=trace)
     return Outcome(task, DONE, value)

@@ -8,7 +8,6 @@ worker, and this one leaves.
 
 import os
 import signal
-import sys
 import threading
 import time
 import traceback
@@ -31,7 +30,10 @@ _LOOK, _PATIENCE = 1.0, 90.0
 
 
 class FailedError(Exception):
-    """An error that trying again may mend, as one line without its classes."""
+    """An error that trying again may mend, as texts without its classes.
+
+    Its arguments are a line and the traceback.
+    """
 
 
 class _Leaving:
@@ -143,8 +145,8 @@ def do(call: str, arguments: Mapping[str, Any], event: str) -> dict[str, Any]:
     except tasks.FINAL as error:
         status, found["error"] = tasks.FAILED, tasks.one_line(error)
     except Exception as error:
-        traceback.print_exc(file=sys.stderr)
-        raise FailedError(tasks.one_line(error)) from None
+        trace = traceback.format_exc()
+        raise FailedError(tasks.one_line(error), trace) from None
     finally:
         _leaving.is_busy = False
         if _leaving.is_asked.is_set():

@@ -240,6 +240,7 @@ def _failure(outcome: Outcome) -> dict[str, Any]:
     part = None
     if "first" in arguments:
         part = [arguments["first"], arguments["last"]]
+    trace = {"trace": outcome.trace} if outcome.trace else {}
     return {
         "job": name.partition(":")[0],
         "step": step,
@@ -247,4 +248,5 @@ def _failure(outcome: Outcome) -> dict[str, Any]:
         "error": outcome.error,
         "tries": outcome.tries,
         "worker": outcome.worker,
+        **trace,
     }

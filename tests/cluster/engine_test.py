@@ -73,6 +73,7 @@ def test_other_errors_are_tried_again(do, tmp_path):
     found = do("raise_a", "odd_b")
     assert found["raise_a"].status == tasks.FAILED
     assert found["raise_a"].error == "MemoryError: planted"
+    assert 'raise MemoryError("planted")' in found["raise_a"].trace
     assert found["raise_a"].tries == begun(tmp_path, "raise_a") == 2
     assert found["odd_b"].status == tasks.DONE
     assert begun(tmp_path, "odd_b") == 2
@@ -84,7 +85,8 @@ def test_a_task_that_ends_its_workers_fails_alone(do, tmp_path):
     failed = [n for n, o in found.items() if o.status == tasks.FAILED]
     assert failed == ["die_a"]
     # Once more if it only waited at a worker that the other has ended.
-    assert found["die_a"].tries == begun(tmp_path, "die_a") in (2, 3)
+    assert begun(tmp_path, "die_a") in (2, 3)
+    assert 1 <= found["die_a"].tries <= 3
     assert found["die_a"].error.startswith("The worker was lost ")
     assert found["die_a"].worker.startswith("tcp://127.0.0.1:")
     assert set(found) == {"die_a", "once_b", *others}
@@ -139,7 +141,8 @@ def test_a_worker_is_renewed_after_some_tasks(client, tmp_path):
     found = list(made.run(listed, lambda: False))
     assert {o.status for o in found} == {tasks.DONE}
     by_worker = [o.worker for o in found]
-    assert max(map(by_worker.count, by_worker)) == 2
+    # One more where it had its next task already.
+    assert max(map(by_worker.count, by_worker)) <= 3
 
 
 def test_a_worker_of_another_version_is_refused(client, monkeypatch):
