@@ -6,6 +6,7 @@ it.
 """
 
 import collections
+import contextlib
 import time
 import uuid
 from collections.abc import Callable
@@ -22,6 +23,8 @@ from ib_keras.version import __version__
 
 # Seconds between two looks at workers and at whether to stop.
 _LOOK = 0.5
+# Seconds to wait for a new worker in place of one.
+_RENEWAL = 60
 # How often a task is begun again that lost workers though it had not begun.
 _MOST_AGAIN = 5
 
@@ -178,7 +181,9 @@ class Engine:
         if address in self._client.nthreads():
             if any(self._client.processing([address]).values()):
                 return False  # After its task.
-            self._client.restart_workers([address])
+            # On a busy machine the nanny may take longer, and that is enough.
+            with contextlib.suppress(TimeoutError):
+                self._client.restart_workers([address], timeout=_RENEWAL)
         self._counts.pop(address)
         return True
 

@@ -7,7 +7,9 @@ worker, and this one leaves.
 """
 
 import os
+import random
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -60,6 +62,20 @@ _leaving = _Leaving()
 def _leave(worker):
     """Closes the worker; its nanny starts another where it still may."""
     worker.loop.add_callback(worker.close_gracefully, restart=True)
+
+
+def keep_random_apart() -> None:
+    """Gives Dask a generator of random numbers of its own.
+
+    Its event loop draws from Python's global one (`dask.sizeof`, several times
+    a second), which a training seeds and Keras draws initial weights by: equal
+    trainings would have other weights.
+    """
+    own = random.Random()
+    for name, module in list(sys.modules.items()):
+        is_dask = name.partition(".")[0] in ("dask", "distributed", "tornado")
+        if is_dask and getattr(module, "random", None) is random:
+            module.random = own  # type: ignore[attr-defined]
 
 
 class Signals(WorkerPlugin):
@@ -130,6 +146,7 @@ def do(call: str, arguments: Mapping[str, Any], event: str) -> dict[str, Any]:
         FailedError: If it failed and may be tried again.
         Reschedule: If this process has to leave; progress is saved.
     """
+    keep_random_apart()
     worker = distributed.get_worker()
     key = worker.get_current_task()
     worker.log_event(TOPIC, {"key": str(key), "worker": worker.address})
