@@ -35,6 +35,7 @@ INSTALL_REQUIRES = [
     "ml-collections>=1.0,<2",
     "numpy>=2.0,<3",
     "pandas>=2.2.2,<4",
+    "pyarrow>=18,<27",
     "pyyaml>=6,<7",
     "scikit-learn>=1.5,<2",
     "scipy>=1.14,<2",
@@ -55,6 +56,10 @@ INSTALL_REQUIRES = [
 # last release, and the reference. It never requires `tensorflow`, but brings
 # nose, pycodestyle, mnist and easydict.
 CLEVERHANS = ["cleverhans==4.0.0"]
+
+# Audits and sweeps on several processes or machines. `distributed` requires
+# `dask` of the same release. The lower bounds are the releases that were used.
+CLUSTER = ["distributed>=2026.8,<2027", "dask-jobqueue>=0.9,<0.10"]
 
 # What builds the manual. MkDocs 2 takes neither hooks nor plugins.
 DOCS = [
@@ -88,9 +93,11 @@ EXTRAS_REQUIRE = {
     "mlflow": ["mlflow-skinny>=2.20,<4"],
     "wandb": ["wandb>=0.19,<1"],
     "cleverhans": CLEVERHANS,
+    "cluster": CLUSTER,
     "docs": DOCS,
     "test": [
         *CLEVERHANS,
+        *CLUSTER,
         *DOCS,
         "hypothesis>=6.100,<7",
         "huggingface_hub>=0.30,<3",
@@ -188,6 +195,7 @@ setup(
             "audit/report/**/*.css",
             "audit/report/**/*.html",
             "audit/safety/*.json",
+            "cluster/*.yaml",
         ],
     },
     entry_points={"console_scripts": ["ib_keras = ib_keras.__main__:script"]},

@@ -90,6 +90,28 @@ def audit(
     )
 
 
+def study(
+    models: tuple, protocols: dict, examples_per_part: int | None = None
+) -> ml_collections.ConfigDict:
+    """The fields of a study: models by protocols, in parts.
+
+    Args:
+        models: Paths of SavedModels and .keras files, with wildcards.
+        protocols: Name -> fields that differ from the protocol of
+            `configs/audits/`; its name, or that in `protocol`.
+        examples_per_part: Of an audit; None for all.
+
+    Returns:
+        The config.
+    """
+    config = ml_collections.ConfigDict()
+    config.models = tuple(models)
+    config.protocols = ml_collections.ConfigDict(protocols)
+    config.examples_per_part = placeholder(int)
+    config.examples_per_part = examples_per_part
+    return config
+
+
 def _overridable(section) -> ml_collections.ConfigDict:
     """A schema's instance as a config whose fields know their types."""
     config = ml_collections.ConfigDict()

@@ -27,6 +27,7 @@ COMMANDS = (
     "show",
     "train",
     "sweep",
+    "study",
     "figures",
     "controls",
     "doctor",
@@ -37,6 +38,7 @@ _CONFIGS = {
     "audit": "configs/audits",
     "train": "configs",
     "sweep": "configs",
+    "study": "configs/studies",
 }
 
 

@@ -75,6 +75,10 @@ class UnsafeError(UserError):
     exit_status = 3
 
 
+class InUseError(UserError):
+    """A folder that another process writes; it may be free later."""
+
+
 class DivergedError(UserError):
     """A training whose numbers are no longer finite; it has an exit status."""
 

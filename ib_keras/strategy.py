@@ -235,12 +235,6 @@ def check_agreement(strategy, value: int, what: str, where: str) -> None:
         )
 
 
-def wait_for_all(strategy: tf.distribute.Strategy | None) -> None:
-    """Waits until all workers have arrived here; no wait for one process."""
-    if _has_workers(strategy):
-        sum_over_workers(strategy, 1)
-
-
 @contextlib.contextmanager
 def watched(strategy: tf.distribute.Strategy | None) -> Iterator[None]:
     """Turns the error of a lost worker into one line.

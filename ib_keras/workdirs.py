@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ib_keras import files
+from ib_keras.errors import InUseError
 from ib_keras.errors import UserError
 
 CONFIG_FILE = "config.json"
@@ -385,8 +386,8 @@ def _name(owner: Mapping[str, Any]) -> str:
     return f"process {owner.get('pid')} on {owner.get('host')}"
 
 
-def _in_use(path: str, owner: Mapping[str, Any]) -> UserError:
-    return UserError(
+def _in_use(path: str, owner: Mapping[str, Any]) -> InUseError:
+    return InUseError(
         "The workdir is in use by another process",
         received=f"{path} of {_name(owner)}",
         expected="one process at a time",

@@ -99,6 +99,8 @@ def main() -> int:
     from ib_keras.audit.safety import rlimits
 
     flags.check_strategy()
+    if flags.FLAGS.strategy == "multi_worker":
+        raise settings.workers_error("--strategy=multi_worker")
     names.check(absl_flags.FLAGS.allow_ops)
     most, workdir = absl_flags.FLAGS.max_hours, flags.FLAGS.workdir
     saved_model = absl_flags.FLAGS.saved_model
@@ -106,7 +108,6 @@ def main() -> int:
         settings.check_start,
         config,
         workdir=None if absl_flags.FLAGS.plan else workdir,
-        is_alone=flags.FLAGS.strategy != "multi_worker",
     )
     # All that can be refused before a model is fetched comes first.
     is_hub = hub.is_hub(saved_model)
@@ -125,7 +126,6 @@ def main() -> int:
     tf = lazy.tensorflow()
     rlimits.for_audit(absl_flags.FLAGS.allow_ops, config["num_samples"])
 
-    from ib_keras import strategy
     from ib_keras.audit import runner
 
     if not absl_flags.FLAGS.plan:
@@ -162,8 +162,6 @@ def main() -> int:
         git_commit=flags.git_commit(),
         quiet=flags.FLAGS.quiet,
     )
-    if not strategy.is_chief(devices):
-        return 0
     page = outcomes.write_page([workdir])
     outcomes.print_audit(summary)
     verdict = outcomes.print_verdict(workdir)

@@ -46,7 +46,7 @@ STRATEGIES = ("one_device", "mirrored", "multi_worker", "tpu")
 flags.disclaim_key_flags()
 
 
-def define_config() -> None:
+def define_config(is_required: bool = True) -> None:
     """--config and its --config.field overrides."""
     config_flags.DEFINE_config_file(
         "config",
@@ -56,7 +56,8 @@ def define_config() -> None:
         lock_config=True,
         sys_argv=_ARGUMENTS,
     )
-    flags.mark_flag_as_required("config")
+    if is_required:
+        flags.mark_flag_as_required("config")
 
 
 def define_workdir() -> None:
@@ -78,7 +79,7 @@ def define_strategy() -> None:
         "strategy",
         "one_device",
         "Where to run: one_device, mirrored (all GPUs), multi_worker (the "
-        "processes that TF_CONFIG names) or tpu.",
+        "processes that TF_CONFIG names; of trainings alone) or tpu.",
     )
     flags.DEFINE_string(
         "tpu",
@@ -273,7 +274,7 @@ def _parse(argv):
         left = flags.FLAGS(argv)
         if config is not None:
             overrides.extend(FLAGS.config, config, arguments, added)
-        if "config" in flags.FLAGS:
+        if "config" in flags.FLAGS and FLAGS.config is not None:
             config_values()  # A missing file is detected only here.
         return left
     except UserError as error:

@@ -8,6 +8,8 @@ python -m launch.report --format=latex --workdir=audits/vib --output=table.tex
 Formats: html (a page), markdown, latex, csv, model_card (a README.md for the
 Hugging Face hub) and robustbench (a claim as JSON).
 
+The folder of a study stands for its finished audits.
+
 Of several audits, each model is compared with a baseline, example by example,
 by protocol, radius and mode. The baseline is the deterministic twin unless
 --baseline names another model.
@@ -36,6 +38,15 @@ absl_flags.DEFINE_string(
 )
 
 
+def _audits(folder: str) -> list[str]:
+    """The finished audits of a study; any other folder as it is."""
+    from ib_keras.studies import folder as studies
+
+    if not studies.is_study(folder):
+        return [folder]
+    return [place for *_, place in studies.finished(folder)]
+
+
 def main() -> int:
     """Runs `ib_keras.audit.report.write` or `ib_keras.audit.formats.write`."""
     from ib_keras import errors
@@ -47,6 +58,7 @@ def main() -> int:
         for folder in listed.split(",")
         if folder
     ]
+    folders = [audit for folder in folders for audit in _audits(folder)]
     if not folders:
         raise errors.UserError(
             "There is no audit to report",

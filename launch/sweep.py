@@ -25,7 +25,10 @@ flags.define_config()
 flags.define_workdir()
 flags.define_quiet()
 absl_flags.DEFINE_integer(
-    "workers", 1, "Number of worker processes.", lower_bound=1
+    "workers",
+    1,
+    "Number of processes; 1 runs in this one, more need the extra `cluster`.",
+    lower_bound=1,
 )
 absl_flags.DEFINE_bool(
     "list", False, "Print the runs and their states, and stop."
@@ -131,8 +134,12 @@ def main() -> int:
     stop = flags.StopRequest()
     plan = _make_plan()
 
+    from ib_keras.cluster import schedulers
     from ib_keras.sweeps import plan as plans
     from ib_keras.training import settings
+
+    if flags.FLAGS.workers > 1 and not flags.FLAGS.list:
+        schedulers.check_installed()
 
     # Before TensorFlow is imported.
     for run in plans.choose(plan, flags.FLAGS.only):

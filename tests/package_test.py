@@ -49,11 +49,11 @@ LAYERS = (
         "strategy",
     ),
     ("metadata", "progress", "watchdog", "workdirs"),
-    ("attacks", "bottlenecks", "certify", "data", "encoders"),
+    ("attacks", "bottlenecks", "certify", "cluster", "data", "encoders"),
     ("objectives",),
     ("classifier", "export", "modes"),
     ("audit", "tracking", "training"),
-    ("sweeps",),
+    ("studies", "sweeps"),
     ("figures",),
     ("__init__", "__main__", "launch"),
 )
@@ -77,6 +77,7 @@ KERAS = (
     "ib_keras.layers",
     "ib_keras.optimizers",
 )
+DASK = ("dask", "dask_jobqueue", "distributed")
 FLAGS = ("absl.flags", "ml_collections.config_flags")
 SEEN_BY_CONFIGS = (
     "ml_collections",
@@ -248,6 +249,16 @@ def check_only_launchers_see_flags(path: str, source: str) -> list[str]:
     ]
 
 
+def check_only_the_cluster_sees_dask(path: str, source: str) -> list[str]:
+    if path.startswith("ib_keras/cluster/"):
+        return []
+    return [
+        f"{path}:{line} imports {name}: only ib_keras/cluster knows Dask"
+        for line, name in imports(path, source)
+        if is_within(name, DASK)
+    ]
+
+
 def check_configs_are_plain(path: str, source: str) -> list[str]:
     if not path.startswith("configs/"):
         return []
@@ -320,6 +331,7 @@ RULES = (
     check_init_is_lazy,
     check_attacks_never_see_keras,
     check_only_launchers_see_flags,
+    check_only_the_cluster_sees_dask,
     check_configs_are_plain,
     check_shared_configs_name_no_part,
     check_only_strategy_says_tpu,
@@ -382,6 +394,10 @@ FORBIDDEN = {
         ("ib_keras/files.py", "from absl.flags import DEFINE_string"),
         ("configs/mnist_vib.py", "from ml_collections import config_flags"),
     ),
+    check_only_the_cluster_sees_dask: (
+        ("ib_keras/audit/shards.py", "def f():\n    import dask"),
+        ("launch/audit.py", "from distributed import Client"),
+    ),
     check_configs_are_plain: (
         ("configs/mnist_vib.py", "from ib_keras import schedules"),
         ("configs/audits/aa_mt.py", "from configs import mnist_vib"),
@@ -424,6 +440,10 @@ ALLOWED = {
         ("launch/flags.py", "from ml_collections import config_flags"),
         ("ib_keras/__main__.py", "from absl import flags"),
         ("ib_keras/audit/runner.py", "from absl import logging"),
+    ),
+    check_only_the_cluster_sees_dask: (
+        ("ib_keras/cluster/worker.py", "import distributed"),
+        ("launch/sweep.py", "from ib_keras.cluster import engine"),
     ),
     check_configs_are_plain: (
         ("configs/mnist_vib.py", "from configs import common"),

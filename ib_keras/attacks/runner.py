@@ -126,13 +126,7 @@ class Runner:
         self.threat_model = threat_model
         self.batch_size = base.check_count("batch_size", batch_size)
         self._seed = seeds.from_int(seed)
-        self._first = int(first)
-        # Judgements draw per batch; those of two shares must differ.
-        self._judge_seed = self._seed
-        if self._first:
-            self._judge_seed = seeds.fold(self._seed, _SHARE, self._first)
-        # The error of the model when it last refused an image.
-        self._refusal: str | None = None
+        self._set_first(first)
         logits = compiled.on(logits_fn, strategy, jit_compile)
         self._judge = judging.Judge(
             logits,
@@ -165,6 +159,26 @@ class Runner:
         other = copy.copy(self)
         other.threat_model = ThreatModel(self.threat_model.norm, epsilon)
         return other
+
+    def at(self, first: int) -> "Runner":
+        """The same runner for another share, sharing compiled functions.
+
+        Args:
+            first: Position of the share's first example among those of the
+                audit.
+        """
+        other = copy.copy(self)
+        other._set_first(first)
+        return other
+
+    def _set_first(self, first):
+        self._first = int(first)
+        # Judgements draw per batch; those of two shares must differ.
+        self._judge_seed = self._seed
+        if self._first:
+            self._judge_seed = seeds.fold(self._seed, _SHARE, self._first)
+        # The error of the model when it last refused an image.
+        self._refusal: str | None = None
 
     @staticmethod
     def most_gradients(stage: Stage, num_classes: int) -> int:

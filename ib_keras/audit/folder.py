@@ -20,6 +20,8 @@ GIVEN = "data.npz"
 SAFETY_ALONE = ("limits", "ops", "path", "probe", "seal", "seconds")
 
 RADIUS_PREFIX = "epsilon_"
+# Folders of progress of a range of the examples; that of a worker's share.
+PART_PREFIX, _SHARE_PREFIX = "part_", "worker_"
 
 
 def source(path: str) -> schemas.Source:
@@ -36,6 +38,18 @@ def radius_name(epsilon: float) -> str:
 def radius(workdir: str, epsilon: float) -> str:
     """The folder of another radius than the audit's own."""
     return files.join(workdir, radius_name(epsilon))
+
+
+def part(workdir: str, first: int, last: int) -> str:
+    """The folder of the progress of examples `first` to `last - 1`."""
+    return files.join(workdir, f"{PART_PREFIX}{first}_{last}")
+
+
+def remove_parts(workdir: str) -> None:
+    """Removes the folders of parts, once their examples are merged."""
+    for name in files.listdir(workdir):
+        if name.startswith((PART_PREFIX, _SHARE_PREFIX)):
+            files.remove(files.join(workdir, name))
 
 
 def check(workdir: str) -> Any:

@@ -16,13 +16,12 @@ from ib_keras import files
 from ib_keras.attacks import ledger as ledgers
 from ib_keras.attacks.base import num_targets
 from ib_keras.audit import folder as folders
-from ib_keras.audit import sharing
 from ib_keras.audit.statistics import wilson_interval
 from ib_keras.errors import Interrupted
 from ib_keras.errors import UserError
 from ib_keras.progress import Progress
 
-_PARTIAL_FILE = "partial.npz"
+PARTIAL_FILE = "partial.npz"
 _STATE = "state.json"
 # Prefix of the arrays of certificates.
 _CERTIFICATES = "certificates."
@@ -97,8 +96,8 @@ class Audit:
         return files.read_json(files.join(self.folder, folders.SUMMARY))
 
     def _remove_partial(self):
-        files.remove(files.join(self.folder, _PARTIAL_FILE))
-        sharing.remove_partial(self.folder)
+        files.remove(files.join(self.folder, PARTIAL_FILE))
+        folders.remove_parts(self.folder)
 
     def of_share(self, first: int, last: int, folder: str) -> "Audit":
         """The share of the audit of one of several processes.
@@ -236,7 +235,7 @@ class Audit:
             arrays |= self.certificates.arrays(_CERTIFICATES)
         text = json.dumps(state).encode()
         files.write_npz(
-            files.join(self.folder, _PARTIAL_FILE),
+            files.join(self.folder, PARTIAL_FILE),
             {**arrays, _STATE: np.frombuffer(text, np.uint8)},
         )
 
@@ -259,7 +258,7 @@ class Audit:
         """
         fresh = self.runner.start(self.subject.images, self.subject.labels)
         self.certificates = self._restore_certificates({}, {})
-        path = files.join(self.folder, _PARTIAL_FILE)
+        path = files.join(self.folder, PARTIAL_FILE)
         if not files.exists(path):
             return fresh
         try:

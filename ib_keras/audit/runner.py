@@ -19,12 +19,12 @@ from ib_keras.attacks import base
 from ib_keras.attacks import compiled
 from ib_keras.attacks import devices
 from ib_keras.attacks import losses
+from ib_keras.attacks import runner as attacks
 from ib_keras.audit import audited_model
 from ib_keras.audit import examination
 from ib_keras.audit import folder as folders
 from ib_keras.audit import protocol
 from ib_keras.audit import settings
-from ib_keras.audit import sharing
 from ib_keras.audit import subject as subjects
 from ib_keras.audit.config import Certify
 from ib_keras.audit.radius import Audit
@@ -55,7 +55,15 @@ def plan(
         UserError: As `audit`.
     """
     settings.check_start(config, saved_model)
-    subject = subjects.load(config, saved_model, None, allow_ops, probe)
+    return plan_subject(
+        config, subjects.load(config, saved_model, None, allow_ops, probe)
+    )
+
+
+def plan_subject(
+    config: Mapping[str, Any], subject: Subject
+) -> list[dict[str, Any]]:
+    """As `plan`, of a model and examples that are loaded already."""
     stages = protocol.build_stages(config)
     first = protocol.build_runner(config, subject, stages)
     most = {"gradients": first.most_gradients, "queries": first.most_queries}
@@ -136,8 +144,7 @@ def audit(
         saved_model: Folder of the SavedModel, a .keras file, or a loaded
             `AuditedModel`, such as `audited_model.from_function` makes.
         workdir: The audit folder; the same call resumes.
-        strategy: Where to run; None for TensorFlow's default device. Workers
-            share the examples, each on one device, and one workdir.
+        strategy: Where to run; None for TensorFlow's default device.
         allow_ops: Operations that the safety check lets pass.
         probe: Whether a child process runs the model first, under limits.
         should_stop: Called after every batch; true saves and stops.
@@ -152,23 +159,21 @@ def audit(
         What `summary.json` holds.
 
     Raises:
-        UserError: If config, model, data or workdir cannot be used, or
-            another process holds the workdir.
-        Interrupted: If it was stopped, or a worker was lost; progress is
-            saved.
+        UserError: If config, model, data or workdir cannot be used, the
+            strategy has workers, or another process holds the workdir.
+        Interrupted: If it was stopped; progress is saved.
     """
-    team = sharing.Team.of(strategy)
-    settings.check_start(config, saved_model, workdir, team.is_alone)
-    if team.is_chief:
-        workdirs.check_free(workdir)
-    given = (team.devices, allow_ops, probe)
+    _check_alone(strategy)
+    settings.check_start(config, saved_model, workdir)
+    workdirs.check_free(workdir)
+    given = (strategy, allow_ops, probe)
     return audit_subject(
         config,
         subjects.load(
             config, saved_model, *given, watchdog_minutes=watchdog_minutes
         ),
         workdir,
-        load_twin=lambda: _load_twin(config, *given),
+        load_twin=lambda: load_twin(config, *given),
         strategy=strategy,
         should_stop=should_stop,
         watchdog_minutes=watchdog_minutes,
@@ -212,12 +217,19 @@ def audit_subject(
         UserError: As `audit`.
         Interrupted: As `audit`.
     """
+    _check_alone(strategy)
     examination.check(config)
     stages = protocol.build_stages(config)
-    team = sharing.Team.of(strategy)
-    quiet = quiet or not team.is_chief
     # Checked before anything is written.
-    *curve, whole = _build_radii(config, subject, stages, workdir, team, quiet)
+    *curve, whole = at_radii(
+        config,
+        subject,
+        stages,
+        protocol.build_runner(config, subject, stages, strategy),
+        build_prover(config, subject),
+        workdir,
+        quiet,
+    )
     for part in (*curve, whole):
         part.command = command
         part.git_commit = git_commit
@@ -228,59 +240,51 @@ def audit_subject(
         if not quiet:
             print(line, flush=True)
 
-    def conclude(part):
-        """The summary of one radius."""
-        if team.is_alone or part.is_done:
-            return part.run(guard.asks_to_stop)
-        return part.finish(team.gather(part))
+    tolerated = settings.tolerated("audit.")
+    owner = {"audit": dict(config), "model_sha256": subject.model.sha256}
+    workdirs.claim(workdir, owner, *tolerated)
+    lock = workdirs.lock(workdir, say)
+    with _Guard(lock, should_stop, watchdog_minutes) as guard:
+        restate_diagnostics(workdir, config)
+        if not is_done:
+            _say_other_mode(config, subject, say)
+            _write_safety(subject, workdir)
+        with guard.watchdog():
+            whole.curve = [
+                curve_point(part.run(guard.asks_to_stop))
+                for part in ([] if is_done else curve)
+            ]
+            summary = whole.run(guard.asks_to_stop)
+            _, is_new = examination.examine(
+                config,
+                workdir,
+                lambda: examination.build_case(
+                    config,
+                    subject,
+                    stages,
+                    summary,
+                    workdir,
+                    twin=load_twin(),
+                    strategy=strategy,
+                ),
+                should_stop=guard.asks_to_stop,
+                quiet=quiet,
+            )
+        logging.debug(
+            "%d functions traced: %s",
+            len(devices.TRACES) - num_traced,
+            ", ".join(devices.TRACES[num_traced:]),
+        )
+        if is_done and not is_new:
+            say(f"Nothing left to do: {workdir} is whole.")
+        return files.read_json(files.join(workdir, folders.SUMMARY))
 
-    with strategies.watched(strategy):
-        _claim(config, subject, workdir, team)
-        lock = team.lock(workdir, say)
-        with _Guard(lock, should_stop, watchdog_minutes) as guard:
-            if team.is_chief:
-                _restate_diagnostics(workdir, config)
-            if not is_done:
-                _say_other_mode(config, subject, say)
-                _write_safety(subject, workdir, team)
-            if not team.is_alone:
-                with guard.watchdog():
-                    team.attack([*curve, whole], guard.asks_to_stop)
-                if not team.is_chief:
-                    guard.release()  # The chief will take the folder away.
-                team.wait()
-            if team.is_chief:
-                with guard.watchdog():
-                    whole.curve = [
-                        _curve_point(conclude(part))
-                        for part in ([] if is_done else curve)
-                    ]
-                    summary = conclude(whole)
-                    _, is_new = examination.examine(
-                        config,
-                        workdir,
-                        lambda: examination.build_case(
-                            config,
-                            subject,
-                            stages,
-                            summary,
-                            workdir,
-                            twin=load_twin(),
-                            strategy=team.devices,
-                        ),
-                        should_stop=guard.asks_to_stop,
-                        quiet=quiet,
-                    )
-                logging.debug(
-                    "%d functions traced: %s",
-                    len(devices.TRACES) - num_traced,
-                    ", ".join(devices.TRACES[num_traced:]),
-                )
-                if is_done and not is_new:
-                    say(f"Nothing left to do: {workdir} is whole.")
-            # A worker that left would be one lost to the chief.
-            team.wait()
-            return files.read_json(files.join(workdir, folders.SUMMARY))
+
+def _check_alone(strategy):
+    """Refuses the strategies of several processes."""
+    _, count = strategies.place(strategy)
+    if count > 1:
+        raise settings.workers_error(f"a strategy of {count} workers")
 
 
 class _Guard:
@@ -307,10 +311,6 @@ class _Guard:
     def __exit__(self, *error):
         return self._stack.__exit__(*error)
 
-    def release(self):
-        """Gives the folder back before the end."""
-        self._stack.close()
-
     def watchdog(self) -> watchdog.Watchdog:
         """A context in which calls of the model must end."""
         return subjects.watchdog(self._minutes)
@@ -326,58 +326,58 @@ class _Guard:
         return self._should_stop()
 
 
-def _claim(config, subject, workdir, team):
-    """Makes the folder this audit's, if it is that of no other."""
-    owner = {"audit": dict(config), "model_sha256": subject.model.sha256}
-    tolerated = settings.tolerated("audit.")
-    workdirs.check(workdir, owner, *tolerated)
-    team.check(owner, len(subject.labels))
-    if team.is_chief:
-        workdirs.claim(workdir, owner, *tolerated)
-    team.wait()
-    team.check_same_folder(workdir, workdirs.CONFIG_FILE)
-
-
-def _write_safety(subject, workdir, team):
-    if subject.model.safety is not None and team.is_chief:
+def _write_safety(subject, workdir):
+    if subject.model.safety is not None:
         report = subject.model.safety.to_json()
         files.write_sealed_json(files.join(workdir, folders.SAFETY), report)
 
 
-def _build_radii(config, subject, stages, workdir, team, quiet) -> list[Audit]:
-    """The radii of the curve and, last, the audit's own.
+def build_prover(config: Mapping[str, Any], subject: Subject):
+    """The `certificates.Prover` that a config asks for; None for none."""
+    if not Certify.of(config).is_on:
+        return None
+    # What is not asked for is not imported.
+    from ib_keras.audit import certificates
 
-    They share compiled functions and differ in their epsilon.
+    return certificates.Prover(config, subject)
+
+
+def at_radii(
+    config: Mapping[str, Any],
+    subject: Subject,
+    stages: Sequence[attacks.Stage],
+    runner: attacks.Runner,
+    prover: Any,
+    workdir: str,
+    quiet: bool = True,
+) -> list[Audit]:
+    """The audits of the radii of the curve and, last, of the config's own.
+
+    Args:
+        config: An audit config.
+        subject: What is audited.
+        stages: What is run, in order.
+        runner: Runs them at the config's own radius.
+        prover: From `build_prover`.
+        workdir: The audit folder.
+        quiet: Prints nothing.
+
+    Returns:
+        One `radius.Audit` a radius, with compiled functions in common.
     """
-    own, _ = team.share(len(subject.labels), team.index)
-    runner = protocol.build_runner(config, subject, stages, team.devices, own)
     main = float(config["threat_model"]["epsilon"])
     curve = sorted({float(e) for e in config["epsilon_curve"]} - {main})
     places = [
         (runner.with_epsilon(epsilon), folders.radius(workdir, epsilon))
         for epsilon in curve
     ]
-    prover = None
-    if Certify.of(config).is_on:
-        # What is not asked for is not imported.
-        from ib_keras.audit import certificates
-
-        prover = certificates.Prover(config, subject)
     return [
-        Audit(
-            config,
-            subject,
-            stages,
-            attack_runner,
-            folder,
-            quiet,
-            prover=prover,
-        )
-        for attack_runner, folder in (*places, (runner, workdir))
+        Audit(config, subject, stages, one, folder, quiet, prover=prover)
+        for one, folder in (*places, (runner, workdir))
     ]
 
 
-def _restate_diagnostics(workdir, config):
+def restate_diagnostics(workdir: str, config: Mapping[str, Any]) -> None:
     """Updates the set of diagnostics in the folder's config."""
     path = files.join(workdir, workdirs.CONFIG_FILE)
     stored = files.read_json(path)
@@ -396,8 +396,19 @@ def _say_other_mode(config, subject, say):
         )
 
 
-def _load_twin(config, strategy, allow_ops, probe) -> Subject | None:
-    """The deterministic baseline (twin) of the diagnostics."""
+def load_twin(
+    config: Mapping[str, Any],
+    strategy: tf.distribute.Strategy | None = None,
+    allow_ops: Sequence[str] = (),
+    probe: bool = False,
+) -> Subject | None:
+    """Loads the deterministic baseline (twin) of the diagnostics.
+
+    The arguments and errors are those of `subject.load`.
+
+    Returns:
+        Its `Subject`; None where the config names none.
+    """
     path = config["diagnostics"]["twin"]
     if path is None:
         return None
@@ -406,7 +417,8 @@ def _load_twin(config, strategy, allow_ops, probe) -> Subject | None:
     return subjects.load(settings, path, strategy, allow_ops, probe)
 
 
-def _curve_point(summary):
+def curve_point(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What the summary of an audit says of another radius, from its own."""
     return {
         "epsilon": summary["threat_model"]["epsilon"],
         "robust_accuracy": summary["robust_accuracy"],

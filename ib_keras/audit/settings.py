@@ -102,7 +102,6 @@ def check_start(
     config: Mapping[str, Any],
     saved_model: Any,
     workdir: str | None = None,
-    is_alone: bool = True,
     are_given: bool = False,
 ) -> None:
     """Refuses what can be refused before TensorFlow is imported.
@@ -111,7 +110,6 @@ def check_start(
         config: An audit config.
         saved_model: The model's path; anything else is taken as it is.
         workdir: The audit folder; None for an audit that writes nothing.
-        is_alone: Whether no other process shares the audit.
         are_given: Whether the examples are at hand, and no data set is read.
 
     Raises:
@@ -146,9 +144,24 @@ def check_start(
         if isinstance(path, str) and not files.is_remote(path):
             options.check_path(path.rstrip("/"))
     if workdir is not None and not files.is_remote(workdir):
-        _check_workdir(config, saved_model, workdir, is_alone)
+        _check_workdir(config, saved_model, workdir)
     if not are_given:
         _check_dataset(config["dataset"], saved_model)
+
+
+def workers_error(received: str) -> UserError:
+    """The error for an audit that several processes should share.
+
+    Args:
+        received: What asked for it.
+    """
+    return UserError(
+        "An audit is not shared by the workers of a strategy",
+        received=received,
+        expected="one process, with one device or several",
+        fix="Take launch.study, which shares audits and parts of them among "
+        "processes and machines.",
+    )
 
 
 def check_certify(config: Mapping[str, Any]) -> None:
@@ -237,7 +250,7 @@ def check_draws(num_judge_samples: int, has_noise: bool) -> int:
     return count
 
 
-def _check_workdir(config, saved_model, workdir, is_alone):
+def _check_workdir(config, saved_model, workdir):
     path = files.join(workdir, workdirs.CONFIG_FILE)
     owner = {"audit": dict(config)}
     if files.exists(path):
@@ -248,5 +261,4 @@ def _check_workdir(config, saved_model, workdir, is_alone):
         owner["model_sha256"] = digest
     workdirs.check(workdir, owner, *tolerated("audit."))
     workdirs.check_writable(workdir)
-    if is_alone:
-        workdirs.check_free(workdir)
+    workdirs.check_free(workdir)

@@ -56,6 +56,54 @@ class Subject:
     logit_scale: float
 
 
+@dataclasses.dataclass(frozen=True)
+class Settled:
+    """What belongs to a model in one mode, whichever examples are attacked.
+
+    Attributes:
+        model: As of `Subject`.
+        logits_fn: As of `Subject`.
+        mode: As of `Subject`.
+        num_samples: As of `Subject`.
+        num_judge_samples: As of `Subject`.
+        behaviour: As of `Subject`.
+        logit_scale: As of `Subject`.
+        dataset: As of `Subject`.
+    """
+
+    model: audited_model.AuditedModel
+    logits_fn: Callable
+    mode: str
+    num_samples: int | None
+    num_judge_samples: int
+    behaviour: behaviours.Behaviour
+    logit_scale: float
+    dataset: dict[str, str]
+
+    def of(self, images: np.ndarray, labels: np.ndarray) -> Subject:
+        """The model with examples, which are not looked at.
+
+        Args:
+            images: float32 `[examples, ...]`.
+            labels: int32 `[examples]`.
+        """
+        facts = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+        }
+        return Subject(images=images, labels=labels, **facts)
+
+    def check_finite(self, images: np.ndarray, batch_size: int) -> None:
+        """Refuses a range of examples without a single finite answer.
+
+        Raises:
+            UserError: If the logits of all of them are not finite.
+        """
+        audited_model.check_finite(
+            self.logits_fn, images, base.check_count("batch_size", batch_size)
+        )
+
+
 def load(
     config: Mapping[str, Any],
     saved_model: str | audited_model.AuditedModel,
@@ -84,6 +132,26 @@ def load(
         UserError: If the model, its endpoint or the data cannot be used.
         UnsafeError: If the model holds what could do harm.
     """
+    model = load_model(config, saved_model, strategy, allow_ops, probe=probe)
+    found = given or examples.load(config, model.about)
+    with watchdog(watchdog_minutes):
+        settled = settle(config, model, found, strategy)
+        settled.check_finite(found.images, config["batch_size"])
+    return settled.of(found.images, found.labels)
+
+
+def load_model(
+    config: Mapping[str, Any],
+    saved_model: str | audited_model.AuditedModel,
+    strategy: tf.distribute.Strategy | None = None,
+    allow_ops: Sequence[str] = (),
+    probe: bool = False,
+) -> audited_model.AuditedModel:
+    """Loads the model alone; the arguments and errors are those of `load`.
+
+    Returns:
+        The model, which has the mode of the config.
+    """
     options = audited_model.Options.from_config(config["model"])
     if isinstance(saved_model, audited_model.AuditedModel):
         model = saved_model.with_options(options)
@@ -96,12 +164,8 @@ def load(
             probe,
             config["batch_size"],
         )
-    mode = config["mode"]
-    model.caller(mode)  # Refuses a mode that the model has not.
-    found = given or examples.load(config, model.about)
-    _check_radius(config["threat_model"], found.images.shape[1:])
-    with watchdog(watchdog_minutes):
-        return _observe(config, model, found, strategy)
+    model.caller(config["mode"])  # Refuses a mode that the model has not.
+    return model
 
 
 def watchdog(minutes: float) -> Watchdog:
@@ -114,8 +178,30 @@ def watchdog(minutes: float) -> Watchdog:
     )
 
 
-def _observe(config, model, found, strategy) -> Subject:
-    """Makes a model and examples ready: these are the first calls."""
+def settle(
+    config: Mapping[str, Any],
+    model: audited_model.AuditedModel,
+    found: examples.Examples,
+    strategy: tf.distribute.Strategy | None = None,
+) -> Settled:
+    """Makes a model ready: these are the first calls of it.
+
+    They are of the probe images and of the first examples of the whole audit,
+    so that what is found does not depend on the range that is attacked.
+
+    Args:
+        config: An audit config.
+        model: From `load_model`.
+        found: All examples of the audit.
+        strategy: As `load`.
+
+    Returns:
+        A `Settled`.
+
+    Raises:
+        UserError: If the model does not answer, or has no gradients.
+    """
+    _check_radius(config["threat_model"], found.images.shape[1:])
     state = model.state_hash()
     mode = config["mode"]
     is_stochastic = mode == "stochastic"
@@ -135,11 +221,6 @@ def _observe(config, model, found, strategy) -> Subject:
         model.num_classes,
         protocol.take_gradients(protocol.build_stages(config)),
     )
-    audited_model.check_finite(
-        logits_fn,
-        found.images,
-        base.check_count("batch_size", config["batch_size"]),
-    )
     behaviour = behaviours.observe(
         model,
         logits_fn,
@@ -153,7 +234,7 @@ def _observe(config, model, found, strategy) -> Subject:
     if judge_samples is None:
         judge_samples = settings.NUM_DRAWS if has_noise else 1
     judge_samples = settings.check_draws(judge_samples, has_noise)
-    return Subject(
+    return Settled(
         model=model.with_notes(
             *behaviour.notes(), *_notes_on_classes(model, found)
         ),
@@ -163,11 +244,9 @@ def _observe(config, model, found, strategy) -> Subject:
         mode=mode,
         num_samples=num_samples,
         num_judge_samples=judge_samples,
-        images=found.images,
-        labels=found.labels,
-        dataset=found.dataset,
         behaviour=behaviour,
         logit_scale=_find_scale(logits_fn, found, config["batch_size"]),
+        dataset=found.dataset,
     )
 
 

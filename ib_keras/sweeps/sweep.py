@@ -1,10 +1,24 @@
-"""Runs a sweep, or the rest of it, and reports its results."""
+"""Runs a sweep, or the rest of it, and reports its results.
 
+A run is a task of `ib_keras.cluster`, its training before its audits. Several
+workers are processes of this machine that Dask starts; one worker is this
+process.
+"""
+
+import contextlib
+import dataclasses
 from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
 
 from ib_keras import files
+from ib_keras.cluster import engine
+from ib_keras.cluster import schedulers
+from ib_keras.cluster import tasks
+from ib_keras.cluster.tasks import Outcome
+from ib_keras.cluster.tasks import Task
 from ib_keras.errors import Interrupted
 from ib_keras.errors import UserError
 from ib_keras.progress import Progress
@@ -14,8 +28,16 @@ from ib_keras.sweeps.folder import Folder
 from ib_keras.sweeps.plan import Plan
 from ib_keras.sweeps.plan import Run
 from ib_keras.sweeps.plan import choose
-from ib_keras.sweeps.pool import Pool
 from ib_keras.sweeps.worker import Settings
+
+# What a worker does with a run.
+CALL = "ib_keras.sweeps.worker:do"
+# A worker is replaced after so many runs: TensorFlow does not free all memory
+# before the end of a process.
+RUNS_PER_WORKER = 20
+_RETRIES = 1
+# Seconds that workers have to start.
+_START = 120.0
 
 
 def states(folder: Folder, plan: Plan) -> list[tuple[Run, str, Any]]:
@@ -44,7 +66,7 @@ def run(
     Args:
         plan: The sweep.
         workdir: Its folder; the same call resumes.
-        num_workers: Number of worker processes.
+        num_workers: Number of worker processes; 1 runs in this one.
         only: A regular expression that names of runs must match.
         should_stop: Called about once a second; true saves and stops.
         command: How this was started, for models and audits.
@@ -74,35 +96,52 @@ def run(
         left = [run for run in chosen if not folder.is_finished(run)]
         if left:
             settings = Settings(workdir, plan.preset, command, git_commit)
-            job = _Job(plan, folder, settings, len(chosen), quiet)
-            job.do(left, min(num_workers, len(left)), should_stop)
+            report = _Report(plan, folder, settings, len(chosen), quiet)
+            with report.begin(len(left)):
+                _execute(left, settings, num_workers, should_stop, report)
         _write_table(folder, plan)
         return states(folder, plan)
 
 
-class _Job:
-    """The runs that are left, and the progress bar over all."""
+def _execute(left, settings, num_workers, should_stop, report) -> None:
+    """Executes runs, in this process or in several."""
+    shared = dataclasses.asdict(settings)
+    listed = [
+        Task(
+            run.name, CALL, {"run": dataclasses.asdict(run), "settings": shared}
+        )
+        for run in left
+    ]
+    if num_workers == 1:
+        report.follow(tasks.run_here(listed, should_stop))
+        return
+    count = min(num_workers, len(left))
+    with schedulers.connect(schedulers.LOCAL, count, _RETRIES) as client:
+        made = engine.Engine(client, _RETRIES, renew_after=RUNS_PER_WORKER)
+        made.check(_START)
+        report.follow(made.run(listed, should_stop, report.on_look))
+
+
+class _Report:
+    """The progress over all runs, their records and the table."""
 
     def __init__(self, plan, folder, settings, num_chosen, quiet):
         self._plan = plan
+        self._runs = {run.name: run for run in plan.runs}
         self._folder = folder
         self._settings = settings
         self._num_chosen = num_chosen
         self._quiet = quiet
         self._num_done = 0
 
-    def do(self, left, num_workers, should_stop) -> None:
-        self._num_done = self._num_chosen - len(left)
+    @contextlib.contextmanager
+    def begin(self, num_left) -> Iterator[None]:
+        """Shows the progress; raises `Interrupted` if not all were done."""
+        self._num_done = self._num_chosen - num_left
         with Progress(
             self._num_chosen, "run", "sweep", self._num_done, self._quiet
         ) as self._progress:
-            Pool(
-                self._settings,
-                num_workers,
-                on_end=self._on_end,
-                on_death=self._on_death,
-                on_look=self._on_look,
-            ).do(left, should_stop)
+            yield
         if self._num_done < self._num_chosen:
             _write_table(self._folder, self._plan)
             raise Interrupted(
@@ -110,35 +149,47 @@ class _Job:
                 "done; run the same command again."
             )
 
-    def _on_look(self, at_work):
+    def on_look(self, active: Sequence[Task]) -> None:
+        """Shows how far the runs are that are executed now."""
         now = "; ".join(
-            f"{run.name}: {doing}{self._folder.how_far(run)}"
-            for run, doing in at_work
+            f"{task.key}{self._folder.how_far(self._runs[task.key])}"
+            for task in active
         )
         self._progress.update(self._num_done, now=now)
 
-    def _on_end(self, run: Run, word: str):
-        if word not in records.STATUSES:
-            return  # Interrupted.
+    def follow(self, outcomes: Iterable[Outcome]) -> None:
+        """Books what becomes of runs."""
+        for outcome in outcomes:
+            run = self._runs[outcome.task.key]
+            if outcome.status == tasks.INTERRUPTED:
+                continue
+            if outcome.status == tasks.FAILED:
+                self._write_failure(run, outcome)
+            self._on_end(run)
+
+    def _on_end(self, run):
         self._num_done += 1
-        if word != records.DONE:
-            record = records.read(self._folder.record(run.name))
+        record = records.read(self._folder.record(run.name))
+        if record["status"] != records.DONE or record["error"]:
+            word = record["status"]
+            word = records.FAILED if records.has_failed(record) else word
             self._progress.say(f"{run.name} {word}: {record['error']}")
+        self._progress.update(self._num_done)
         _write_table(self._folder, self._plan)
 
-    def _on_death(self, run: Run, how: str):
+    def _write_failure(self, run, outcome):
+        """The record of a run that could not write its own."""
         path = self._folder.record(run.name)
-        log = self._folder.log(run)
         record = records.failure(
             run,
             path,
-            f"The worker died twice ({how}); see {log}.",
+            f"{outcome.error} ({outcome.tries} tries); see "
+            f"{self._folder.log(run)}.",
             self._settings.preset,
             self._settings.git_commit,
         )
         files.make_folder(files.join(self._folder.path, "records"))
         files.write_json(path, record)
-        self._on_end(run, records.FAILED)
 
 
 def _write_table(folder: Folder, plan: Plan) -> None:

@@ -1,21 +1,15 @@
-"""A worker: a process that executes runs, one after the other.
-
-It receives runs through a pipe, and sends its progress and the result of each.
-Any other message during a run asks it to stop: at the next checkpoint it saves
-and reports that.
-"""
+"""Executes a run of a sweep: its training, its audits and its landscapes."""
 
 import contextlib
 import dataclasses
 import gc
 import itertools
-import multiprocessing
 import os
-import signal
-import threading
 import time
 import traceback
 from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -34,9 +28,6 @@ from ib_keras.sweeps.folder import Folder
 from ib_keras.sweeps.plan import Run
 from ib_keras.training import loop
 from ib_keras.training import settings as training_settings
-
-# The status of an interrupted run, beside those of records.
-DOING, INTERRUPTED = "doing", "interrupted"
 
 # A training or an audit that hangs for so long ends its process.
 _WATCHDOG_MINUTES = 30.0
@@ -59,63 +50,30 @@ class Settings:
     git_commit: str | None
 
 
-def serve(connection, settings: Settings) -> None:
-    """The main function of a worker's process.
+def do(
+    run: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    should_stop: Callable[[], bool],
+) -> str:
+    """Executes a run, as a task of `ib_keras.cluster`.
 
     Args:
-        connection: A pipe: runs come in, None ends it; pairs of a word
-            ("doing", "interrupted" or a status) and a text go out.
-        settings: Of the sweep.
+        run: The fields of a `Run`.
+        settings: The fields of `Settings`.
+        should_stop: Called often; true saves and stops.
+
+    Returns:
+        The status of its record.
+
+    Raises:
+        Interrupted: If it was stopped; its progress is saved.
+        MemoryError: As `do_run`.
     """
-    should_stop = _heed_signals(connection)
     logging.set_verbosity(logging.ERROR)  # As in every command.
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    # The pipe breaks when the sweep itself ends.
-    with contextlib.suppress(EOFError, OSError):
-        while not should_stop.is_asked:
-            run = connection.recv()
-            if run is None:
-                return
-            word = do_run(
-                run,
-                settings,
-                should_stop=should_stop,
-                say=lambda text: connection.send((DOING, text)),
-            )
-            connection.send((word, run.name))
-            if word == INTERRUPTED:
-                return
-            _forget()
-
-
-class _Stop:
-    """Whether to stop: after a signal or a message of the sweep."""
-
-    def __init__(self, connection):
-        self._connection = connection
-        self.is_asked = False
-
-    def on_signal(self, number, frame):
-        self.is_asked = True
-
-    def __call__(self) -> bool:
-        return self.is_asked or self._connection.poll()
-
-
-def _heed_signals(connection) -> _Stop:
-    """Ignores Ctrl-C, which the sweep passes on by a message."""
-    stop = _Stop(connection)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, stop.on_signal)
-    # The sweep has blocked them until now.
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
-    return stop
-
-
-def _end_with_parent() -> None:
-    if parent := multiprocessing.parent_process():
-        parent.join()
-    os._exit(1)
+    try:
+        return do_run(Run(**run), Settings(**settings), should_stop=should_stop)
+    finally:
+        _forget()
 
 
 def _forget() -> None:
@@ -129,7 +87,6 @@ def do_run(
     settings: Settings,
     *,
     should_stop: Callable[[], bool],
-    say: Callable[[str], None],
 ) -> str:
     """Executes the rest of a run, and writes its record when it is complete.
 
@@ -137,12 +94,12 @@ def do_run(
         run: The run.
         settings: Of the sweep.
         should_stop: Called often; true saves and stops.
-        say: Called with the current step.
 
     Returns:
-        The status of its record, or "interrupted".
+        The status of its record.
 
     Raises:
+        Interrupted: If it was stopped; its progress is saved.
         MemoryError: If this process has too little memory; so does
             TensorFlow's ResourceExhaustedError.
     """
@@ -153,8 +110,8 @@ def do_run(
         # Before the log, since it writes the folder's config.
         workdirs.claim(own, run.config, training_settings.MAY_DIFFER)
         with _output_to(folder.log(run)):
-            record = _attempt(run, own, settings, should_stop, say)
-    except (MemoryError, tf.errors.ResourceExhaustedError):
+            record = _attempt(run, own, settings, should_stop)
+    except (Interrupted, MemoryError, tf.errors.ResourceExhaustedError):
         raise  # A new process has the memory that this one uses.
     except Exception as error:
         record = records.failure(
@@ -164,8 +121,6 @@ def do_run(
             settings.preset,
             settings.git_commit,
         )
-    if record is None:
-        return INTERRUPTED
     if not records.has_failed(record):
         record["seconds"]["wall"] = round(time.monotonic() - began, 3)
     files.make_folder(os.path.dirname(folder.record(run.name)))
@@ -173,14 +128,14 @@ def do_run(
     return records.FAILED if records.has_failed(record) else record["status"]
 
 
-def _attempt(run, own, settings, should_stop, say):
-    """The record of a run; None if it was stopped."""
+def _attempt(run, own, settings, should_stop):
+    """The record of a run."""
     try:
-        _do(run, own, settings, should_stop, say)
+        _do(run, own, settings, should_stop)
         return records.compose(run, own, settings.preset, settings.git_commit)
     except Interrupted as error:
         print(error, flush=True)
-        return None
+        raise
     except DivergedError as error:
         print(error, flush=True)
         record = records.frame(
@@ -192,12 +147,11 @@ def _attempt(run, own, settings, should_stop, say):
         raise
 
 
-def _do(run: Run, own, settings, should_stop, say) -> None:
+def _do(run: Run, own, settings, should_stop) -> None:
     """Trains, audits and evaluates landscapes, where that is not done yet."""
 
     def begin(what):
         print(f"Begins: {what}.", flush=True)
-        say(what)
 
     _stop_if(should_stop, "before the training")
     begin("training")

@@ -78,6 +78,7 @@ def audit(tmp_path, model, *arguments, workdir="audit", **more):
         ("--config.num_samples=0", "num_samples=0. Expected"),
         ("--strategy=miror", 'Did you mean "mirrored"?'),
         ("--strategy=mirrored --tpu=local", "but another strategy"),
+        ("--strategy=multi_worker", "Take launch.study"),
         ("--worker_timeout=-1", "--worker_timeout=-1"),
         ("--watchdog_minutes=-1", "--watchdog_minutes=-1"),
         ("--allow_ops=ReadFil", 'Did you mean "ReadFile"?'),

@@ -93,12 +93,13 @@ def times(workdir):
 
 def workers(process):
     """The workers of a sweep, and not what keeps count of semaphores."""
-    listed = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
     found = []
-    for pid in map(int, listed.read_text().split()):
-        words = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
-        if b"spawn_main" in words:
-            found.append(pid)
+    # Dask starts them from a thread.
+    for listed in pathlib.Path(f"/proc/{process.pid}/task").glob("*/children"):
+        for pid in map(int, listed.read_text().split()):
+            words = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
+            if b"spawn_main" in words:
+                found.append(pid)
     return found
 
 
@@ -205,6 +206,25 @@ def test_a_config_without_a_grid_is_told_so(tmp_path):
     _, errors = command(config, f"--workdir={tmp_path}/new", status=2)
     assert "does not define sweep()" in errors
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
+def test_one_worker_is_this_process_and_needs_no_dask(done, tmp_path):
+    workdir, _, _ = done
+    new = tmp_path / "new"
+    code = (
+        "import runpy, sys\n"
+        "for name in ('dask', 'distributed'): sys.modules[name] = None\n"
+        "runpy.run_module('launch.sweep', run_name='__main__', alter_sys=True)"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", code, write_grid(tmp_path), f"--workdir={new}"],
+        cwd=runs.ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    assert tables(workdir, new)
 
 
 @pytest.mark.slow

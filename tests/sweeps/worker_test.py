@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from ib_keras import export
 from ib_keras.audit import runner
 from ib_keras.audit.audited_model import loading
 from ib_keras.audit.landscape import records as landscapes
+from ib_keras.errors import Interrupted
 from ib_keras.sweeps import folder as folders
 from ib_keras.sweeps import plan
 from ib_keras.sweeps import records
@@ -46,12 +48,15 @@ def make_run(name="vib_0", audits=AUDITS, landscape=None, **changes):
 
 
 def do(run, workdir, should_stop=lambda: False):
-    """Does a run; its status, what it said it did, and its record."""
-    said = []
+    """Does a run; its status, what its log says it did, and its record."""
     settings = worker.Settings(str(workdir), "smoke", "python -m x", "c0ffee")
-    word = worker.do_run(
-        run, settings, should_stop=should_stop, say=said.append
-    )
+    try:
+        word = worker.do_run(run, settings, should_stop=should_stop)
+    except Interrupted:
+        word = "interrupted"
+    log = pathlib.Path(workdir, "runs", run.name, "log.txt")
+    text = log.read_text() if log.exists() else ""
+    said = re.findall(r"^Begins: (.*)\.$", text, re.MULTILINE)
     path = pathlib.Path(workdir, "records", f"{run.name}.json")
     return word, said, json.loads(path.read_text()) if path.exists() else None
 

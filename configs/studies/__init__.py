@@ -1,0 +1,1 @@
+r"""Studies: models, protocols and the size of parts."""
