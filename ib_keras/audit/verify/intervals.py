@@ -101,7 +101,7 @@ class Network:
             found = _RULES[op.type](op, *operands)
             for tensor, value in zip(
                 op.outputs,
-                found if type(found) is list else [found],
+                found if isinstance(found, list) else [found],
                 strict=True,
             ):
                 values[tensor.name] = value
@@ -319,7 +319,7 @@ def _move(function):
     return lambda op, x, *more: x.moved(lambda t: function(op, t, *more))
 
 
-_RULES: Mapping[str, Callable[..., Interval]] = {
+_RULES: Mapping[str, Callable[..., Any]] = {
     "Add": _scalar(np.add),
     "AddV2": _scalar(np.add),
     "BiasAdd": _add_bias,
