@@ -40,7 +40,13 @@ def do(client, tmp_path):
         ]
         made = engine.Engine(client, retries=1)
         made.check(wait=60)
-        return {o.task.key: o for o in made.run(listed, should_stop)}
+        deadline = time.monotonic() + 120
+
+        def asks_to_stop():
+            assert time.monotonic() < deadline, "the tasks do not end"
+            return should_stop()
+
+        return {o.task.key: o for o in made.run(listed, asks_to_stop)}
 
     return call
 
@@ -116,7 +122,12 @@ def test_a_worker_that_gets_sigterm_saves_and_another_goes_on(do, tmp_path):
     assert begun(tmp_path, "leave_a") == 2
 
 
-def test_stopping_lets_active_tasks_save_and_drops_the_rest(do, tmp_path):
+def test_stopping_lets_active_tasks_save_and_drops_the_rest(
+    do, client, tmp_path
+):
+    # The worker that left in the test before is being replaced.
+    client.wait_for_workers(2, timeout=60)
+
     def should_stop():
         return bool(begun(tmp_path, "long_b"))
 
