@@ -1,8 +1,9 @@
 r"""The answer of AA+MT at a twentieth of its gradients.
 
 python -m launch.audit --config=configs/audits/fast_ensemble.py \
-    --saved_model=runs/mnist_vib/saved_model --workdir=audits/fast \
-    --config.threat_model.epsilon=0.2
+    --saved_model=runs/cifar10_ceb/saved_model --workdir=audits/fast
+
+For MNIST add --config.threat_model.epsilon=0.2.
 
 A robust example costs 5 x 31 + 5 x 31 + 2 x 9 x 30 = 850 gradients; AA+MT takes
 19,010. What AA+MT breaks late falls to another start or another target class

@@ -47,7 +47,7 @@ def test_help_lists_commands_and_protocols():
         (line,) = [line for line in lines if line.startswith(f"  {name} ")]
         assert line.endswith(".")
     (line,) = [line for line in lines if line.startswith("Configs of audit")]
-    assert "aa_mt, autoattack_standard, fgs_epsilons" in line
+    assert "aa_mt, autoattack_standard, fast_ensemble" in line
     assert "common" not in output
 
 
