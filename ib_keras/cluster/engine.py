@@ -38,6 +38,8 @@ class Engine:
         seen: A file that every worker has to see; "" for none.
         renew_after: A worker that has done so many tasks is replaced by its
             nanny, for the memory that it does not give back; None for never.
+        patience: Seconds without any worker after which it gives up; None
+            waits for ever, as where workers queue for a machine.
     """
 
     def __init__(
@@ -46,8 +48,11 @@ class Engine:
         retries: int = 2,
         seen: str = "",
         renew_after: int | None = None,
+        patience: float | None = None,
     ):
         self._renew_after = renew_after
+        self._patience = patience
+        self._there = time.monotonic()
         self._counts: collections.Counter[str] = collections.Counter()
         self._client = client
         self._retries = retries
@@ -80,15 +85,17 @@ class Engine:
         """The addresses of the workers; new ones are checked."""
         threads = self._client.nthreads()
         new = sorted(set(threads) - self._known)
+        for address in new:
+            if threads[address] != 1:
+                raise schedulers.threads_error(
+                    f"{threads[address]} threads of {address}"
+                )
         if new:
-            for address in new:
-                if threads[address] != 1:
-                    raise schedulers.threads_error(
-                        f"{threads[address]} threads of {address}"
-                    )
             self._check_facts(new)
-            self._add_signals()
-            self._known.update(new)
+            # A worker that is lost meanwhile: the next look asks again.
+            with contextlib.suppress(OSError):
+                self._add_signals()
+                self._known.update(new)
         return list(threads)
 
     def _check_facts(self, addresses):
@@ -139,13 +146,14 @@ class Engine:
             The outcomes, as they come.
 
         Raises:
-            UserError: If the scheduler is lost.
+            UserError: If the scheduler is lost, or all workers are.
         """
         import distributed
 
         queue = tasks.Queue(listed)
         event = distributed.Event(f"stop-{self._id}", client=self._client)
         is_stopping = False
+        self._there = time.monotonic()
         looked, workers = 0.0, list[str]()
         try:
             while queue or self._active:
@@ -155,6 +163,7 @@ class Engine:
                     queue.clear()
                 if time.monotonic() - looked > _LOOK or not workers:
                     looked, workers = time.monotonic(), self._look()
+                    self._check_there(workers)
                 self._hand_out(queue, workers)
                 on_look([task for task, *_ in self._active.values()])
                 for task, future, where in self._wait():
@@ -173,6 +182,20 @@ class Engine:
             for _, future, _ in self._active.values():
                 future.release()
             self._active.clear()
+
+    def _check_there(self, workers):
+        """Gives up where no worker has been there for too long."""
+        now = time.monotonic()
+        if workers:
+            self._there = now
+        elif self._patience is not None and now - self._there > self._patience:
+            raise UserError(
+                "All workers are lost, and none has come in their place",
+                received=f"no worker for {self._patience:g} s",
+                expected="at least one",
+                fix="Run the same command again, which goes on; with fewer "
+                "--workers if memory was short.",
+            )
 
     def _renew(self, address):
         """Replaces a worker that has done its share; whether it did."""

@@ -18,6 +18,9 @@ from ib_keras import lazy
 from ib_keras.errors import UserError
 
 LOCAL, SLURM = "local", "slurm"
+# Seconds in which a process of this machine that was lost is replaced; a busy
+# machine takes minutes to import TensorFlow.
+PATIENCE = 300.0
 SLURM_FILE = str(pathlib.Path(__file__).with_name("slurm.yaml"))
 
 _ADDRESS = re.compile(r"(tcp|tls)://[^/\s:]+:\d+")

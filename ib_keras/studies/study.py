@@ -162,11 +162,14 @@ def run(
             folder.check(workdir, plan)  # Written by the previous owner.
             for job in left:
                 jobs.claim(job.audit)
+            is_local = scheduler == schedulers.LOCAL
             made = engine.Engine(
-                client, retries, files.join(workdir, folder.STUDY)
+                client,
+                retries,
+                files.join(workdir, folder.STUDY),
+                patience=schedulers.PATIENCE if is_local else None,
             )
-            wait = _START if scheduler == schedulers.LOCAL else 0.0
-            made.check(wait)
+            made.check(_START if is_local else 0.0)
             listed = make_tasks(left)
             report = _Report(plan, workdir, left, listed, quiet, on_outcome)
             return report.collect(made.run(listed, should_stop), should_stop)

@@ -117,7 +117,12 @@ def _execute(left, settings, num_workers, should_stop, report) -> None:
         return
     count = min(num_workers, len(left))
     with schedulers.connect(schedulers.LOCAL, count, _RETRIES) as client:
-        made = engine.Engine(client, _RETRIES, renew_after=RUNS_PER_WORKER)
+        made = engine.Engine(
+            client,
+            _RETRIES,
+            renew_after=RUNS_PER_WORKER,
+            patience=schedulers.PATIENCE,
+        )
         made.check(_START)
         report.follow(made.run(listed, should_stop, report.on_look))
 

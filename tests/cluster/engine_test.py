@@ -192,6 +192,38 @@ def test_workers_of_several_threads_are_refused():
     assert address
 
 
+def test_a_worker_may_be_lost_while_it_is_greeted(do, monkeypatch):
+    """Dask then fails to send it what all workers get."""
+    add, calls = engine.Engine._add_signals, []
+
+    def lose_once(self):
+        calls.append(1)
+        if len(calls) == 1:
+            raise distributed.comm.core.CommClosedError("planted")
+        add(self)
+
+    monkeypatch.setattr(engine.Engine, "_add_signals", lose_once)
+    assert do("slow_a", "slow_b")["slow_b"].status == tasks.DONE
+    assert len(calls) >= 2
+
+
+def test_without_any_worker_it_gives_up():
+    """Rather than wait for ever for a process that does not come back."""
+    with (
+        distributed.LocalCluster(
+            n_workers=0, processes=False, dashboard_address=None
+        ) as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+    ):
+        made = engine.Engine(client, patience=0.5)
+        task = Task("a", cluster_tasks.CALL, {})
+        error = runs.refused(list, made.run([task], lambda: False))
+    assert (
+        error.what == "All workers are lost, and none has come in their place"
+    )
+    assert error.received == "no worker for 0.5 s"
+
+
 def test_no_scheduler_at_the_address(monkeypatch):
     monkeypatch.setattr(schedulers, "_TIMEOUT", 0.5)
     connect = schedulers.connect("tcp://127.0.0.1:9", 1, 1)
