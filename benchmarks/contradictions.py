@@ -30,6 +30,7 @@ from ib_keras import certify
 from ib_keras import classifier
 from ib_keras import modes
 from ib_keras.attacks import runner
+from ib_keras.audit import protocol
 from ib_keras.data import toy_overlap
 from ib_keras.data import toy_tsipras
 from ib_keras.types import ThreatModel
@@ -214,10 +215,7 @@ def examine(build, is_large):
 
 def aa_mt_of(logits_fn, images, labels, epsilon):
     """What AA+MT leaves, as a ledger."""
-    stages = [
-        runner.Stage.build({"name": name, **stage})
-        for name, stage in aa_mt.get_config().stages.to_dict().items()
-    ]
+    stages = protocol.build_stages(aa_mt.get_config().to_dict())
     made = runner.Runner(
         logits_fn, stages, ThreatModel("linf", float(epsilon)), batch_size=500
     )

@@ -21,6 +21,7 @@ from absl import flags
 from benchmarks import models as networks
 from ib_keras.attacks import runner
 from ib_keras.audit import audited_model
+from ib_keras.audit import protocol as protocols
 from ib_keras.data import mnist
 from ib_keras.types import ThreatModel
 
@@ -33,17 +34,12 @@ FLAGS = flags.FLAGS
 PROTOCOLS = ("fast_ensemble", "apgd_ce", "aa_mt")
 
 
-def stages(protocol):
+def stages(name):
     """The stages of a protocol; `apgd_ce` is the first one of AA+MT."""
-    name = "aa_mt" if protocol == "apgd_ce" else protocol
-    config = importlib.import_module(f"configs.audits.{name}").get_config()
-    sections = config.stages.to_dict()
-    if protocol == "apgd_ce":
-        sections = {"apgd_ce": sections["apgd_ce"]}
-    return [
-        runner.Stage.build({"name": name, **section})
-        for name, section in sections.items()
-    ]
+    whole = "aa_mt" if name == "apgd_ce" else name
+    module = importlib.import_module(f"configs.audits.{whole}")
+    found = protocols.build_stages(module.get_config().to_dict())
+    return found[:1] if name == "apgd_ce" else found
 
 
 def models():

@@ -18,6 +18,8 @@ from ib_keras import lazy
 from ib_keras.errors import UserError
 
 LOCAL, SLURM = "local", "slurm"
+# Seconds that workers of this machine have to start.
+START = 120.0
 # Seconds in which a process of this machine that was lost is replaced; a busy
 # machine takes minutes to import TensorFlow.
 PATIENCE = 300.0
@@ -68,9 +70,12 @@ def check_installed() -> None:
     Raises:
         UserError: If it is not installed.
     """
-    for name in ("distributed",):
-        if importlib.util.find_spec(name) is None:
-            lazy.optional(name, "cluster", "Work on several processes")
+    if importlib.util.find_spec("distributed") is None:
+        _distributed()
+
+
+def _distributed():
+    return lazy.optional("distributed", "cluster", "Work on several processes")
 
 
 def share_cores(num_workers: int) -> None:
@@ -104,9 +109,7 @@ def connect(
         UserError: If Dask is not installed, nothing answers or the file
             cannot be used.
     """
-    distributed = lazy.optional(
-        "distributed", "cluster", "Work on several processes"
-    )
+    distributed = _distributed()
     import dask
 
     settings = {

@@ -105,7 +105,7 @@ def make(
         get_protocol: Gives a config of `configs/audits/`, as JSON values.
         allow_ops: Operations that the safety check lets pass.
         command: How this was started, for the audits.
-        git_commit: Of the code, likewise.
+        git_commit: Of the code, for the audits.
 
     Returns:
         The `Plan`.

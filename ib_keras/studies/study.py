@@ -24,9 +24,6 @@ from ib_keras.studies.plan import Plan
 # The module of the calls.
 CALLS = "ib_keras.studies.calls"
 
-# Seconds that workers of this machine have to start.
-_START = 120.0
-
 
 @dataclasses.dataclass(frozen=True)
 class Result:
@@ -169,7 +166,7 @@ def run(
                 files.join(workdir, folder.STUDY),
                 patience=schedulers.PATIENCE if is_local else None,
             )
-            made.check(_START if is_local else 0.0)
+            made.check(schedulers.START if is_local else 0.0)
             listed = make_tasks(left)
             report = _Report(plan, workdir, left, listed, quiet, on_outcome)
             return report.collect(made.run(listed, should_stop), should_stop)

@@ -36,8 +36,6 @@ CALL = "ib_keras.sweeps.worker:do"
 # before the end of a process.
 RUNS_PER_WORKER = 20
 _RETRIES = 1
-# Seconds that workers have to start.
-_START = 120.0
 
 
 def states(folder: Folder, plan: Plan) -> list[tuple[Run, str, Any]]:
@@ -123,7 +121,7 @@ def _execute(left, settings, num_workers, should_stop, report) -> None:
             renew_after=RUNS_PER_WORKER,
             patience=schedulers.PATIENCE,
         )
-        made.check(_START)
+        made.check(schedulers.START)
         report.follow(made.run(listed, should_stop, report.on_look))
 
 

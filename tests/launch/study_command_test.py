@@ -4,8 +4,6 @@ import json
 import os
 import pathlib
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -79,14 +77,7 @@ def test_refused_before_tensorflow_and_dask(tmp_path, arguments, says):
 
 
 def start(*arguments):
-    return subprocess.Popen(
-        [sys.executable, "-m", "launch.study", *arguments],
-        cwd=runs.ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    return runs.start("launch.study", *arguments)
 
 
 def command(*arguments, status=0):

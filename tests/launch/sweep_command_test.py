@@ -63,15 +63,7 @@ def write_grid(folder, rates=(0.01, 0.01, 0.01)):
 
 
 def start(*arguments):
-    """The command, in a process group of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "launch.sweep", *arguments],
-        cwd=runs.ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    return runs.start("launch.sweep", *arguments)
 
 
 def command(*arguments, status=0):

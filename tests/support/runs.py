@@ -443,3 +443,15 @@ def command(module, *arguments):
     errors = process.read("errors")
     assert "Traceback" not in errors
     return status, process.read("output"), errors
+
+
+def start(module, *arguments) -> subprocess.Popen:
+    """A command as it is typed, in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
