@@ -96,7 +96,10 @@ def test_a_task_that_ends_its_workers_fails_alone(do, tmp_path):
     assert found["die_a"].error.startswith("The worker was lost ")
     assert found["die_a"].worker.startswith("tcp://127.0.0.1:")
     assert set(found) == {"die_a", "once_b", *others}
-    assert begun(tmp_path, "once_b") in (2, 3)
+    # And once more for each time that its result was lost with a worker that
+    # the other has ended.
+    most = 2 + begun(tmp_path, "die_a")
+    assert 2 <= begun(tmp_path, "once_b") <= most
 
 
 def test_no_other_thread_draws_from_the_generator_of_a_training(do):
