@@ -93,22 +93,57 @@ def _compare(folder, made, sizes):
         runner.audit(audit["config"], audit["saved_model"], str(whole))
         for size, workers in sizes:
             place = folder / f"{size}_{workers}" / "audits" / job.name
-            found = {n: _arrays(p) for n, p in (("s", place), ("w", whole))}
-            worst = 0.0
-            for name, expected in found["w"].items():
-                given = found["s"][name]
+            worst, others = 0.0, []
+            given = _arrays(place)
+            for name, expected in _arrays(whole).items():
                 if name in FLOATS:
-                    worst = max(worst, float(np.abs(given - expected).max()))
-                elif not np.array_equal(given, expected):
-                    print(f"  {job.name}, {size}: {name} differs")
-            checks = verify.verify(str(place))
-            bad = [c for c in checks.checks if c.status == "fail"]
+                    worst = max(worst, _difference(given[name], expected))
+                elif not np.array_equal(given[name], expected):
+                    others.append(name)
+            others += _summary_differences(place, whole)
+            bad = [c.name for c in verify.verify(str(place)).checks if not c.ok]
             print(
                 f"{job.name}, examples_per_part={size}, {workers} workers: "
-                f"largest difference {worst:.1e}, {len(bad)} checks of "
-                "launch.verify fail",
+                f"largest difference {worst:.1e}; differ otherwise: {others}; "
+                f"checks of launch.verify that fail: {bad}",
                 flush=True,
             )
+
+
+def _difference(given, expected):
+    """The largest; infinities have to be the same."""
+    same = (given == expected) | (np.isnan(given) & np.isnan(expected))
+    apart = np.zeros(same.shape)
+    np.subtract(given, expected, where=~same, out=apart)
+    return float(np.abs(apart).max(initial=0.0))
+
+
+def _summary_differences(place, whole):
+    """Fields of the summaries that differ, but for seconds and commands."""
+    given, expected = (
+        _flat(json.loads((folder / "summary.json").read_text()))
+        for folder in (place, whole)
+    )
+    return [
+        f"{name} ({given.get(name)}, {expected.get(name)})"
+        for name in sorted(given.keys() | expected.keys())
+        if given.get(name) != expected.get(name)
+    ]
+
+
+def _flat(value, name="summary.json"):
+    """Path -> value of all that is no list and no dictionary."""
+    if isinstance(value, dict):
+        pairs = list(value.items())
+    elif isinstance(value, list):
+        pairs = list(enumerate(value))
+    else:
+        return {name: value}
+    found = {}
+    for key, inner in pairs:
+        if key not in ("seconds", "command"):
+            found |= _flat(inner, f"{name}:{key}")
+    return found
 
 
 def _arrays(folder):
