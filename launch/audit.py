@@ -92,6 +92,7 @@ def main() -> int:
     from ib_keras import lazy
     from ib_keras import workdirs
     from ib_keras.audit import hub
+    from ib_keras.audit import report
     from ib_keras.audit import settings
     from ib_keras.audit.formats import verdicts
     from ib_keras.audit.safety import names
@@ -162,7 +163,7 @@ def main() -> int:
         git_commit=flags.git_commit(),
         quiet=flags.FLAGS.quiet,
     )
-    page = outcomes.write_page([workdir])
+    page = report.write_page([workdir])
     outcomes.print_audit(summary)
     verdict = outcomes.print_verdict(workdir)
     print(f"Report: {page}")

@@ -1,6 +1,5 @@
 """The output of commands when a training or an audit is finished."""
 
-from collections.abc import Sequence
 from typing import Any
 
 
@@ -81,39 +80,3 @@ def print_verdict(workdir: str) -> Any:
     for step in verdict.next_steps:
         print(f"  Next: {text.clean(step, 400)}")
     return verdict
-
-
-def write_page(
-    folders: Sequence[str],
-    path: str | None = None,
-    baseline: str | None = None,
-) -> str:
-    """Writes the page of audits, with clean images if the data are available.
-
-    Args:
-        folders: Audit folders.
-        path: The file; report.html in the first folder by default.
-        baseline: The model that the others are compared with; the
-            deterministic twin by default.
-
-    Returns:
-        Its path.
-    """
-    from ib_keras import files
-    from ib_keras import lazy
-    from ib_keras.audit import examples
-    from ib_keras.audit import report
-    from ib_keras.audit.report import baselines
-    from ib_keras.audit.report import load
-
-    audits = [load.load(folder, has_examples=False) for folder in folders]
-    if baseline is not None:
-        baselines.choose(audits, baseline)
-    lazy.tensorflow()  # Clean images and landscapes need no Keras.
-    clean = {}
-    for audit in audits:
-        images = examples.of_folder(audit.folder, audit.model)
-        if images is not None:
-            clean[audit.folder] = images
-    path = path or files.join(folders[0], "report.html")
-    return report.write(list(folders), path, clean, baseline)

@@ -70,6 +70,7 @@ def _train(name: str, run: str, strategy, stop) -> None:
 
 def _audit(name: str, run: str, mode: str, audits: str, stop) -> list[str]:
     """Audits a model in one mode by each protocol; the folders."""
+    from ib_keras.audit import report
     from ib_keras.audit import runner
     from ib_keras.audit import subject as subjects
 
@@ -105,7 +106,7 @@ def _audit(name: str, run: str, mode: str, audits: str, stop) -> list[str]:
         outcomes.print_audit(summary)
         if diagnostics != "none":
             outcomes.print_verdict(folder)
-        outcomes.write_page([folder])
+        report.write_page([folder])
         folders.append(folder)
     return folders
 
@@ -158,11 +159,13 @@ def main() -> int:
         for mode in modes:
             audits = os.path.join(workdir, "audits")
             folders += _audit(name, run, mode, audits, stop)
+    from ib_keras.audit import report
+
     page = os.path.join(workdir, "report.html")
     words = {"workdir": ",".join(folders), "output": page}
     line = shlex.join(f"--{name}={value}" for name, value in words.items())
     print(f"\n$ python -m launch.report {line}", flush=True)
-    outcomes.write_page(folders, page)
+    report.write_page(folders, page)
     print(f"\n{_table(folders)}\n")
     print(f"Report: {page}")
     print(f"Took {time.monotonic() - began:.0f} seconds.")

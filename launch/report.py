@@ -18,7 +18,6 @@ by protocol, radius and mode. The baseline is the deterministic twin unless
 from absl import flags as absl_flags
 
 from launch import flags
-from launch import outcomes
 
 absl_flags.DEFINE_multi_string(
     "workdir",
@@ -51,6 +50,7 @@ def main() -> int:
     """Runs `ib_keras.audit.report.write` or `ib_keras.audit.formats.write`."""
     from ib_keras import errors
     from ib_keras.audit import formats
+    from ib_keras.audit import report
 
     folders = [
         folder.rstrip("/")
@@ -68,7 +68,7 @@ def main() -> int:
         )
     name, baseline = absl_flags.FLAGS.format, absl_flags.FLAGS.baseline
     if name == "html":
-        page = outcomes.write_page(folders, absl_flags.FLAGS.output, baseline)
+        page = report.write_page(folders, absl_flags.FLAGS.output, baseline)
         print(f"Report: {page}")
         return 0
     if name not in formats.names():

@@ -95,13 +95,15 @@ def merge(
 def examine(
     job: Mapping[str, Any], should_stop: Callable[[], bool]
 ) -> dict[str, Any]:
-    """As `shards.examine`; gives the label of the verdict alone."""
+    """As `shards.examine`, and writes the page; gives the verdict's label."""
     from ib_keras import lazy
 
     lazy.tensorflow()
+    from ib_keras.audit import report
     from ib_keras.audit import shards
 
     found = shards.examine(
         job, should_stop=should_stop, watchdog_minutes=_WATCHDOG_MINUTES
     )
+    report.write_page([job["workdir"]])
     return {"verdict": found and found["verdict"]["label"]}

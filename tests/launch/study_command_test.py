@@ -99,7 +99,8 @@ def test_a_study_is_the_audits_of_launch_audit(tmp_path):
     place = study / "audits" / "vib" / "both"
     assert_is_audit(place, tmp_path / "one", model)
     assert "probe" in json.loads((place / "safety.json").read_text())
-    verify.verify(str(place))
+    assert verify.verify(str(place)).ok
+    assert "Content-Security-Policy" in (place / "report.html").read_text()
     output, _ = command(f"--workdir={study}", "--table")
     assert "summaries.parquet with 2 rows, and 24 examples" in output
     output, _ = command(config, f"--workdir={study}")

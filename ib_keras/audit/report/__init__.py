@@ -91,6 +91,41 @@ def write(
     return path
 
 
+def write_page(
+    folders: Sequence[str],
+    path: str | None = None,
+    baseline: str | None = None,
+) -> str:
+    """As `write`, with clean images of those whose data are available.
+
+    Args:
+        folders: As of `write`.
+        path: The file; report.html in the first folder by default.
+        baseline: As of `write`.
+
+    Returns:
+        Its path.
+
+    Raises:
+        UserError: As by `write`.
+    """
+    # Here, for this package has a module of the same name.
+    from ib_keras.audit import examples
+    from ib_keras.audit.report import baselines
+
+    audits = [load.load(folder, has_examples=False) for folder in folders]
+    if baseline is not None:
+        baselines.choose(audits, baseline)
+    lazy.tensorflow()  # Clean images and landscapes need no Keras.
+    clean = {}
+    for audit in audits:
+        images = examples.of_folder(audit.folder, audit.model)
+        if images is not None:
+            clean[audit.folder] = images
+    path = path or files.join(folders[0], "report.html")
+    return write(list(folders), path, clean, baseline)
+
+
 def _check_clean_images(
     clean_images: Mapping[str, np.ndarray], audits: Sequence[load.Audit]
 ) -> dict[str, np.ndarray]:
