@@ -195,6 +195,41 @@ def _adversarially_trained():
     return _train(_network(128, 128), 600, attack_steps=5)
 
 
+def _adversarially_trained_cnn():
+    keras.utils.set_random_seed(_SEED)
+    model = keras.Sequential(
+        [
+            keras.Input(SHAPE),
+            keras.layers.Conv2D(16, 3, activation="relu"),
+            keras.layers.Conv2D(32, 3, activation="relu"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(64, "relu"),
+            keras.layers.Dense(NUM_CLASSES),
+        ]
+    )
+    return _train(model, 600, attack_steps=5)
+
+
+def _at_most_one(kernel):
+    """Kernels that move no unit further than the largest of their inputs."""
+    norm = keras.ops.sum(keras.ops.abs(kernel), axis=0)
+    return kernel / keras.ops.maximum(norm, 1.0)
+
+
+def _lipschitz():
+    """No logit changes by more than the image does in l_inf."""
+    keras.utils.set_random_seed(_SEED)
+    dense = [
+        keras.layers.Dense(units, activation, kernel_constraint=_at_most_one)
+        for units, activation in ((128, "relu"), (NUM_CLASSES, None))
+    ]
+    body = keras.Sequential(
+        [keras.Input(SHAPE), keras.layers.Flatten(), *dense]
+    )
+    _train(keras.Sequential([body, keras.layers.Rescaling(50.0)]), 1500)
+    return body
+
+
 def _provably_robust():
     # The mean of a class' own pixels is 0.9, of others 0.05: an l_inf step of
     # 0.1 moves their difference by 0.2.
@@ -226,6 +261,61 @@ def _loud_in_part():
         return tf.where(is_loud, 1000.0, 1.0)[:, None] * model(x)
 
     return logits
+
+
+def _faint(offset=0.0):
+    model = _deterministic()
+    return lambda x: 1e-3 * model(x) + offset
+
+
+def _hard_labels():
+    """The class alone, as an interface on the network may give it."""
+    model = _deterministic()
+
+    def scores(images):
+        logits = model(images)
+        classes = tf.argmax(logits, axis=1)
+        return tf.one_hot(classes, NUM_CLASSES) + 0.0 * logits
+
+    return scores
+
+
+def _staircase():
+    """Four smooth steps, on whose treads the gradient almost vanishes."""
+    model = _deterministic()
+
+    def scores(images):
+        level = tf.floor(4.0 * images)
+        rise = tf.sigmoid(100.0 * (4.0 * images - level - 0.5))
+        return model((level + rise) / 4.0)
+
+    return scores
+
+
+def _reversed():
+    """Gradients that point back to the class."""
+    model = _deterministic()
+
+    @tf.custom_gradient
+    def turn(x):
+        return tf.identity(x), lambda upstream: -upstream
+
+    return lambda x: model(turn(x))
+
+
+def _stored_images_alone():
+    """A weak network for images that a file can hold, a robust one for others.
+
+    Digits have 17 levels of grey; what an attack sends is between them.
+    """
+    weak, robust = _deterministic(), _adversarially_trained()
+
+    def scores(images):
+        off = tf.abs(16.0 * images - tf.round(16.0 * images))
+        is_stored = tf.reduce_all(off < 1e-3, axis=[1, 2, 3])
+        return tf.where(is_stored[:, None], weak(images), robust(images))
+
+    return scores
 
 
 def _probabilities():
@@ -337,6 +427,20 @@ CONTROLS = (
         is_honest=True,
     ),
     Control(
+        "adversarially trained CNN",
+        verdict.BELIEVABLE,
+        "Nothing: it is partly robust.",
+        _adversarially_trained_cnn,
+        is_honest=True,
+    ),
+    Control(
+        "1-Lipschitz network",
+        verdict.BELIEVABLE,
+        "Nothing: its logits are small, and change slowly.",
+        _lipschitz,
+        is_honest=True,
+    ),
+    Control(
         "provably robust model",
         verdict.BELIEVABLE,
         "Nothing: no point of the ball is misclassified.",
@@ -375,6 +479,20 @@ CONTROLS = (
         protocol="pgd",
     ),
     Control(
+        "logits x 0.001",
+        verdict.BELIEVABLE,
+        "The same classifier; its scale is found.",
+        _faint,
+        is_honest=True,
+    ),
+    Control(
+        "logits x 0.001 + 1000",
+        verdict.BELIEVABLE,
+        "The same classifier, up to rounding; its scale is found.",
+        functools.partial(_faint, 1000.0),
+        is_honest=True,
+    ),
+    Control(
         "logits x 1000 of bright images, PGD alone",
         verdict.UPPER_BOUND,
         "Cross-entropy saturates there.",
@@ -399,6 +517,30 @@ CONTROLS = (
         verdict.UPPER_BOUND,
         "Gradients have random directions.",
         _shattered,
+    ),
+    Control(
+        "reversed gradients",
+        verdict.UPPER_BOUND,
+        "Gradients point away from the boundary.",
+        _reversed,
+    ),
+    Control(
+        "hard labels",
+        verdict.UPPER_BOUND,
+        "There are no gradients, and no logits either.",
+        _hard_labels,
+    ),
+    Control(
+        "staircase",
+        verdict.UPPER_BOUND,
+        "Gradients are almost zero but at four steps.",
+        _staircase,
+    ),
+    Control(
+        "images that a file can hold",
+        verdict.UPPER_BOUND,
+        "Another network answers for images that no file can hold.",
+        _stored_images_alone,
     ),
     Control(
         "batch statistics",

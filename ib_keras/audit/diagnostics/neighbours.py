@@ -4,12 +4,14 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from ib_keras.attacks.base import check_count
 from ib_keras.audit.diagnostics import base
 from ib_keras.audit.diagnostics import breaks
 from ib_keras.audit.diagnostics import judged
 from ib_keras.audit.diagnostics.case import Case
+from ib_keras.audit.diagnostics.case import stage
 
 # Shares of the change that are kept.
 _SHARES = (0.25, 0.5, 0.75, 0.9, 0.97)
@@ -22,21 +24,26 @@ _LARGEST = (255, 16, 15, 1)
 class Neighbours:
     """Shrinks, shakes and rounds the nearest miss of each robust example.
 
+    And attacks the model through images that a file can hold.
+
     Args:
         num_draws: Random neighbours for each width.
+        num_steps: Of the attack.
     """
 
     cost = "cheap"
     ids = ("D38",)
 
-    def __init__(self, num_draws):
+    def __init__(self, num_draws, num_steps):
         self.num_draws = num_draws
+        self.num_steps = num_steps
 
     def ask(self, case: Case) -> list[base.Finding]:
         """Answers D38."""
         known: dict[str, Any] = dict(
             id="D38",
-            question="Are the neighbours of the nearest misses robust, too?",
+            question="Are the neighbours of the nearest misses robust, too, "
+            "and images that a file can hold?",
             source="ib_keras; of images as files Kurakin et al. 2017",
         )
         rows = case.robust_rows
@@ -44,14 +51,17 @@ class Neighbours:
             return [breaks.none_is_robust(**known)]
         clean = case.subject.images[rows]
         misses = case.ledger.adversarial_images[rows]
+        values = lattices(case.subject.images)
         found = neighbours(
             clean,
             misses,
             case.threat_model.epsilon,
-            lattices(case.subject.images),
+            values,
             self.num_draws,
             np.random.default_rng(case.seed),
         )
+        # The smallest fits the data if any does.
+        found += self._stored(case, rows, values[0])
         broken = np.zeros(len(rows), bool)
         by_kind: dict[str, int] = {}
         for index, (kind, images) in enumerate(found):
@@ -64,7 +74,8 @@ class Neighbours:
             broken,
             threshold=0.002,
             words=f"{len(found)} neighbours of each nearest miss (shrunk, "
-            "moved a little, rounded to the values of stored pixels)",
+            "moved a little, rounded to the values of stored pixels) and of "
+            "an attack through rounded images",
             advice="The model answers otherwise next to where attacks end: it "
             "reacts to the attack, not to the image. Attack it through "
             "rounded or smoothed images.",
@@ -72,6 +83,36 @@ class Neighbours:
         )
         data = {**answer.data, "broken_by_kind": by_kind}
         return [dataclasses.replace(answer, data=data)]
+
+    def _stored(self, case, rows, largest):
+        """What PGD finds whose every iterate the model sees rounded."""
+        # Rounding leaves no ball whose radius is a stored value.
+        epsilon = np.floor(case.threat_model.epsilon * largest + 1e-4) / largest
+        if not epsilon or case.threat_model.norm != "linf":
+            return []
+
+        def logits_fn(images, seed):
+            rounded = tf.round(images * largest) / largest
+            # The gradient is that at the rounded image.
+            straight = images + tf.stop_gradient(rounded - images)
+            return case.subject.logits_fn(straight, seed)
+
+        pgd = stage(
+            "pgd",
+            loss="margin",
+            num_steps=self.num_steps,
+            step_size=max(epsilon / 4, 1 / largest),
+        )
+        found = case.attack(
+            [pgd],
+            rows,
+            epsilon=epsilon,
+            logits_fn=logits_fn,
+            is_random=case.is_random,
+            logit_scale=case.subject.logit_scale,
+        )
+        images = np.rint(found.adversarial_images * largest) / largest
+        return [("stored", images.astype(np.float32))]
 
 
 def lattices(images: np.ndarray) -> list[int]:
@@ -134,6 +175,8 @@ def neighbours(
     ]
 
 
-def build(num_draws: int = 3) -> Neighbours:
+def build(num_draws: int = 3, num_steps: int = 20) -> Neighbours:
     """Builds the diagnostic."""
-    return Neighbours(check_count("num_draws", num_draws))
+    return Neighbours(
+        check_count("num_draws", num_draws), check_count("num_steps", num_steps)
+    )

@@ -255,3 +255,53 @@ def test_a_model_that_reacts_to_unstored_pixels_is_seen():
     assert set(finding.data["broken"]) <= set(
         np.flatnonzero(can_be_broken(case))
     )
+
+
+def test_an_attack_through_stored_images_sees_what_only_they_are_asked():
+    """Of them a second plane decides, which no miss of the first is near.
+
+    By its closed form those can be broken whose distance from it is below the
+    largest step between stored values that the ball has.
+    """
+    other = np.roll(WEIGHTS, 1) * np.resize([1.0, -1.0], SIZE)
+    other -= WEIGHTS * (other @ WEIGHTS) / (WEIGHTS @ WEIGHTS)
+    kernel = tf.constant(other[:, None] / np.abs(other).sum(), tf.float32)
+
+    def of_stored(x):
+        return (tf.reshape(x, [-1, SIZE]) - 0.5) @ kernel
+
+    def guarded(x, seed=None):
+        is_stored = tf.reduce_all(
+            tf.abs(16.0 * x - tf.round(16.0 * x)) < 1e-3, axis=[1, 2, 3]
+        )
+        tells = tf.sign(of_stored(clean_of(x))) + 0.01 * value(x)
+        return tf.where(is_stored[:, None], of_stored(x), tells) * [1.0, -1.0]
+
+    rng = np.random.default_rng(0)
+    images = rng.integers(4, 13, (40, *SHAPE)).astype(np.float32) / 16
+
+    def clean_of(x):
+        """The image of the data that is next to x."""
+        flat = tf.reshape(x, [-1, 1, SIZE])
+        apart = tf.reduce_max(
+            tf.abs(flat - images.reshape(1, -1, SIZE)), axis=2
+        )
+        return tf.gather(tf.constant(images), tf.argmin(apart, axis=1))
+
+    distance = of_stored(images).numpy()[:, 0]
+    labels = (distance < 0).astype(np.int32)
+    case = cases.make(
+        guarded,
+        images,
+        labels,
+        stage("pgd", num_steps=20, step_size=0.03),
+        epsilon=EPSILON,
+        classes=2,
+    )
+    assert case.robust_accuracy == 1.0
+    finding = ask("neighbours", case)
+    # Three levels of 16 fit into 0.2.
+    expected = np.flatnonzero(np.abs(distance) < 3 / 16 - 1e-4)
+    assert finding.status == base.FAIL
+    assert finding.data["broken_by_kind"]["stored"] == len(expected) > 20
+    assert set(finding.data["broken"]) == set(expected)
