@@ -469,7 +469,7 @@ class _Run:
         """Keeps the best step by PGD, and says where training collapses."""
         if best_step(self.log.rows) == step:
             self.background.run(self.best.prepare(step, self.variables, {}))
-        alarm = self.monitor.alarm(step, values)
+        alarm = self.monitor.alarm(step, values, self.log.rows)
         if alarm:
             self.say(alarm)
 

@@ -64,17 +64,42 @@ def test_both_accuracies_of_a_linear_model_are_its_margin_over_its_norm():
     assert found == {"accuracy_fgs": expected, "accuracy_pgd": expected}
 
 
+def row(step, many):
+    return {"step": step, "accuracy_pgd": many}
+
+
 @pytest.mark.parametrize("action", settings.arguments.ACTIONS)
-def test_the_alarm_is_of_the_difference_alone(action):
+def test_the_alarm_is_of_a_difference_that_does_not_mend(action):
     watched = monitor(None, None, action=action)
+    rows = [row(1, 0.5), {"step": 2, "loss": 1.0}, row(3, 0.1)]
     near = {"accuracy_fgs": 0.6, "accuracy_pgd": 0.4}
-    assert watched.alarm(3, near) is None
+    assert watched.alarm(3, near, rows) is None
     far = {"accuracy_fgs": 0.9, "accuracy_pgd": 0.1}
     if action == "warn":
-        assert "collapsed" in watched.alarm(3, far)
+        assert "collapsed" in watched.alarm(3, far, rows)
         return
     with pytest.raises(DivergedError, match="90.0% against FGS, 10.0%"):
-        watched.alarm(3, far)
+        watched.alarm(3, far, rows)
+
+
+@pytest.mark.parametrize(
+    ("before", "many", "is_alarm"),
+    [
+        ([], 0.0, True),
+        ([], 0.04, False),
+        # As measured while the radius of pgd_at grew on MNIST.
+        ([0.0, 0.004], 0.039, False),
+        ([0.0, 0.004, 0.039], 0.136, False),
+        ([0.0, 0.004], 0.006, True),
+        ([0.3, 0.0], 0.2, True),
+    ],
+)
+def test_no_alarm_while_accuracy_against_pgd_grows(before, many, is_alarm):
+    watched = monitor(None, None, action="warn")
+    rows = [row(step, value) for step, value in enumerate([*before, many])]
+    values = {"accuracy_fgs": 0.6, "accuracy_pgd": many}
+    said = watched.alarm(len(before), values, rows)
+    assert (said is not None) == is_alarm
 
 
 def test_the_best_step_is_the_first_of_the_highest_by_pgd():
