@@ -18,6 +18,9 @@ from absl import flags as absl_flags
 
 from launch import flags
 
+# Audits whose results are printed in the end.
+_MOST_LINES = 40
+
 flags.define_config(is_required=False)
 flags.define_workdir()
 flags.define_quiet()
@@ -140,6 +143,28 @@ def _write_table() -> int:
     return 0
 
 
+def _print_audits(workdir) -> None:
+    from ib_keras import files
+    from ib_keras.audit import folder as folders
+    from ib_keras.studies import folder
+
+    done = folder.finished(workdir)
+    for model, protocol, place in done[:_MOST_LINES]:
+        summary = files.read_json(files.join(place, folders.SUMMARY))
+        findings = files.join(place, folders.FINDINGS)
+        label = "no verdict"
+        if files.exists(findings):
+            label = files.read_json(findings)["verdict"]["label"]
+        low, high = summary["robust_accuracy_ci95"]
+        print(
+            f"  {model}/{protocol}: clean {summary['clean_accuracy']:.4f}, "
+            f"robust {summary['robust_accuracy']:.4f} (95% interval "
+            f"{low:.4f} to {high:.4f}), {label.replace('_', ' ')}"
+        )
+    if len(done) > _MOST_LINES:
+        print(f"  and {len(done) - _MOST_LINES} more: see --table")
+
+
 def main() -> int:
     """Runs `ib_keras.studies.study.run`, or prints what it would take."""
     values = flags.FLAGS
@@ -165,6 +190,7 @@ def main() -> int:
         quiet=values.quiet,
     )
     print(f"Audits: {result.num_done} of {result.num_jobs} are done")
+    _print_audits(values.workdir)
     for failure in result.failures:
         place = failure["range"] or "all"
         print(

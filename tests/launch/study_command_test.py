@@ -96,6 +96,7 @@ def test_a_study_is_the_audits_of_launch_audit(tmp_path):
     study = tmp_path / "study"
     output, _ = command(config, f"--workdir={study}", "--workers=2")
     assert "Audits: 1 of 1 are done" in output
+    assert "  vib/both: clean " in output and ", no verdict" in output
     place = study / "audits" / "vib" / "both"
     assert_is_audit(place, tmp_path / "one", model)
     assert "probe" in json.loads((place / "safety.json").read_text())
