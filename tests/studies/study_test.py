@@ -110,9 +110,9 @@ def test_a_part_that_ends_every_worker_fails_alone(root):
     assert failure["worker"].startswith("tcp://127.0.0.1:")
     # Others were begun again at most where an answer was lost with a worker.
     assert set(begun(root)) == set(ONCE)
-    assert begun(root)["two_fgs 0-3"] == 2
     count = begun(root)["one_fgs 3-6"]
     assert count in (2, 3)
+    assert 2 <= begun(root)["two_fgs 0-3"] <= 2 + count
     # The same command tries it again, and nothing else.
     plant(root)
     assert run(root).num_done == 2
