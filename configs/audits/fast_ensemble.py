@@ -10,9 +10,9 @@ A robust example costs 5 x 31 + 5 x 31 + 2 x 9 x 30 = 850 gradients; AA+MT takes
 within a few steps, so runs are short here, and restarts and targets many. The
 stages were chosen among twelve on small networks of scikit-learn's digits,
 where they left at most one of 300 examples more than AA+MT. On 1,000 MNIST
-images these are 0 and 1 for models trained by ibp (radius 0.1), 3 for one trained
-by pgd_at (0.3), and 1, 1 and 6 for a deterministic network, a VIB and a CEB
-without defence (0.1).
+images these are 0 and 1 for models trained by ibp (radius 0.1), 3 for one
+trained by pgd_at (0.3), and 1, 1 and 6 for a deterministic network, a VIB and a
+CEB without defence (0.1).
 
 For a number to publish run aa_mt or autoattack_standard, which others know.
 """
