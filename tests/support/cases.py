@@ -1,5 +1,6 @@
 """Audits of planted models, as diagnostics see them."""
 
+import dataclasses
 import types
 
 import numpy as np
@@ -93,3 +94,10 @@ def make(
         robust_rows=np.flatnonzero(ledger.is_robust)[:num_examples],
         radii={epsilon: (ledger, summary)},
     )
+
+
+def with_gradient(case, gradient="present"):
+    """The case of a model of which this much is known of its gradient."""
+    behaviour = types.SimpleNamespace(gradient=gradient)
+    known = {**vars(case.subject), "behaviour": behaviour}
+    return dataclasses.replace(case, subject=types.SimpleNamespace(**known))

@@ -1,6 +1,7 @@
 """D38: is what lies next to the nearest misses still robust?"""
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -87,8 +88,11 @@ class Neighbours:
     def _stored(self, case, rows, largest):
         """What PGD finds whose every iterate the model sees rounded."""
         # Rounding leaves no ball whose radius is a stored value.
-        epsilon = np.floor(case.threat_model.epsilon * largest + 1e-4) / largest
-        if not epsilon or case.threat_model.norm != "linf":
+        num_levels = math.floor(case.threat_model.epsilon * largest + 1e-4)
+        epsilon = num_levels / largest
+        has_gradient = case.subject.behaviour.gradient in ("present", "zero")
+        is_linf = case.threat_model.norm == "linf"
+        if not (epsilon and is_linf and has_gradient):
             return []
 
         def logits_fn(images, seed):

@@ -249,12 +249,29 @@ def test_a_model_that_reacts_to_unstored_pixels_is_seen():
         classes=2,
     )
     assert case.robust_accuracy == 1.0
-    finding = ask("neighbours", case)
+    finding = ask("neighbours", cases.with_gradient(case))
     assert finding.status == base.FAIL
     assert finding.data["broken_by_kind"]["rounded"] > 10
     assert set(finding.data["broken"]) <= set(
         np.flatnonzero(can_be_broken(case))
     )
+
+
+def test_without_any_gradient_neighbours_are_asked_all_the_same():
+    def rounded(x, seed=None):
+        return (tf.round(4.0 * value(x)) + 0.0 * value(x)) * [1.0, -1.0]
+
+    square = stage("square", num_steps=20)
+    images, labels = data()
+    case = cases.make(
+        rounded, images, labels, square, epsilon=EPSILON, classes=2
+    )
+    # Here it is zero; without the second term there would be none.
+    for gradient, is_attacked in (("zero", True), ("none", False)):
+        known = cases.with_gradient(case, gradient)
+        found = ask("neighbours", known).data["broken_by_kind"]
+        assert ("stored" in found) == is_attacked
+        assert "shrunk" in found
 
 
 def test_an_attack_through_stored_images_sees_what_only_they_are_asked():
@@ -299,7 +316,7 @@ def test_an_attack_through_stored_images_sees_what_only_they_are_asked():
         classes=2,
     )
     assert case.robust_accuracy == 1.0
-    finding = ask("neighbours", case)
+    finding = ask("neighbours", cases.with_gradient(case))
     # Three levels of 16 fit into 0.2.
     expected = np.flatnonzero(np.abs(distance) < 3 / 16 - 1e-4)
     assert finding.status == base.FAIL
