@@ -11,8 +11,8 @@ from ib_keras.audit import subject as subjects
 from tests.support import runs
 
 # Of three stages and the diagnostics ten kinds of attacks, each with a start
-# and a loop; the judge for the audited mode and for the other; five others.
-MOST_TRACES = 28
+# and a loop; the judge for the audited mode and for the other; six others.
+MOST_TRACES = 29
 
 
 def quick_aa_mt():

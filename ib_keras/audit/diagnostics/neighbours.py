@@ -7,12 +7,16 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from ib_keras import seeds
+from ib_keras import watchdog
+from ib_keras.attacks import base as attacks_base
+from ib_keras.attacks import losses
 from ib_keras.attacks.base import check_count
 from ib_keras.audit.diagnostics import base
 from ib_keras.audit.diagnostics import breaks
 from ib_keras.audit.diagnostics import judged
+from ib_keras.audit.diagnostics import traces
 from ib_keras.audit.diagnostics.case import Case
-from ib_keras.audit.diagnostics.case import stage
 
 # Shares of the change that are kept.
 _SHARES = (0.25, 0.5, 0.75, 0.9, 0.97)
@@ -95,28 +99,42 @@ class Neighbours:
         if not (epsilon and is_linf and has_gradient):
             return []
 
-        def logits_fn(images, seed):
-            rounded = tf.round(images * largest) / largest
-            # The gradient is that at the rounded image.
-            straight = images + tf.stop_gradient(rounded - images)
-            return case.subject.logits_fn(straight, seed)
+        ascend = traces.compiled(case.attacked, "stored", _ascend)
+        clean = tf.constant(case.subject.images[rows])
+        labels = tf.constant(case.subject.labels[rows])
+        step_size = max(epsilon / 4, 1 / largest)
+        numbers = tf.constant([epsilon, step_size, largest], tf.float32)
+        images = best = clean
+        highest = tf.fill([len(rows)], -np.inf)
+        for step in range(self.num_steps):
+            watchdog.beat()
+            seed = seeds.fold(case.seed_of(38), step)
+            images, stored, margin = ascend(
+                (images, clean, labels), (seed, numbers)
+            )
+            is_higher = margin > highest
+            highest = tf.where(is_higher, margin, highest)
+            best = tf.where(is_higher[:, None, None, None], stored, best)
+        case.gradient_evaluations += self.num_steps * len(rows)
+        return [("stored", best.numpy())]
 
-        pgd = stage(
-            "pgd",
-            loss="margin",
-            num_steps=self.num_steps,
-            step_size=max(epsilon / 4, 1 / largest),
-        )
-        found = case.attack(
-            [pgd],
-            rows,
-            epsilon=epsilon,
-            logits_fn=logits_fn,
-            is_random=case.is_random,
-            logit_scale=case.subject.logit_scale,
-        )
-        images = np.rint(found.adversarial_images * largest) / largest
-        return [("stored", images.astype(np.float32))]
+
+def _ascend(logits_fn, images, clean, labels, seed, numbers):
+    """A step of PGD on the margin at the rounded images, and those."""
+    epsilon, step_size, largest = tf.unstack(numbers, num=3)
+    stored = tf.round(images * largest) / largest
+    found, gradient = attacks_base.evaluate_gradient(
+        logits_fn,
+        lambda logits: losses.margin(logits, labels),
+        stored,
+        labels,
+        seed,
+    )
+    moved = images + step_size * tf.sign(gradient)
+    moved = tf.clip_by_value(moved, clean - epsilon, clean + epsilon)
+    moved = tf.clip_by_value(moved, 0.0, 1.0)
+    moved = tf.where(tf.math.is_nan(moved), images, moved)
+    return moved, stored, found.margin
 
 
 def lattices(images: np.ndarray) -> list[int]:
