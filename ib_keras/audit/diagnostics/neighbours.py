@@ -10,6 +10,7 @@ import tensorflow as tf
 from ib_keras import seeds
 from ib_keras import watchdog
 from ib_keras.attacks import base as attacks_base
+from ib_keras.attacks import geometry
 from ib_keras.attacks import losses
 from ib_keras.attacks.base import check_count
 from ib_keras.audit.diagnostics import base
@@ -17,6 +18,7 @@ from ib_keras.audit.diagnostics import breaks
 from ib_keras.audit.diagnostics import judged
 from ib_keras.audit.diagnostics import traces
 from ib_keras.audit.diagnostics.case import Case
+from ib_keras.types import ThreatModel
 
 # Shares of the change that are kept.
 _SHARES = (0.25, 0.5, 0.75, 0.9, 0.97)
@@ -65,8 +67,15 @@ class Neighbours:
             self.num_draws,
             np.random.default_rng(case.seed),
         )
+        words = (
+            f"{len(found)} neighbours of each nearest miss (shrunk, moved a "
+            "little, rounded to the values of stored pixels)"
+        )
         # The smallest fits the data if any does.
-        found += self._stored(case, rows, values[0])
+        stored = self._stored(case, rows, values[0])
+        if stored:
+            words += f" and {self.num_steps} steps of PGD on rounded images"
+        found += stored
         broken = np.zeros(len(rows), bool)
         by_kind: dict[str, int] = {}
         for index, (kind, images) in enumerate(found):
@@ -78,9 +87,7 @@ class Neighbours:
             rows,
             broken,
             threshold=0.002,
-            words=f"{len(found)} neighbours of each nearest miss (shrunk, "
-            "moved a little, rounded to the values of stored pixels) and of "
-            "an attack through rounded images",
+            words=words,
             advice="The model answers otherwise next to where attacks end: it "
             "reacts to the attack, not to the image. Attack it through "
             "rounded or smoothed images.",
@@ -98,7 +105,6 @@ class Neighbours:
         is_linf = case.threat_model.norm == "linf"
         if not (epsilon and is_linf and has_gradient):
             return []
-
         ascend = traces.compiled(case.attacked, "stored", _ascend)
         clean = tf.constant(case.subject.images[rows])
         labels = tf.constant(case.subject.labels[rows])
@@ -114,7 +120,7 @@ class Neighbours:
             )
             is_higher = margin > highest
             highest = tf.where(is_higher, margin, highest)
-            best = tf.where(is_higher[:, None, None, None], stored, best)
+            best = tf.where(geometry.per_image(is_higher, best), stored, best)
         case.gradient_evaluations += self.num_steps * len(rows)
         return [("stored", best.numpy())]
 
@@ -130,10 +136,10 @@ def _ascend(logits_fn, images, clean, labels, seed, numbers):
         labels,
         seed,
     )
-    moved = images + step_size * tf.sign(gradient)
-    moved = tf.clip_by_value(moved, clean - epsilon, clean + epsilon)
-    moved = tf.clip_by_value(moved, 0.0, 1.0)
-    moved = tf.where(tf.math.is_nan(moved), images, moved)
+    ball = geometry.ball(clean, ThreatModel("linf", epsilon))
+    moved = ball.project(images + step_size * ball.steepest(gradient))
+    is_finite = tf.math.is_finite(found.gradient_norm)
+    moved = tf.where(geometry.per_image(is_finite, images), moved, images)
     return moved, stored, found.margin
 
 
