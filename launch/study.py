@@ -151,10 +151,7 @@ def _print_audits(workdir) -> None:
     done = folder.finished(workdir)
     for model, protocol, place in done[:_MOST_LINES]:
         summary = files.read_json(files.join(place, folders.SUMMARY))
-        findings = files.join(place, folders.FINDINGS)
-        label = "no verdict"
-        if files.exists(findings):
-            label = files.read_json(findings)["verdict"]["label"]
+        label = folder.verdict_label(place) or "no verdict"
         low, high = summary["robust_accuracy_ci95"]
         print(
             f"  {model}/{protocol}: clean {summary['clean_accuracy']:.4f}, "

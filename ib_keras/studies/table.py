@@ -138,10 +138,7 @@ def _of_audit(
     config = files.read_json(files.join(audit, workdirs.CONFIG_FILE))
     text = json.dumps(config["audit"], sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()
-    findings = files.join(audit, folders.FINDINGS)
-    verdict = None
-    if files.exists(findings):
-        verdict = files.read_json(findings)["verdict"]["label"]
+    verdict = folder.verdict_label(audit)
     places = [audit] + [
         files.join(audit, name)
         for name in sorted(files.listdir(audit))
