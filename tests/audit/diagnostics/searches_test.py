@@ -63,6 +63,20 @@ def case_of(model):
     return cases.make(model, *data(), blind, epsilon=EPSILON, classes=2)
 
 
+def is_stored(x):
+    """Which images have pixels of 17 levels alone."""
+    off = tf.abs(16.0 * x - tf.round(16.0 * x))
+    return tf.reduce_all(off < 1e-3, axis=[1, 2, 3])
+
+
+def case_of_robust(model, images, labels):
+    """An audit by PGD that breaks nothing, of a model with a gradient."""
+    pgd = stage("pgd", num_steps=20, step_size=0.03)
+    case = cases.make(model, images, labels, pgd, epsilon=EPSILON, classes=2)
+    assert case.robust_accuracy == 1.0
+    return cases.with_gradient(case)
+
+
 @pytest.fixture(scope="module")
 def blind():
     case = case_of(hard)
@@ -231,25 +245,14 @@ def test_a_model_that_reacts_to_unstored_pixels_is_seen():
     images[:, 0, 0, 0] = labels == 0
 
     def guarded(x, seed=None):
-        is_stored = tf.reduce_all(
-            tf.abs(16.0 * x - tf.round(16.0 * x)) < 1e-3, axis=[1, 2, 3]
-        )
         tells = value(x) + x[:, 0, :1, 0] - 0.5
         plain = 100.0 * value(x)
-        return tf.where(is_stored[:, None], plain, tells) * [1.0, -1.0]
+        return tf.where(is_stored(x)[:, None], plain, tells) * [1.0, -1.0]
 
     labels = (value(images).numpy()[:, 0] < 0).astype(np.int32)
     images[:, 0, 0, 0] = labels == 0
-    case = cases.make(
-        guarded,
-        images,
-        labels,
-        stage("pgd", num_steps=20, step_size=0.03),
-        epsilon=EPSILON,
-        classes=2,
-    )
-    assert case.robust_accuracy == 1.0
-    finding = ask("neighbours", cases.with_gradient(case))
+    case = case_of_robust(guarded, images, labels)
+    finding = ask("neighbours", case)
     assert finding.status == base.FAIL
     assert finding.data["broken_by_kind"]["rounded"] > 10
     assert set(finding.data["broken"]) <= set(
@@ -288,11 +291,11 @@ def test_an_attack_through_stored_images_sees_what_only_they_are_asked():
         return (tf.reshape(x, [-1, SIZE]) - 0.5) @ kernel
 
     def guarded(x, seed=None):
-        is_stored = tf.reduce_all(
-            tf.abs(16.0 * x - tf.round(16.0 * x)) < 1e-3, axis=[1, 2, 3]
-        )
         tells = tf.sign(of_stored(clean_of(x))) + 0.01 * value(x)
-        return tf.where(is_stored[:, None], of_stored(x), tells) * [1.0, -1.0]
+        return tf.where(is_stored(x)[:, None], of_stored(x), tells) * [
+            1.0,
+            -1.0,
+        ]
 
     rng = np.random.default_rng(0)
     images = rng.integers(4, 13, (40, *SHAPE)).astype(np.float32) / 16
@@ -307,16 +310,8 @@ def test_an_attack_through_stored_images_sees_what_only_they_are_asked():
 
     distance = of_stored(images).numpy()[:, 0]
     labels = (distance < 0).astype(np.int32)
-    case = cases.make(
-        guarded,
-        images,
-        labels,
-        stage("pgd", num_steps=20, step_size=0.03),
-        epsilon=EPSILON,
-        classes=2,
-    )
-    assert case.robust_accuracy == 1.0
-    finding = ask("neighbours", cases.with_gradient(case))
+    case = case_of_robust(guarded, images, labels)
+    finding = ask("neighbours", case)
     # Three levels of 16 fit into 0.2.
     expected = np.flatnonzero(np.abs(distance) < 3 / 16 - 1e-4)
     assert finding.status == base.FAIL
