@@ -1,4 +1,4 @@
-"""Draws figures of the paper from the records of sweeps.
+"""Draws the paper's ten figures, and figure 11, from the records of sweeps.
 
 python -m launch.figures --figure=1,2 --runs=results/mnist_vib_cpu
 python -m launch.figures --figure=all --runs=results/mnist_vib_cpu \
@@ -17,7 +17,7 @@ from absl import flags as absl_flags
 
 from launch import flags
 
-absl_flags.DEFINE_list("figure", None, "Numbers, 1 to 10, or all.")
+absl_flags.DEFINE_list("figure", None, "Numbers, 1 to 11, or all.")
 absl_flags.mark_flag_as_required("figure")
 absl_flags.DEFINE_multi_string(
     "runs", [], "A sweep's folder; the flag several times for several."

@@ -70,12 +70,15 @@ def _make_plan():
         )
 
     def get_config(other):
-        module = own
+        module, own_preset = own, preset
         if other is not None:
+            # Its own preset, such as an objective, goes before the sweep's.
+            other, _, more = other.partition(":")
+            own_preset = ",".join(filter(None, (more, preset)))
             beside = os.path.join(os.path.dirname(path), f"{other}.py")
             is_there = os.path.exists(beside)
             module = _load(beside) if is_there else _module(other)
-        return _values(module.get_config(preset))
+        return _values(module.get_config(own_preset))
 
     return plan.make(
         name,

@@ -22,6 +22,8 @@ _ADVERSARY = dict(
 )
 
 OBJECTIVES = {
+    # No adversary: what the others are compared with.
+    "standard": dict(name="standard"),
     "pgd_at": dict(name="pgd_at", **_PGD, random_start=True, **_ADVERSARY),
     # One step of 1.25 epsilon from a random start: fast, and it can collapse.
     "fgs_at": dict(
@@ -120,6 +122,8 @@ def apply(config: ml_collections.ConfigDict, objective: str) -> None:
     )
     # What FGS and PGD are measured on, which nothing is trained on.
     config.train.split = "train[:59000]"
+    if objective == "standard":  # There is no robustness to lose.
+        return
     config.monitor = dict(
         split="train[59000:]",
         epsilon=config.objective.get("epsilon", _EPSILON),

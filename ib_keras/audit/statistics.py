@@ -7,6 +7,7 @@ audited on the same examples. `training_seeds` summarises several trainings.
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -204,6 +205,59 @@ def _newcombe(both, only_a, only_b, neither) -> tuple[float, float]:
     below = length(share_a - low_a, high_b - share_b)
     above = length(high_a - share_a, share_b - low_b)
     return max(difference - below, -1.0), min(difference + above, 1.0)
+
+
+def difference_over_seeds(
+    is_right_a: np.ndarray, is_right_b: np.ndarray
+) -> tuple[float, tuple[float, float]]:
+    """The difference of two accuracies, each over several trainings.
+
+    The interval is over examples, for the trainings that were made: answers of
+    several models to one example are not independent, so an example counts
+    once, with its mean difference. For one training it is the adjusted Wald
+    interval of Agresti and Min.
+
+    Args:
+        is_right_a: bool `[seeds, n]`, of the first kind of models.
+        is_right_b: bool `[seeds, n]`, of the second, on the same examples.
+
+    Returns:
+        Accuracy of the first - accuracy of the second, and its 95% interval.
+
+    References:
+        Agresti and Min, "Simple improved confidence intervals for comparing
+        matched proportions", Statistics in Medicine 24(5), 2005.
+    """
+    differences = np.float64(is_right_a) - np.float64(is_right_b)
+    by_example = differences.mean(axis=0)
+    n = len(by_example) + 2  # With half an example in each of four cells.
+    center = by_example.sum() / n
+    variance = ((by_example**2).sum() + 1) / n - center**2
+    spread = 1.959964 * math.sqrt(variance / n)
+    low, high = max(center - spread, -1.0), min(center + spread, 1.0)
+    return float(by_example.mean()), (float(low), float(high))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values, corrected for their number.
+
+    Args:
+        p_values: Of any number of tests, in any dependence.
+
+    Returns:
+        The corrected ones in the same order.
+
+    References:
+        Holm, "A simple sequentially rejective multiple test procedure",
+        Scandinavian Journal of Statistics 6(2), 1979.
+    """
+    values = np.asarray(p_values, float)
+    order = np.argsort(values, kind="stable")
+    factors = len(values) - np.arange(len(values))
+    corrected = np.empty_like(values)
+    steps = np.maximum.accumulate(factors * values[order])
+    corrected[order] = np.minimum(steps, 1.0)
+    return corrected.tolist()
 
 
 @dataclasses.dataclass(frozen=True)

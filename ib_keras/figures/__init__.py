@@ -1,4 +1,4 @@
-"""The paper's figures, from the records of sweeps.
+"""The paper's figures and one of our own, from the records of sweeps.
 
 `reading` reads the folders, `points` selects the numbers, one file per kind of
 figure draws them, `style` sets their look, `captions` their captions. `FIGURES`
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from ib_keras import files
 from ib_keras.errors import UserError
+from ib_keras.figures import adversarial
 from ib_keras.figures import cifar10
 from ib_keras.figures import drawing
 from ib_keras.figures import mnist
@@ -26,7 +27,7 @@ from ib_keras.figures import toys
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """One figure of the paper.
+    """One figure.
 
     Attributes:
         draws: `(number, runs)` -> `Drawing`.
@@ -53,6 +54,7 @@ FIGURES = {
     8: Figure(functools.partial(mnist.draw_restarts, epsilon=0.1), _MNIST),
     9: Figure(functools.partial(cifar10.draw, swept="beta"), _CIFAR10_VIB),
     10: Figure(functools.partial(surfaces.draw, num_images=3), _CEB),
+    11: Figure(adversarial.draw, ("ib_adversarial",)),
 }
 
 
@@ -147,7 +149,8 @@ def write(
     contents[".csv"] = points.to_csv(drawn.columns, drawn.rows).encode()
     table = summary.to_markdown(drawn.columns, drawn.rows)
     if table is not None:
-        contents[".md"] = table.encode()
+        text = f"{table}\n{drawn.table}" if drawn.table else table
+        contents[".md"] = text.encode()
     files.make_folder(folder)
     paths = []
     for ending, content in contents.items():

@@ -163,17 +163,18 @@ def _left_out(runs, drawn) -> str:
 
 
 def _mixed(runs) -> list[str]:
-    """A warning where runs of one model were not trained or audited alike."""
-    fields: dict[tuple[str, str], set[str]] = {}
+    """A warning where runs of one kind were not trained or audited alike."""
+    fields: dict[tuple, set[str]] = {}
     for run in runs:
         own = dict(_flat(run.record["config"]))
         for name, found in run.record["audits"].items():
             own[f"{name}.version"] = found.get("protocol_version")
             own[f"{name}.epsilon"] = found["threat_model"]["epsilon"]
         for field, value in own.items():
-            key = (run.labels["model"], field)
+            kind = (run.labels["model"], run.labels.get("objective"))
+            key = (*kind, field)
             fields.setdefault(key, set()).add(repr(value))
-    mixed = {key[1] for key, values in fields.items() if len(values) > 1}
+    mixed = {key[-1] for key, values in fields.items() if len(values) > 1}
     if not mixed:
         return []
     return [f"Runs are not alike in {', '.join(sorted(mixed))}."]

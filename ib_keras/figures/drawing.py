@@ -18,12 +18,14 @@ class Drawing:
         columns: Heading of the numbers.
         rows: All numbers that are drawn.
         notes: Lines to print: what is missing or left out, by name.
+        table: More for its Markdown file, behind the means over seeds.
     """
 
     figure: Figure
     columns: Sequence[str]
     rows: Sequence[Sequence]
     notes: tuple[str, ...]
+    table: str = ""
 
 
 def check_points(

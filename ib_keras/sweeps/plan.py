@@ -84,8 +84,9 @@ def make(
         preset: What follows the colon of --config.
         sweep: `sweep(add, preset)`; may return the sentence on the reduced
             budget.
-        get_config: Gives the training config of a module of `configs/`, or of
-            the sweep's own for None, with the preset, as JSON values.
+        get_config: Gives the training config of a module of `configs/`, such
+            as "mnist_vib" or "mnist_vib:pgd_at", or of the sweep's own for
+            None, with the preset, as JSON values.
         get_protocol: Gives a config of `configs/audits/`, as JSON values.
         overrides: Dotted field -> value, for all runs that have the field.
 

@@ -202,6 +202,8 @@ def _audit(place) -> tuple[dict[str, Any], float]:
                 "restart_curve": there["stages"][-1]["restart_curve"],
             }
         )
+    examples = files.read_npz(files.join(place, folders.EXAMPLES))
+    labels, is_robust = examples["label"], examples["is_robust"].astype(int)
     findings = files.join(place, folders.FINDINGS)
     verdict = None
     if files.exists(findings):
@@ -210,7 +212,8 @@ def _audit(place) -> tuple[dict[str, Any], float]:
         seconds += found.get("seconds") or 0.0
     return {
         **{name: summary[name] for name in _AUDIT_FIELDS},
-        "largest_class_share": _largest_class_share(place),
+        "largest_class_share": float(np.bincount(labels).max() / len(labels)),
+        "is_robust": "".join("01"[robust] for robust in is_robust),
         "stages": [
             {name: stage[name] for name in _STAGE_FIELDS}
             for stage in summary["stages"]
@@ -218,12 +221,6 @@ def _audit(place) -> tuple[dict[str, Any], float]:
         "epsilon_curve": points,
         "verdict": verdict,
     }, seconds
-
-
-def _largest_class_share(place) -> float:
-    """The accuracy of a classifier that predicts one class for all images."""
-    labels = files.read_npz(files.join(place, folders.EXAMPLES))["label"]
-    return float(np.bincount(labels).max() / len(labels))
 
 
 def _train_seconds(folder, config) -> float | None:

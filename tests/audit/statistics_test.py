@@ -155,6 +155,40 @@ def test_swapping_the_models_turns_the_sign():
     assert back.difference_ci95 == pytest.approx((-high, -low))
 
 
+def test_for_one_training_the_difference_is_that_of_agresti_and_min():
+    """Their formula: half an example more in each cell of the table."""
+    a, b = pairs(40, 6, 13, 3)
+    found, (low, high) = statistics.difference_over_seeds(a[None], b[None])
+    n, only_a, only_b = 62 + 2, 6.5, 13.5
+    center = (only_a - only_b) / n
+    spread = 1.959964 * np.sqrt(((only_a + only_b) / n - center**2) / n)
+    assert found == pytest.approx((6 - 13) / 62)
+    assert (low, high) == pytest.approx((center - spread, center + spread))
+
+
+def test_the_interval_over_seeds_does_not_count_an_image_twice():
+    """Equal answers of more seeds make it no narrower."""
+    a, b = pairs(40, 6, 13, 3)
+    one = statistics.difference_over_seeds(a[None], b[None])
+    three = statistics.difference_over_seeds([a] * 3, [b] * 3)
+    assert three[0] == pytest.approx(one[0])
+    assert three[1] == pytest.approx(one[1])
+
+
+def test_the_interval_over_seeds_covers_the_difference():
+    """Images of their own difficulty, 4,000 times; 3 sigma of 0.95 is 0.01."""
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(4000):
+        chance = rng.beta(4, 1, 100)  # Mean 0.8.
+        a = rng.random((3, 100)) < chance
+        b = rng.random((3, 100)) < np.clip(chance - 0.05, 0, 1)
+        truth = (chance - np.clip(chance - 0.05, 0, 1)).mean()
+        _, (low, high) = statistics.difference_over_seeds(a, b)
+        covered += low <= truth <= high
+    assert 0.94 < covered / 4000 < 0.99
+
+
 @pytest.mark.parametrize("lengths", [(3, 4), (0, 0)])
 def test_results_of_other_examples_are_refused(lengths):
     results = [np.ones(length, bool) for length in lengths]

@@ -28,6 +28,7 @@ CONFIGS = {
     8: "mnist_vib",
     9: "cifar10_vib",
     10: "cifar10_ceb",
+    11: "ib_adversarial",
 }
 
 

@@ -112,7 +112,7 @@ def test_all_is_what_the_sweeps_have():
 
 
 @pytest.mark.parametrize(
-    "asked", [["0"], ["11"], ["one"], [""], [], ["all", "1"], ["1;2"], ["1.0"]]
+    "asked", [["0"], ["12"], ["one"], [""], [], ["all", "1"], ["1;2"], ["1.0"]]
 )
 def test_an_unknown_figure_is_refused(asked):
     runs.refused(figures.choose, asked, [])

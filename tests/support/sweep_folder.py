@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from configs import ib_adversarial
 from ib_keras import files
 from ib_keras.audit import statistics
 
@@ -27,6 +28,7 @@ _BUDGETS = {
     "mnist_vib": "10 of 200 epochs, 3 of 10 seeds, 1,000 of 10,000 test images",
     "cifar10_ceb": "5 of 1,000 epochs in batches of 128, 1 of 10 seeds",
     "cifar10_vib": "5 of 1,000 epochs in batches of 128, 1 of 10 seeds",
+    "ib_adversarial": "5 of 20 epochs, 3 of 5 seeds",
     "toy_overlap_vib": "The paper's steps, batches and examples, and 10 seeds",
     "toy_tsipras_vib": "The paper's steps, batches and examples, and 10 seeds",
 }
@@ -35,6 +37,8 @@ CLASSES = ("airplane", "truck", "frog", "deer")
 
 def plan(config: str, seeds=3, values=None) -> list[dict[str, Any]]:
     """Names and labels of the runs of a sweep."""
+    if config == "ib_adversarial":
+        return _study(seeds)
     model = "ceb" if config.endswith("ceb") else "vib"
     swept = "rho" if model == "ceb" else "beta"
     twin = "linear" if config.startswith("toy") else "deterministic"
@@ -59,6 +63,18 @@ def plan(config: str, seeds=3, values=None) -> list[dict[str, Any]]:
         for seed in range(seeds)
     ]
     return runs
+
+
+def _study(seeds) -> list[dict[str, Any]]:
+    """Those of `configs/ib_adversarial.py`."""
+    runs: list[dict[str, Any]] = []
+    ib_adversarial.sweep(
+        lambda name, fields, labels, **_: runs.append(
+            {"name": name, "labels": labels}
+        ),
+        "cpu",
+    )
+    return [run for run in runs if run["labels"]["seed"] < seeds]
 
 
 def make(
@@ -124,7 +140,7 @@ def change(folder, name: str, **fields) -> None:
 
 def make_record(config, name, labels, rng, num_examples, level=1.0):
     """The record of a run that is done."""
-    data = config.rpartition("_")[0]
+    data = config.rpartition("_")[0].replace("ib", "mnist")
     is_twin = labels["model"] in ("deterministic", "linear")
     strength = 0.0 if is_twin else _strength(labels)
     sections = {"name": data}
@@ -134,7 +150,10 @@ def make_record(config, name, labels, rng, num_examples, level=1.0):
         result = _toy_result(strength, is_twin, rng)
     elif not is_twin:
         result["accuracy_stochastic"] = result["accuracy"] - 0.002
-    audits = _audits(data, is_twin, strength, rng, num_examples, level)
+    if "objective" in labels:
+        audits = _of_study(is_twin, rng, num_examples)
+    else:
+        audits = _audits(data, is_twin, strength, rng, num_examples, level)
     bottleneck = {"name": labels["model"], "latent_dim": 256}
     bottleneck |= {k: v for k, v in labels.items() if k in ("beta", "rho")}
     return {
@@ -322,6 +341,19 @@ def _audits(data, is_twin, strength, rng, num_examples, level):
             "aa_mt", {own: 0.0 if is_twin else noisy(base / 4)}, num_examples
         ),
     }
+
+
+def _of_study(is_twin, rng, num_examples):
+    """AA+MT at each radius in each mode, example by example."""
+    found = {}
+    for mode in ("mean", "stochastic")[: 1 if is_twin else 2]:
+        for epsilon in ib_adversarial.RADII:
+            robust = rng.random(num_examples) > epsilon
+            values = {epsilon: robust.mean()}
+            one = audit("aa_mt", values, num_examples, mode)
+            one["is_robust"] = "".join("01"[int(r)] for r in robust)
+            found[f"aa_mt_{mode}_{epsilon:g}"] = one
+    return found
 
 
 def _curve(first, power, length=100):

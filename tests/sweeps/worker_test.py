@@ -122,6 +122,8 @@ def test_a_record_has_the_numbers_of_each_audit(done):
         labels = np.load(place / "examples.npz")["label"]
         _, counts = np.unique(labels, return_counts=True)
         assert found["largest_class_share"] == counts.max() / labels.size
+        robust = np.array(list(found["is_robust"])) == "1"
+        assert robust.mean() == summary["robust_accuracy"]
         curve = {p["epsilon"]: p for p in found["epsilon_curve"]}
         own = found["threat_model"]["epsilon"]
         assert (own in curve) == (name == "restarts")  # Of several radii.
