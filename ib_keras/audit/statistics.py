@@ -41,35 +41,6 @@ def wilson_interval(num_success: int, num_trials: int) -> tuple[float, float]:
         Wilson, "Probable inference, the law of succession, and statistical
         inference", JASA 22(158), 1927.
     """
-    return _interval(num_success, num_trials, "wilson")
-
-
-@functools.cache
-def exact_interval(num_success: int, num_trials: int) -> tuple[float, float]:
-    """The 95% Clopper-Pearson interval of a share.
-
-    Its coverage is at least 95% whatever the true share is, so it is wider
-    than Wilson's: for conservative claims.
-
-    Args:
-        num_success: How many trials succeeded.
-        num_trials: How many trials there were; with none of them the interval
-            is all of [0, 1].
-
-    Returns:
-        The lower and the upper end, shares of 1.
-
-    Raises:
-        UserError: As `wilson_interval`.
-
-    References:
-        Clopper and Pearson, "The use of confidence or fiducial limits
-        illustrated in the case of the binomial", Biometrika 26(4), 1934.
-    """
-    return _interval(num_success, num_trials, "exact")
-
-
-def _interval(num_success, num_trials, method):
     whole = int(num_success) == num_success and int(num_trials) == num_trials
     if not whole or not 0 <= num_success <= num_trials:
         raise UserError(
@@ -80,13 +51,7 @@ def _interval(num_success, num_trials, method):
         )
     if num_trials == 0:
         return 0.0, 1.0
-    if method == "wilson":
-        return _wilson(int(num_success), int(num_trials))
-    from scipy import stats
-
-    test = stats.binomtest(int(num_success), int(num_trials))
-    interval = test.proportion_ci(confidence_level=0.95, method=method)
-    return float(interval.low), float(interval.high)
+    return _wilson(int(num_success), int(num_trials))
 
 
 def _wilson(num_success, num_trials):
