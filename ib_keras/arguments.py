@@ -34,6 +34,31 @@ RATES_OF = ("clean", "adversarial")
 # Of a training: what is done to images, and what the encoder computes in.
 NORMALISATIONS = ("minus_one_one", "train_statistics", "features", "none")
 PRECISIONS = ("float32", "bfloat16")
+# Of Keras, for a dense layer and without arguments; and other names of some.
+INITIALIZERS = (
+    "glorot_normal",
+    "glorot_uniform",
+    "he_normal",
+    "he_uniform",
+    "identity",
+    "lecun_normal",
+    "lecun_uniform",
+    "ones",
+    "orthogonal",
+    "random_normal",
+    "random_uniform",
+    "truncated_normal",
+    "variance_scaling",
+    "zeros",
+)
+_OTHER_INITIALIZERS = (
+    "identity_initializer",
+    "normal",
+    "one",
+    "orthogonal_initializer",
+    "uniform",
+    "zero",
+)
 # What follows where an adversarial training collapses.
 ACTIONS = ("warn", "stop")
 
@@ -95,6 +120,17 @@ def _counts(name, values):
             )
 
 
+def _initializer(name, value):
+    # Registered ones have a package before them, and dicts are whole configs.
+    if isinstance(value, str) and ">" not in value:
+        plain = value.replace("_", "").lower()
+        known = (*INITIALIZERS, *_OTHER_INITIALIZERS)
+        if plain not in {name.replace("_", "") for name in known}:
+            raise unknown_name(
+                "initializer", value, INITIALIZERS, f"Set {name} to it."
+            )
+
+
 # Package -> argument -> its check; "training" is the rest of a config.
 CHECKS = {
     "attacks": {
@@ -140,6 +176,17 @@ CHECKS = {
         "precision": _one_of(*PRECISIONS),
         "input.normalisation": _one_of(*NORMALISATIONS),
         "optim.learning_rate": _number(0.0, above=True),
+        "optim.decay_factor": _number(0.0, above=True),
+        "optim.decay_every_epochs": _number(0.0, above=True),
+        "optim.beta_1": _share,
+        "optim.beta_2": _share,
+        "optim.epsilon": _number(0.0, above=True),
+        "optim.momentum": _share,
+        "optim.weight_decay": _number(0.0),
+        "optim.clipnorm": _number(0.0, above=True),
+        "optim.clipvalue": _number(0.0, above=True),
+        "optim.global_clipnorm": _number(0.0, above=True),
+        "decoder.initializer": _initializer,
         "averaging.decay": _share,
         "monitor.epsilon": _radius,
         "monitor.step_size": _number(0.0, above=True),

@@ -554,7 +554,7 @@ def _weighted_mean(values, sample_weight) -> tf.Tensor:
 def _initializer(name):
     try:
         return keras.initializers.get(name)
-    except (TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             "The decoder's initializer is unknown",
             received=repr(name),

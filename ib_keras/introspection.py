@@ -33,6 +33,26 @@ def function(path: pathlib.Path, name: str) -> ast.FunctionDef | None:
     return found[-1] if found else None
 
 
+def literal(path: pathlib.Path, name: str):
+    """The value of a constant that a source file assigns at its top.
+
+    Args:
+        path: The file, which can be parsed.
+        name: Of the constant.
+
+    Returns:
+        Its value; None where there is none, or it is no literal.
+    """
+    for node in ast.parse(path.read_bytes()).body:
+        if isinstance(node, ast.Assign) and any(
+            isinstance(target, ast.Name) and target.id == name
+            for target in node.targets
+        ):
+            value = _literal(node.value)
+            return None if isinstance(value, ast.AST) else value
+    return None
+
+
 def find(name: str) -> importlib.machinery.ModuleSpec | None:
     """Finds a module, without importing it or the packages that it is in.
 

@@ -157,6 +157,23 @@ def check(package: str, config: Mapping[str, Any], **more: Any) -> None:
         load(package, name).check(**_arguments(config))
 
 
+def constant(package: str, name: str, variable: str):
+    """A constant of a part of ours, read without importing it.
+
+    Args:
+        package: As `build`.
+        name: Of the part, also `PART:VALUE`.
+        variable: Of the constant.
+
+    Returns:
+        Its value; None where there is no such part or constant.
+    """
+    part = str(name).partition(":")[0]
+    if part not in names(package):
+        return None
+    return introspection.literal(_file(package, part), variable)
+
+
 def _arguments(config) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key != "name"}
 

@@ -2,6 +2,7 @@
 
 import inspect
 
+import keras
 import pytest
 
 from ib_keras import arguments
@@ -17,6 +18,33 @@ def test_the_names_are_those_of_the_parts():
     assert arguments.TARGETED_LOSSES == tuple(losses.TARGETED_LOSSES)
     assert arguments.SCHEDULES == tuple(multi_targeted.SCHEDULES)
     assert arguments.PRECISIONS == tuple(classifier.PRECISIONS)
+
+
+def _is_refused(name):
+    try:
+        arguments.check("training", {"decoder.initializer": name})
+    except UserError:
+        return True
+    return False
+
+
+def test_the_initializers_are_those_of_keras():
+    """Of the names that Keras has, those that make a dense layer's kernel."""
+    names = {
+        name
+        for name, value in vars(keras.initializers).items()
+        if inspect.isclass(value)
+    }
+    assert names >= set(arguments.INITIALIZERS)
+    for name in (*names, "normal", "uniform", "one", "zero"):
+        try:
+            keras.initializers.get(name)((4, 3))
+        except (KeyError, NotImplementedError, ValueError):
+            assert _is_refused(name), name
+        else:
+            assert not _is_refused(name), name
+    with pytest.raises(UserError, match='Did you mean "glorot_'):
+        arguments.check("training", {"decoder.initializer": "glorot"})
 
 
 @pytest.mark.parametrize("package", ["attacks", "bottlenecks", "encoders"])

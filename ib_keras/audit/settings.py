@@ -18,6 +18,7 @@ from ib_keras.audit.audited_model import options
 from ib_keras.audit.config import AuditConfig
 from ib_keras.audit.config import Certify
 from ib_keras.audit.config import Stage
+from ib_keras.data import splits
 from ib_keras.errors import UserError
 from ib_keras.errors import unknown_name
 from ib_keras.schemas import CONFIG
@@ -220,7 +221,10 @@ def _check_dataset(section, saved_model):
     if isinstance(saved_model, str) and not files.is_remote(saved_model):
         said = _metadata(saved_model.rstrip("/"))
     if said is not None or section.get("name") is not None:
-        plugins.check("data", examples.section(section, said or {}))
+        data = examples.section(section, said or {})
+        plugins.check("data", data)
+        if section.get("split") is not None:
+            splits.check_name(data, "dataset.split", section["split"])
 
 
 def _metadata(saved_model):

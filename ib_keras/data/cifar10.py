@@ -10,6 +10,7 @@ from ib_keras.data import augment
 from ib_keras.data import prepared
 from ib_keras.data.source import DataSource
 
+SPLITS = ("train", "test")
 # The order of the labels in the original files.
 _CLASS_NAMES = (
     "airplane",

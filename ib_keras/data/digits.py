@@ -20,6 +20,7 @@ import tensorflow_datasets as tfds
 from ib_keras.data import prepared
 from ib_keras.data.source import DataSource
 
+SPLITS = ("train", "test")
 _TEST_FRACTION = 0.2
 _SPLIT_SEED = 17
 

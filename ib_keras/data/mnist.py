@@ -6,6 +6,8 @@ Trained on without augmentation, as in the paper.
 from ib_keras.data import prepared
 from ib_keras.data.source import DataSource
 
+SPLITS = ("train", "test")
+
 
 def build(data_dir: str | None = None, download: bool = True) -> DataSource:
     """Builds the MNIST source; its splits are "train" and "test".

@@ -15,6 +15,7 @@ from ib_keras.data import splits
 from ib_keras.data.source import DataSource
 from ib_keras.errors import UserError
 
+SPLITS = ("train", "test")
 _PATTERN_SHARE = 0.25
 # Constants that seeds are folded with, one per purpose.
 _PATTERNS, _TRAIN, _TEST = 0, 1, 2

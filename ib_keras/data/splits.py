@@ -5,8 +5,11 @@ data set of the package.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
+from ib_keras import plugins
 from ib_keras.errors import UserError
+from ib_keras.errors import unknown_name
 
 
 def resolve(
@@ -58,6 +61,27 @@ def resolve(
             raise _split_error("The split is empty", split, sizes)
         parts.append((name, start, stop))
     return tuple(parts)
+
+
+def check_name(data: Mapping[str, Any], field: str, split: str) -> None:
+    """Refuses a split that the data set does not have, from its name alone.
+
+    Only data sets whose module lists its `SPLITS` are known without loading
+    them.
+
+    Args:
+        data: The section of the data set.
+        field: Of the config, for the message.
+        split: A split string.
+
+    Raises:
+        UserError: If it names another split.
+    """
+    known = plugins.constant("data", data.get("name", ""), "SPLITS")
+    for part in str(split).split("+") if known else ():
+        name = part.partition("[")[0].strip()
+        if name not in known:
+            raise unknown_name("split", name, known, f"Correct {field}.")
 
 
 def _split_error(what: str, split, sizes: Mapping[str, int]) -> UserError:

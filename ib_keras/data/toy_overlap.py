@@ -26,6 +26,7 @@ from ib_keras import seeds
 from ib_keras.data import features
 from ib_keras.data.source import DataSource
 
+SPLITS = ("train", "test", "adversarial")
 _BOUND = 16.0
 # Constants that seeds are folded with, one per purpose.
 _TRAIN, _TEST, _ADVERSARIAL = 0, 1, 2

@@ -27,6 +27,7 @@ from ib_keras import seeds
 from ib_keras.data import features
 from ib_keras.data.source import DataSource
 
+SPLITS = ("train", "test", "adversarial")
 ETA = 0.3
 NUM_GAUSSIANS = 100
 _PROBABILITY = 0.95

@@ -11,6 +11,7 @@ from ib_keras import arguments
 from ib_keras import files
 from ib_keras import plugins
 from ib_keras import workdirs
+from ib_keras.data import splits
 from ib_keras.errors import unknown_name
 from ib_keras.schemas import CONFIG
 from ib_keras.schemas import Length
@@ -154,4 +155,11 @@ def check_values(config: Mapping[str, Any]) -> None:
     if "objective" in config:
         plugins.check("objectives", config["objective"], steps_per_epoch=None)
     check_optimizer(config["optim"])
-    arguments.check("training", _flat(config))
+    flat = _flat(config)
+    arguments.check("training", flat)
+    named = {f: flat[f] for f in ("train.split", "eval.split")}
+    if "monitor" in config:
+        named["monitor.split"] = flat["monitor.split"]
+    others = [("eval.other_splits", s) for s in flat["eval.other_splits"]]
+    for field, split in (*named.items(), *others):
+        splits.check_name(config["data"], field, split)

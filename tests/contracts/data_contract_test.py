@@ -82,6 +82,17 @@ def test_what_is_built_can_be_checked(name):
     inspect.signature(module.check).bind(**dict.fromkeys(arguments))
 
 
+def test_splits_that_are_listed_are_there(source):
+    """So that a wrong one can be refused before the data are loaded."""
+    name = source.name.partition(":")[0]
+    listed = plugins.constant("data", name, "SPLITS")
+    if listed is None:
+        pytest.skip("its splits are not known beforehand")
+    for split in listed:
+        images, _ = source.load(f"{split}[:2]")
+        assert len(images) == 2
+
+
 def test_a_part_says_what_it_is(source, request):
     assert isinstance(source, DataSource)
     name = source.name.partition(":")[0]
