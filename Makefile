@@ -29,11 +29,11 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help quickstart controls test test-slow test-lowest tpu-check lint format docs \
-	build clean
+.PHONY: help quickstart controls test test-commands test-slow test-lowest \
+	tpu-check lint format docs build clean
 
 help: ## List the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 16
 
 quickstart: $(VENV)/.stamp-run ## Train a small bottleneck and audit it
 	$(BIN)/python -m launch.quickstart
@@ -43,6 +43,10 @@ controls: $(VENV)/.stamp-run ## Audit planted models; every verdict must be righ
 
 test: lint ## Lint, then run the tests that are quick
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+
+test-commands: $(VENV)/.stamp-test ## Run the tests of whole commands and processes
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "commands and not slow" \
+	$(PYTEST_ARGS)
 
 test-slow: $(VENV)/.stamp-test ## Run the tests marked slow
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)

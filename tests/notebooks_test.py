@@ -9,6 +9,8 @@ import pytest
 from tests.support import marks
 from tests.support import runs
 
+pytestmark = pytest.mark.commands
+
 ROOT = pathlib.Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 

@@ -9,6 +9,8 @@ import pytest
 
 from tests.support import runs
 
+pytestmark = pytest.mark.commands
+
 NAMES = ("TF_CPP_MIN_LOG_LEVEL", "TF_ENABLE_ONEDNN_OPTS")
 
 

@@ -10,6 +10,8 @@ import pytest
 from tests.support import manual
 from tests.support import runs
 
+pytestmark = pytest.mark.commands
+
 ROOT = pathlib.Path(__file__).parent.parent
 README = "README.md"
 GUIDE = "docs/guides/keras_user.md"

@@ -13,6 +13,8 @@ from ib_keras.audit import subject as subjects
 from tests.support import marks
 from tests.support import runs
 
+pytestmark = pytest.mark.commands
+
 
 def config(**changes):
     """FGS on 16 digits in batches of 8."""

@@ -13,6 +13,8 @@ import pytest
 from ib_keras import export
 from tests.support import runs
 
+pytestmark = pytest.mark.commands
+
 TRAIN = ["--config=configs/digits_vib.py:smoke", "--config.num_epochs=3"]
 AUDIT = [
     "--config=configs/audits/pgd_restarts.py",

@@ -21,6 +21,8 @@ from ib_keras.types import ThreatModel
 from tests.support import config_digests
 from tests.support import runs
 
+pytestmark = pytest.mark.commands
+
 
 def names(folder):
     return sorted(

@@ -6,6 +6,8 @@ from ib_keras.audit import verdict
 from ib_keras.errors import UserError
 from launch import control_models as controls
 
+pytestmark = pytest.mark.commands
+
 # Run with every change, for "believable" is the hardest to give; others are
 # slow.
 QUICK = ("provably robust model",)

@@ -9,6 +9,8 @@ import pytest
 from tests.support import runs
 from tests.support import sweep_folder
 
+pytestmark = pytest.mark.commands
+
 
 def figures(*arguments, cwd):
     """Runs the command; its status, output and errors."""

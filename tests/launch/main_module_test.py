@@ -13,6 +13,8 @@ import tensorflow as tf
 import ib_keras
 from tests.support import runs
 
+pytestmark = pytest.mark.commands
+
 ROOT = str(runs.ROOT)
 
 main_module = importlib.import_module("ib_keras.__main__")

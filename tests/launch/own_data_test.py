@@ -11,6 +11,8 @@ from ib_keras.training import loop
 from tests.support import own_files
 from tests.support import runs
 
+pytestmark = pytest.mark.commands
+
 AUDIT = (
     "--config=configs/audits/fgs_epsilons.py",
     "--config.num_examples=12",

@@ -10,6 +10,8 @@ from ib_keras.sweeps import plan
 from ib_keras.training import loop
 from ib_keras.training import settings
 
+pytestmark = pytest.mark.commands
+
 BOTTLENECK = '''
 """VIB whose weight is told as its strength."""
 from ib_keras.bottlenecks import vib

@@ -14,6 +14,8 @@ from ib_keras.audit import one_example
 from ib_keras.audit import runner
 from tests.support import runs
 
+pytestmark = pytest.mark.commands
+
 
 @pytest.fixture(scope="module")
 def audit(tmp_path_factory):

@@ -15,6 +15,8 @@ from tests.launch.early_errors_test import refused
 from tests.studies import plan_test
 from tests.support import runs
 
+pytestmark = pytest.mark.commands
+
 pytest.importorskip("distributed")
 
 CONFIG = """

@@ -13,6 +13,8 @@ import pytest
 
 from tests.support import runs
 
+pytestmark = pytest.mark.commands
+
 GRID = """
 import ml_collections
 from configs import digits_vib

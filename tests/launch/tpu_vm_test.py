@@ -13,6 +13,8 @@ from launch.cloud.settings import Settings
 from tests.support import runs
 from tests.support.fake_gcloud import FakeCloud
 
+pytestmark = pytest.mark.commands
+
 WHERE = ("--project=my-project", "--zone=us-central2-b", "--name=vm")
 PLACE = "--zone=us-central2-b --quiet --project=my-project"
 SETTINGS = Settings("my-project", "us-central2-b", "vm", "v4-8")

@@ -10,6 +10,8 @@ import pytest
 from ib_keras.audit import runner
 from tests.support import runs
 
+pytestmark = pytest.mark.commands
+
 
 @pytest.fixture(scope="module")
 def audit(tmp_path_factory):

@@ -23,6 +23,8 @@ from tests.support import fast_runs
 from tests.support import marks
 from tests.support import runs
 
+pytestmark = pytest.mark.commands
+
 CONFIG = runs.smoke_config("vib", **fast_runs.UNEVEN)
 NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
 READ_ONLY = tf.errors.PermissionDeniedError(None, None, "Read-only file system")

@@ -413,6 +413,7 @@ def test_a_run_without_a_valid_checkpoint_is_not_restarted(fast, tmp_path):
     assert runs.snapshot(tmp_path) == before
 
 
+@pytest.mark.commands
 def test_a_real_run_survives_sigterm_and_sigkill(tmp_path):
     """Through the command itself; the end is that of a run without signals."""
     changes = {

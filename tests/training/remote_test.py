@@ -15,6 +15,8 @@ from ib_keras.errors import Interrupted
 from ib_keras.training import loop
 from tests.support import runs
 
+pytestmark = pytest.mark.commands
+
 
 @pytest.fixture
 def no_open(monkeypatch):

@@ -15,6 +15,8 @@ from tests.support import bombs
 from tests.support import hostile
 from tests.support import runs
 
+pytestmark = pytest.mark.commands
+
 # Standard output is a file there, and the limits let the child write no files:
 # so it writes to a pipe, as it does in its real place.
 _CHILD = """
