@@ -39,7 +39,7 @@ from launch import control_models
 flags.DEFINE_string("output", None, "CSV to write.", required=True)
 flags.DEFINE_integer("num_examples", 200, "Images of each model.")
 flags.DEFINE_float("most", 0.3, "The largest radius, l_inf.")
-flags.DEFINE_multi_string("only", [], "A model; may be given several times.")
+flags.DEFINE_multi_string("only", [], "A model's name; several times for more.")
 FLAGS = flags.FLAGS
 
 BOTTLENECKS = {
@@ -227,6 +227,11 @@ def main(unused_argv):
     rows = pd.read_csv(path).to_dict("records") if os.path.exists(path) else []
     done = {row["model"] for row in rows}
     models = {**planted(), **encoders(), **toys()}
+    if unknown := set(FLAGS.only) - models.keys():
+        raise app.UsageError(
+            f"No model is called {', '.join(map(repr, sorted(unknown)))}. "
+            f"There are: {'; '.join(models)}."
+        )
     for name in FLAGS.only or models:
         if name in done:
             continue

@@ -20,7 +20,6 @@ from absl import flags
 
 from benchmarks import models as networks
 from ib_keras.attacks import runner
-from ib_keras.audit import audited_model
 from ib_keras.audit import protocol as protocols
 from ib_keras.data import mnist
 from ib_keras.types import ThreatModel
@@ -40,20 +39,6 @@ def stages(name):
     module = importlib.import_module(f"configs.audits.{whole}")
     found = protocols.build_stages(module.get_config().to_dict())
     return found[:1] if name == "apgd_ce" else found
-
-
-def models():
-    """(name, how to load it, epsilon), of the flags."""
-    if FLAGS.zoo:
-        network = networks.wong_kolter(FLAGS.zoo)
-        yield "Wong and Kolter", lambda: lambda x, seed: network(x), 0.1
-    for text in FLAGS.model:
-        path, _, epsilon = text.rpartition("@")
-
-        def load(path=path):
-            return audited_model.load(path).logits_fn("mean")
-
-        yield path, load, float(epsilon)
 
 
 def measure(load, epsilon, images, labels):
@@ -78,7 +63,7 @@ def main(unused_argv):
     images = (images[: FLAGS.num_examples] / 255).astype(np.float32)
     labels = labels[: FLAGS.num_examples].astype(np.int32)
     rows = []
-    for name, load, epsilon in models():
+    for name, load, epsilon in networks.attacked(FLAGS.zoo, FLAGS.model):
         found = measure(load, epsilon, images, labels)
         whole, whole_seconds = found["aa_mt"]
         for protocol, (ledger, seconds) in found.items():

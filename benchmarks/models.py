@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+from collections.abc import Sequence
 
 import ml_collections
 import numpy as np
@@ -10,6 +11,7 @@ import tensorflow as tf
 from ib_keras import classifier
 from ib_keras import seeds
 from ib_keras import strategy as strategies
+from ib_keras.audit import audited_model
 from ib_keras.data import augment
 from ib_keras.data import batches
 from ib_keras.training import loop
@@ -123,3 +125,25 @@ def wong_kolter(path):
         return tf.matmul(x, w["d2"]) + w["b4"]
 
     return logits
+
+
+def attacked(zoo: str | None, texts: Sequence[str]):
+    """The trained models of a benchmark of attacks.
+
+    Args:
+        zoo: The arrays of a provably robust network, attacked at 0.1; or None.
+        texts: Of others, `SAVED_MODEL@EPSILON`.
+
+    Yields:
+        (name, how to load its mean mode, epsilon).
+    """
+    if zoo:
+        network = wong_kolter(zoo)
+        yield "Wong and Kolter", lambda: lambda x, seed: network(x), 0.1
+    for text in texts:
+        path, _, epsilon = text.rpartition("@")
+
+        def load(path=path):
+            return audited_model.load(path).logits_fn("mean")
+
+        yield path, load, float(epsilon)

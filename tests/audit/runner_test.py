@@ -570,6 +570,7 @@ runner.audit(json.load(open(config)), model, workdir, quiet=True)
 """
 
 
+@pytest.mark.commands
 def test_a_killed_process_resumes_where_it_was(tmp_path, finished):
     """SIGKILL half-way, and the same command: the same file as without."""
     config, workdir = tmp_path / "config.json", tmp_path / "audit"

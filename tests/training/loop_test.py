@@ -635,13 +635,13 @@ CHANGES = {
     ),
     "an unknown initializer": (
         {"decoder.initializer": "glorot"},
-        "'glorot'",
+        '"glorot"',
         "glorot_uniform",
     ),
     "a decay after no epoch": (
         {"optim.decay_every_epochs": 0},
-        "'decay_every_epochs': 0",
-        "optim",
+        "optim.decay_every_epochs=0",
+        "above 0",
     ),
     "a split that is none": ({"train.split": "tran"}, '"tran"', "train"),
 }

@@ -237,6 +237,7 @@ def test_how_a_model_inside_was_compiled_is_neither_judged_nor_run(tmp_path):
     assert not loaded.layers[0].compiled
 
 
+@pytest.mark.commands
 def test_a_bottleneck_layer_needs_no_import_to_be_loaded(tmp_path):
     """In a process that never heard of it."""
     model = keras.Sequential([keras.Input((6,)), layer.VIBLayer(3)])
