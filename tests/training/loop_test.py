@@ -636,12 +636,12 @@ CHANGES = {
     "an unknown initializer": (
         {"decoder.initializer": "glorot"},
         '"glorot"',
-        "glorot_uniform",
+        'Did you mean "glorot_',
     ),
     "a decay after no epoch": (
         {"optim.decay_every_epochs": 0},
         "optim.decay_every_epochs=0",
-        "above 0",
+        "Correct optim.decay_every_epochs",
     ),
     "a split that is none": ({"train.split": "tran"}, '"tran"', "train"),
 }
