@@ -169,6 +169,11 @@ def main() -> int:
         return _write_table()
     stop = flags.StopRequest()
     plan = _make_plan()
+    if plan.left_out:
+        print(
+            "Left out, for the model has no stochastic mode: "
+            + ", ".join(plan.left_out)
+        )
     if values.plan:
         return _print_plan(plan)
 

@@ -71,12 +71,15 @@ class Plan:
         protocols: Name -> config of an audit.
         examples_per_part: As of the config.
         jobs: Models by protocols.
+        left_out: Names of the audits in stochastic mode of models that have no
+            noise, which are no jobs.
     """
 
     models: dict[str, dict[str, str]]
     protocols: dict[str, dict[str, Any]]
     examples_per_part: int | None
     jobs: tuple[Job, ...]
+    left_out: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """What `study.json` holds."""
@@ -159,7 +162,24 @@ def make(
         for model in models
         for name, protocol in protocols.items()
     )
-    return Plan(models, protocols, size, made)
+    kept = tuple(job for job in made if not _lacks_noise(job.audit))
+    if not kept:
+        raise UserError(
+            "No model of the study has a stochastic mode",
+            received=f"models {', '.join(models)}",
+            expected="a model with noise, or a protocol of mean mode",
+            fix="Set protocols.NAME.mode to mean in the config.",
+        )
+    left_out = tuple(job.name for job in made if job not in kept)
+    return Plan(models, protocols, size, kept, left_out)
+
+
+def _lacks_noise(audit) -> bool:
+    """Whether an audit is of a mode that the model is said not to have."""
+    path = audit["saved_model"]
+    if audit["config"]["mode"] != "stochastic" or files.is_remote(path):
+        return False
+    return (metadata.read(path) or {}).get("is_stochastic") is False
 
 
 def find_models(patterns: Iterable[str]) -> dict[str, str]:

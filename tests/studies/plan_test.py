@@ -15,12 +15,12 @@ FGS = {"fgs_epsilons": {"num_examples": 8, "epsilon_curve": []}}
 DATA = {"name": "random_images", "image_shape": [4, 4, 1]}
 
 
-def write_model(path, content="graph", num_classes=3):
+def write_model(path, content="graph", num_classes=3, **more):
     """What a plan reads of a SavedModel: its files and metadata."""
     assets = path / "assets"
     assets.mkdir(parents=True)
     (path / "saved_model.pb").write_text(content)
-    metadata = runs.random_model_metadata(num_classes=num_classes)
+    metadata = runs.random_model_metadata(num_classes=num_classes, **more)
     (assets / "ib_keras.json").write_text(json.dumps(metadata))
     return str(path)
 
@@ -110,6 +110,26 @@ def test_two_jobs_of_one_folder(tmp_path):
     # The same model twice is one.
     one = f"{tmp_path}/x/vib/saved_model"
     assert len(make(config(one, one), tmp_path / "study").jobs) == 1
+
+
+def test_stochastic_audits_of_models_without_noise_are_left_out(tmp_path):
+    """By the metadata; of a model without them nothing is known."""
+    models = [
+        write_model(tmp_path / "plain", "a", is_stochastic=False),
+        write_model(tmp_path / "vib", "b", is_stochastic=True),
+        write_model(tmp_path / "foreign", "c"),
+    ]
+    stochastic = {"protocol": "fgs_epsilons", "mode": "stochastic"}
+    asked = config(*models, protocols=FGS | {"noisy": stochastic})
+    made = make(asked, tmp_path / "study")
+    assert made.left_out == ("plain/noisy",)
+    assert [job.name for job in made.jobs] == [
+        *("plain/fgs_epsilons", "vib/fgs_epsilons", "vib/noisy"),
+        *("foreign/fgs_epsilons", "foreign/noisy"),
+    ]
+    alone = config(models[0], protocols={"noisy": stochastic})
+    error = runs.refused(make, alone, tmp_path / "other")
+    assert error.what == "No model of the study has a stochastic mode"
 
 
 def test_more_targets_than_classes(tmp_path):
