@@ -27,7 +27,7 @@ from ib_keras.types import ThreatModel
 flags.DEFINE_string("zoo", None, "The arrays of a provably robust network.")
 flags.DEFINE_integer("num_examples", 500, "Test images.")
 flags.DEFINE_string("output", None, "CSV to write.")
-flags.DEFINE_multi_string("model", [], "SAVED_MODEL@EPSILON.")
+flags.DEFINE_multi_string("model", [], "[NAME=]SAVED_MODEL@EPSILON.")
 FLAGS = flags.FLAGS
 
 PROTOCOLS = ("fast_ensemble", "apgd_ce", "aa_mt")

@@ -132,7 +132,7 @@ def attacked(zoo: str | None, texts: Sequence[str]):
 
     Args:
         zoo: The arrays of a provably robust network, attacked at 0.1; or None.
-        texts: Of others, `SAVED_MODEL@EPSILON`.
+        texts: Of others, `[NAME=]SAVED_MODEL@EPSILON`.
 
     Yields:
         (name, how to load its mean mode, epsilon).
@@ -141,9 +141,10 @@ def attacked(zoo: str | None, texts: Sequence[str]):
         network = wong_kolter(zoo)
         yield "Wong and Kolter", lambda: lambda x, seed: network(x), 0.1
     for text in texts:
-        path, _, epsilon = text.rpartition("@")
+        named, _, epsilon = text.rpartition("@")
+        name, _, path = named.rpartition("=")
 
         def load(path=path):
             return audited_model.load(path).logits_fn("mean")
 
-        yield path, load, float(epsilon)
+        yield name or path, load, float(epsilon)

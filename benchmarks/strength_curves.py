@@ -1,14 +1,15 @@
-r"""Robust examples against gradients spent: APGD, PMA and ART's ACG.
+r"""Robust examples against gradients spent: APGD, MD, PMA and ART's ACG.
 
 python -m benchmarks.strength_curves --output=results/strength_curves.csv \
     --zoo=wong_kolter_mnist_0.1.npz \
-    --model=runs/mnist_vib/saved_model@0.1 \
-    --model=runs/mnist_deterministic_pgd_at/saved_model@0.3
+    --model=VIB=runs/mnist_vib/saved_model@0.1 \
+    --model=pgd_at=runs/mnist_deterministic_pgd_at/saved_model@0.3
 
 Every attack starts again, from other random points, until it has spent the most
 gradients an example; a point of a curve is what is robust after so many, on the
 same test images of MNIST in mean mode. APGD (100 steps) ascends cross-entropy,
-DLR and the probability margin; PMA is that of its paper, see `benchmarks.pma`.
+DLR and the probability margin; MD is `margin_decomposition`, from each term in
+turn; PMA is that of its paper, see `benchmarks.pma`.
 ACG (Yamamura et al. 2022) is ART's, with its own stopping of examples and the
 step of APGD, 2 epsilon, where `adversarial-robustness-toolbox` is installed; it
 is run anew for each point. Also draws the curves, as a PNG beside the table.
@@ -22,12 +23,14 @@ import pandas as pd
 import tensorflow as tf
 from absl import app
 from absl import flags
+from matplotlib import ticker
 from matplotlib.figure import Figure
 
 from benchmarks import models as networks
 from benchmarks import pma
 from ib_keras.attacks import apgd
 from ib_keras.attacks import compiled
+from ib_keras.attacks import margin_decomposition
 from ib_keras.attacks import runner
 from ib_keras.data import mnist
 from ib_keras.types import ThreatModel
@@ -35,7 +38,7 @@ from ib_keras.types import ThreatModel
 flags.DEFINE_string("zoo", None, "The arrays of a provably robust network.")
 flags.DEFINE_integer("num_examples", 500, "Test images.")
 flags.DEFINE_string("output", None, "CSV to write.", required=True)
-flags.DEFINE_multi_string("model", [], "SAVED_MODEL@EPSILON.")
+flags.DEFINE_multi_string("model", [], "[NAME=]SAVED_MODEL@EPSILON.")
 FLAGS = flags.FLAGS
 
 # Gradients an example, at which curves are read.
@@ -46,9 +49,8 @@ _STEPS = 100  # Of APGD and of two runs of PMA.
 def stages(name):
     """The stages of one of our attacks, as long as the largest budget."""
     num_runs = BUDGETS[-1] // (_STEPS + 1)
-    if name == "PMA":
-        kinds = [pma.ProbabilityMarginAttack(r) for r in (False, True)]
-        runs = [attack for _ in range(num_runs) for attack in kinds]
+    if name in ALTERNATING:
+        runs = [run for _ in range(num_runs) for run in ALTERNATING[name]()]
         return [runner.Stage(f"{i}", run) for i, run in enumerate(runs)]
     loss = {
         "APGD-CE": "cross_entropy",
@@ -58,7 +60,17 @@ def stages(name):
     return [runner.Stage("0", apgd.build(_STEPS, loss), num_runs)]
 
 
-OURS = ("APGD-CE", "APGD-DLR", "APGD-PM", "PMA")
+# Attacks of two kinds of runs in turn, of half as many steps.
+ALTERNATING = {
+    "MD": lambda: [
+        margin_decomposition.build(_STEPS // 2, term)
+        for term in ("label", "other")
+    ],
+    "PMA": lambda: [
+        pma.ProbabilityMarginAttack(r, _STEPS // 2) for r in (False, True)
+    ],
+}
+OURS = ("APGD-CE", "APGD-DLR", "APGD-PM", "MD", "PMA")
 
 
 def by_us(name, logits_fn, epsilon, images, labels):
@@ -68,9 +80,9 @@ def by_us(name, logits_fn, epsilon, images, labels):
     )
     ledger = made.run(images, made.start(images, labels))
     # Iterate s is evaluated by gradient s + 1 of its run.
-    is_pma = name == "PMA"
-    one = _STEPS // 2 + 1 if is_pma else _STEPS + 1
-    run = ledger.broken_by_stage if is_pma else ledger.broken_by_restart
+    is_turned = name in ALTERNATING
+    one = _STEPS // 2 + 1 if is_turned else _STEPS + 1
+    run = ledger.broken_by_stage if is_turned else ledger.broken_by_restart
     spent = run * one + ledger.broken_at_step + 1
     is_right = ledger.clean_prediction == labels
     broken = ledger.broken_by_stage >= 0
@@ -130,6 +142,10 @@ def draw(table, path):
         for attack, curve in own.groupby("attack", sort=False):
             panel.plot(curve.gradients, curve.robust, marker=".", label=attack)
         panel.set_xscale("log")
+        panel.set_yscale("log")
+        panel.yaxis.set_major_locator(ticker.MaxNLocator(6, integer=True))
+        panel.yaxis.set_major_formatter(ticker.ScalarFormatter())
+        panel.yaxis.set_minor_locator(ticker.NullLocator())
         panel.set_title(f"{name}, epsilon {own.epsilon.iloc[0]:g}", size=8)
         panel.set_xlabel("gradients an example")
     axes[0].set_ylabel(f"robust of {FLAGS.num_examples}")

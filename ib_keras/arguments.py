@@ -26,6 +26,8 @@ TARGETED_LOSSES = (
 )
 OPTIMIZERS = ("adam", "sign")
 SCHEDULES = ("decade", "dm40", "constant")
+# What the first half of margin decomposition ascends.
+FIRST_TERMS = ("label", "other")
 RATE_ESTIMATORS = ("sampled", "closed_form")
 SHAPES = ("linear", "geometric")
 MODES = ("mean", "stochastic")
@@ -142,6 +144,7 @@ CHECKS = {
         "loss": _one_of(*LOSSES, *TARGETED_LOSSES),
         "optimizer": _one_of(*OPTIMIZERS),
         "schedule": _one_of(*SCHEDULES),
+        "first_term": _one_of(*FIRST_TERMS),
     },
     "bottlenecks": {
         "latent_dim": _count(),

@@ -54,6 +54,19 @@ def cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
 
 
+def log_largest_other(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """max_{j != y} log softmax(logits)[j], a term of the margin.
+
+    Args:
+        logits: float32 `[batch, classes]`.
+        labels: int32 `[batch]`.
+
+    Returns:
+        float32 `[batch]`, in nats.
+    """
+    return _largest_other(tf.nn.log_softmax(logits), labels)
+
+
 def margin(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """max_{j != y} z_j - z_y, not clipped: above 0 the example is broken.
 

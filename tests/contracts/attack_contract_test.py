@@ -34,6 +34,10 @@ ARGUMENTS = {
         ({"num_eot": 2, "num_steps": 4}, ("linf",)),
     ),
     "fab": (({"num_steps": 5, "num_targets": 0}, NORMS),),
+    "margin_decomposition": (
+        ({"num_steps": 6}, NORMS),
+        ({"num_steps": 4, "first_term": "other", "num_eot": 2}, ("linf",)),
+    ),
     "multi_targeted": (
         ({"num_steps": 5}, NORMS),
         ({"num_eot": 2, "num_steps": 5}, ("linf",)),
