@@ -42,7 +42,8 @@ def logit_gradient(kind, z):
 
 
 def project(x, clean, norm):
-    moved = x - clean
+    """To the box, then to the ball, as the library does in l2."""
+    moved = np.clip(x, 0.0, 1.0) - clean
     if norm == "linf":
         moved = np.clip(moved, -EPSILON, EPSILON)
     else:
