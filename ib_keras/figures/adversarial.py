@@ -100,6 +100,8 @@ def draw(number: int, runs: reading.Runs) -> drawing.Drawing:
             twins = [p for p in by_panel[objective, "mean"] if p.run.is_twin]
             _draw_lines(panel, [*twins, *(p for p in found if p not in twins)])
             panel.set_xticks(sorted({p.x for p in points}))
+            if not (twins or found):
+                panels.say_empty(panel, "no run")
             if mode == MODES[0]:
                 panels.title(panel, f"({letter}) {objective}")
             else:

@@ -109,6 +109,14 @@ def test_a_bottleneck_without_its_baseline_is_not_compared(folder):
     assert found["cure", "ceb rho=1", "mean", "0.2"][0] == f"2 x {IMAGES}"
 
 
+def test_an_objective_without_runs_says_so(folder):
+    for path in (folder / "records").glob("*trades*"):
+        path.unlink()
+    drawn = draw(folder)
+    assert drawings.texts(drawn).count("no run") == 2  # One in each mode.
+    assert any("trades" in note for note in drawn.notes)
+
+
 def test_records_without_examples_are_drawn_and_not_compared(folder):
     for path in (folder / "records").iterdir():
         record = json.loads(path.read_text())
