@@ -83,9 +83,7 @@ def draw(number: int, runs: reading.Runs) -> drawing.Drawing:
     figure = style.figure(
         style.TWO_COLUMNS, 3.4, captions.write(runs, points, more=_SAYING)
     )
-    axes = figure.subplots(
-        len(MODES), len(objectives), squeeze=False, sharex=True
-    )
+    axes = figure.subplots(len(MODES), len(objectives), squeeze=False)
     # The baselines first.
     ordered = sorted(points, key=lambda p: (not p.run.is_twin, p.model))
     series = list(dict.fromkeys(p.model for p in ordered))
@@ -100,12 +98,13 @@ def draw(number: int, runs: reading.Runs) -> drawing.Drawing:
             twins = [p for p in by_panel[objective, "mean"] if p.run.is_twin]
             _draw_lines(panel, [*twins, *(p for p in found if p not in twins)])
             panel.set_xticks(sorted({p.x for p in points}))
-            if not (twins or found):
-                panels.say_empty(panel, "no run")
             if mode == MODES[0]:
                 panels.title(panel, f"({letter}) {objective}")
+                panel.tick_params(labelbottom=False)
             else:
                 panel.set_xlabel(r"$\epsilon$")
+            if not (twins or found):
+                panels.say_empty(panel, "no run")
         panels.set_percent(above, f"{mode} mode", points)
     figure.legend(
         handles=[_entry(points, name) for name in series],
