@@ -25,7 +25,7 @@ from ib_keras.attacks import pgd
 from ib_keras.errors import unknown_name
 
 
-class MarginDecomposition(pgd.PGD):
+class MarginDecomposition(base.GradientAttack):
     """PGD from a random start, whose loss and step size follow a schedule.
 
     Args:
@@ -40,8 +40,18 @@ class MarginDecomposition(pgd.PGD):
     varying = ("num_steps",)
 
     def __init__(self, num_steps, first_term, loss, num_eot):
-        super().__init__(num_steps, None, loss, True, num_eot)
+        self.num_steps = num_steps
         self.first_term = first_term
+        self.loss_fn = losses.get(loss)
+        self.num_eot = num_eot
+        self.gradients_per_step = num_eot
+
+    def init(self, logits_fn, images, labels, threat_model, seeds):
+        """Starts at a random point of the ball."""
+        del logits_fn
+        ball = geometry.ball(images, threat_model)
+        start = ball.random_point(seeds)
+        return pgd.State(start, base.not_evaluated(start), ball, labels, seeds)
 
     def step(self, logits_fn, state, iteration):
         """Evaluates the iterate, then moves."""
