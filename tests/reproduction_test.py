@@ -1,4 +1,4 @@
-"""What docs/reproduction.md says is what results/ holds, drawn again."""
+"""What the documents on results say is what results/ holds, drawn again."""
 
 import pathlib
 import re
@@ -11,10 +11,13 @@ from ib_keras.figures import reading
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
-TEXT = (ROOT / "docs" / "reproduction.md").read_text()
+TEXT = "\n".join(
+    (ROOT / "docs" / name).read_text()
+    for name in ("reproduction.md", "study.md")
+)
 TABLES = sorted(RESULTS.glob("*/figures/*.md"))
 PICTURES = sorted(RESULTS.glob("*/figures/*.png"))
-# As the document says: the figures of a folder of results/.
+# As the documents say: the figures of a folder of results/.
 DRAWN = [
     (int(number), folder)
     for numbers, folder in re.findall(
