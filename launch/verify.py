@@ -1,4 +1,4 @@
-"""Recomputes the claims of an audit folder with other code.
+"""Recomputes the claims of an audit folder with independent code.
 
 python -m launch.verify --workdir=audits/pgd
 

@@ -1,4 +1,4 @@
-"""Where tasks run: here, on a cluster that is there, or by Slurm.
+"""Where tasks run: here, on an existing cluster, or by Slurm.
 
 What can be refused without Dask is refused by `check`, in milliseconds.
 """
@@ -58,7 +58,7 @@ def check(scheduler: str, paths: Iterable[str] = ()) -> None:
                 "A path of this machine's current folder, with a scheduler of "
                 "others",
                 received=f"{path} with --scheduler={scheduler}",
-                expected="a whole path of a shared file system, or gs://",
+                expected="an absolute path on a shared file system, or gs://",
                 fix=f"Give {os.path.abspath(path)} if all workers see it, or "
                 "copy it to where they do.",
             )
@@ -99,7 +99,7 @@ def connect(
         num_workers: Processes or Slurm jobs to start; those of a cluster that
             is there are its own.
         retries: How often a task is begun again whose worker was lost; a
-            cluster that is there has its own `allowed-failures`.
+            existing cluster has its own `allowed-failures`.
         slurm: A YAML file of `dask_jobqueue`; None takes ours.
 
     Yields:

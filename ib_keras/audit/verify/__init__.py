@@ -1,4 +1,4 @@
-"""Verification: recomputes the claims of an audit folder by other code.
+"""Verification: recomputes the claims of an audit folder by independent code.
 
 Nothing of the attacks' loops, judges or geometry is used here. `claims` are
 arithmetic on the folder's own arrays, `tallies` the counts of its summary,
