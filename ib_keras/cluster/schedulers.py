@@ -96,9 +96,9 @@ def connect(
 
     Args:
         scheduler: As of `check`.
-        num_workers: Processes or Slurm jobs to start; those of a cluster that
-            is there are its own.
-        retries: How often a task is begun again whose worker was lost; a
+        num_workers: Processes or Slurm jobs to start; those of an
+            existing cluster are its own.
+        retries: How often a task is begun again whose worker was lost; an
             existing cluster has its own `allowed-failures`.
         slurm: A YAML file of `dask_jobqueue`; None takes ours.
 
