@@ -1,10 +1,11 @@
 """Verification: are the claims of an audit folder those of its evidence?
 
 It loads the model and the data as an audit does, and then uses independent
-code: the geometry is NumPy's, the model is evaluated in other batches and with other
-noise, and every number is recounted. No attack is run. So it proves that broken
-examples are broken and that the statistics are consistent. It cannot prove that
-robust examples cannot be broken; it checks the budget that was spent on them.
+code: the geometry is NumPy's, the model is evaluated in other batches and with
+other noise, and every number is recounted. No attack is run. So it proves that
+broken examples are broken and that the statistics are consistent. It cannot
+prove that robust examples cannot be broken; it checks the budget that was spent
+on them.
 """
 
 import dataclasses
