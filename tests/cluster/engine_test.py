@@ -14,8 +14,6 @@ from ib_keras.cluster.tasks import Task
 from tests.support import cluster_tasks
 from tests.support import runs
 
-pytestmark = pytest.mark.commands
-
 distributed = pytest.importorskip("distributed")
 
 

@@ -19,8 +19,6 @@ from tests.studies import plan_test
 from tests.support import runs
 from tests.support import study_calls
 
-pytestmark = pytest.mark.commands
-
 pytest.importorskip("distributed")
 
 

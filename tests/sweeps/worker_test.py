@@ -23,8 +23,6 @@ from ib_keras.training import loop
 from tests.support import runs
 from tests.sweeps.plan_test import values
 
-pytestmark = pytest.mark.commands
-
 AUDITS = mnist.audits("smoke", is_stochastic=True, restarts=True)
 for _section in AUDITS.values():  # Each radius costs a second of tracing.
     _section["epsilon_curve"] = (0.2,)
