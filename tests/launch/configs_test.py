@@ -308,12 +308,19 @@ for module, *arguments in json.load(sys.stdin):
 """
 
 
+def what_runs(name):
+    """The command that a config is for, and the folder of what it makes."""
+    if ".audits." in name:
+        return "audit", "audits"
+    is_study = name == "configs.ib_adversarial"  # One training says nothing.
+    return ("sweep", "sweeps") if is_study else ("train", "runs")
+
+
 def test_the_command_of_a_docstring_is_that_of_its_config():
     lines = []
     for name, command in commands().items():
         assert command[:2] == ["python", "-m"]
-        module = "audit" if ".audits." in name else "train"
-        assert command[2] == f"launch.{module}"
+        assert command[2] == f"launch.{what_runs(name)[0]}"
         assert f"--config={name.replace('.', '/')}.py" in command
         lines.append(command[2:])
     done = subprocess.run(
@@ -330,5 +337,4 @@ def test_the_command_of_a_docstring_is_that_of_its_config():
     assert len(parsed) == len(ALL)
     for name, (config, workdir) in zip(commands(), parsed, strict=True):
         assert config == values(get(name))
-        folder = "audits" if ".audits." in name else "runs"
-        assert pathlib.PurePath(workdir).parts[0] == folder
+        assert pathlib.PurePath(workdir).parts[0] == what_runs(name)[1]
