@@ -86,7 +86,7 @@ def draw(number: int, runs: reading.Runs) -> drawing.Drawing:
     axes = figure.subplots(len(MODES), len(objectives), squeeze=False)
     # The baselines first.
     ordered = sorted(points, key=lambda p: (not p.run.is_twin, p.model))
-    series = list(dict.fromkeys(p.model for p in ordered))
+    looks = _looks(list(dict.fromkeys(p.model for p in ordered)))
     rows = []
     for above, mode in zip(axes, MODES, strict=True):
         for letter, objective, panel in zip(
@@ -96,7 +96,9 @@ def draw(number: int, runs: reading.Runs) -> drawing.Drawing:
             rows += [p.row(number, letter) for p in found]
             # The baseline has no noise: the same line in both modes.
             twins = [p for p in by_panel[objective, "mean"] if p.run.is_twin]
-            _draw_lines(panel, [*twins, *(p for p in found if p not in twins)])
+            _draw_lines(
+                panel, [*twins, *(p for p in found if p not in twins)], looks
+            )
             panel.set_xticks(sorted({p.x for p in points}))
             if mode == MODES[0]:
                 panels.title(panel, f"({letter}) {objective}")
@@ -107,9 +109,9 @@ def draw(number: int, runs: reading.Runs) -> drawing.Drawing:
                 panels.say_empty(panel, "no run")
         panels.set_percent(above, f"{mode} mode", points)
     figure.legend(
-        handles=[_entry(points, name) for name in series],
+        handles=[_entry(*item) for item in looks.items()],
         loc="outside upper center",
-        ncols=len(series),
+        ncols=len(looks),
     )
     return drawing.Drawing(
         figure,
@@ -170,13 +172,17 @@ def _name(labels: Mapping[str, Any]) -> str:
     return " ".join([labels["model"], *swept])
 
 
-def _draw_lines(axes: Axes, points: Sequence[points_lib.Point]) -> None:
+def _draw_lines(
+    axes: Axes,
+    points: Sequence[points_lib.Point],
+    looks: Mapping[str, tuple[str, str]],
+) -> None:
     """A line of means for each model, with a band over its seeds."""
     for name in dict.fromkeys(p.model for p in points):
         own = [p for p in points if p.model == name]
         xs = sorted({p.x for p in own})
         ys = [[100 * p.y for p in own if p.x == x] for x in xs]
-        color, marker = _look(points, name)
+        color, marker = looks[name]
         if any(len(y) > 1 for y in ys):
             ends = [min(y) for y in ys], [max(y) for y in ys]
             axes.fill_between(xs, *ends, color=color, alpha=_BAND, lw=0)
@@ -191,18 +197,25 @@ def _draw_lines(axes: Axes, points: Sequence[points_lib.Point]) -> None:
         )
 
 
-def _look(points, name: str) -> tuple[str, str]:
-    """Colour and marker, by the place among models of the same kind."""
-    kind = name.split()[0]
-    names = sorted({p.model for p in points if p.model.split()[0] == kind})
-    place = names.index(name)
-    if kind not in _COLORS or place >= len(_COLORS[kind]):
-        return _OTHERS
-    return _COLORS[kind][place], _MARKERS[kind][place]
+def _looks(names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each model, by its place among those of its kind.
+
+    Args:
+        names: Of all models of the figure, so that panels agree.
+    """
+    looks = {}
+    for name in names:
+        kind = name.split()[0]
+        place = sorted(n for n in names if n.split()[0] == kind).index(name)
+        known = kind in _COLORS and place < len(_COLORS[kind])
+        looks[name] = (
+            (_COLORS[kind][place], _MARKERS[kind][place]) if known else _OTHERS
+        )
+    return looks
 
 
-def _entry(points, name: str) -> Line2D:
-    color, marker = _look(points, name)
+def _entry(name: str, look: tuple[str, str]) -> Line2D:
+    color, marker = look
     kind, *swept = name.split()
     words = [{"vib": "VIB", "ceb": "CEB"}.get(kind, kind)]
     for text in swept:

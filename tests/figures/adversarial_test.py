@@ -117,6 +117,26 @@ def test_an_objective_without_runs_says_so(folder):
     assert any("trades" in note for note in drawn.notes)
 
 
+def test_a_model_looks_alike_in_all_panels(folder):
+    """Also where another of its kind is missing."""
+    for path in (folder / "records").glob("vib_beta_0.001_trades*"):
+        path.unlink()
+    drawn = draw(folder)
+    (legend,) = drawn.figure.legends
+    expected = {line.get_color() for line in legend.get_lines()}
+    colors = [{x.get_color() for x in a.lines} for a in drawn.figure.axes]
+    gone = [expected - found for found in colors]
+    assert [len(g) for g in gone] == [0, 0, 0, 1, 0] * 2
+    (missing,) = gone[3]
+    by_text = {
+        text.get_text(): line.get_color()
+        for text, line in zip(
+            legend.get_texts(), legend.get_lines(), strict=True
+        )
+    }
+    assert missing == by_text[r"VIB $\beta$=0.001"]
+
+
 def test_records_without_examples_are_drawn_and_not_compared(folder):
     for path in (folder / "records").iterdir():
         record = json.loads(path.read_text())
