@@ -162,7 +162,9 @@ def make(
         for model in models
         for name, protocol in protocols.items()
     )
-    kept = tuple(job for job in made if not _lacks_noise(job.audit))
+    left_out = tuple(job.name for job in made if _lacks_noise(job.audit))
+    lacking = set(left_out)
+    kept = tuple(job for job in made if job.name not in lacking)
     if not kept:
         raise UserError(
             "No model of the study has a stochastic mode",
@@ -170,7 +172,6 @@ def make(
             expected="a model with noise, or a protocol of mean mode",
             fix="Set protocols.NAME.mode to mean in the config.",
         )
-    left_out = tuple(job.name for job in made if job not in kept)
     return Plan(models, protocols, size, kept, left_out)
 
 
