@@ -157,9 +157,8 @@ def check_values(config: Mapping[str, Any]) -> None:
     check_optimizer(config["optim"])
     flat = _flat(config)
     arguments.check("training", flat)
-    named = {f: flat[f] for f in ("train.split", "eval.split")}
-    if "monitor" in config:
-        named["monitor.split"] = flat["monitor.split"]
-    others = [("eval.other_splits", s) for s in flat["eval.other_splits"]]
-    for field, split in (*named.items(), *others):
-        splits.check_name(config["data"], field, split)
+    for field in ("train.split", "eval.split", "monitor.split"):
+        if field in flat:
+            splits.check_name(config["data"], field, flat[field])
+    for split in flat["eval.other_splits"]:
+        splits.check_name(config["data"], "eval.other_splits", split)
