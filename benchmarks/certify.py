@@ -25,7 +25,6 @@ from benchmarks import models
 from ib_keras import attacks
 from ib_keras import certify
 from ib_keras.audit import audited_model
-from ib_keras.data import mnist
 
 flags.DEFINE_string("zoo", None, "The weights, as arrays.")
 flags.DEFINE_string("saved_model", None, "A model of ours.")
@@ -102,9 +101,7 @@ def report_fresh(logits_fn, images, labels):
 
 
 def main(unused_argv):
-    images, labels = mnist.build().load("test")
-    images = (images[: FLAGS.num_examples] / 255).astype(np.float32)
-    labels = labels[: FLAGS.num_examples].astype(np.int32)
+    images, labels = models.mnist_images(FLAGS.num_examples)
     modes = by_zoo() if FLAGS.zoo else by_saved_model()
     mean = modes.pop("mean")
     is_robust = attacked(lambda x: mean(x, None), images, labels)

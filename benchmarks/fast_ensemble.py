@@ -13,7 +13,6 @@ that was not traced before, so seconds include tracing.
 import importlib
 import time
 
-import numpy as np
 import pandas as pd
 from absl import app
 from absl import flags
@@ -21,7 +20,6 @@ from absl import flags
 from benchmarks import models as networks
 from ib_keras.attacks import runner
 from ib_keras.audit import protocol as protocols
-from ib_keras.data import mnist
 from ib_keras.types import ThreatModel
 
 flags.DEFINE_string("zoo", None, "The arrays of a provably robust network.")
@@ -59,9 +57,7 @@ def measure(load, epsilon, images, labels):
 
 
 def main(unused_argv):
-    images, labels = mnist.build().load("test")
-    images = (images[: FLAGS.num_examples] / 255).astype(np.float32)
-    labels = labels[: FLAGS.num_examples].astype(np.int32)
+    images, labels = networks.mnist_images(FLAGS.num_examples)
     rows = []
     for name, load, epsilon in networks.attacked(FLAGS.zoo, FLAGS.model):
         found = measure(load, epsilon, images, labels)

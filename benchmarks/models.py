@@ -14,6 +14,7 @@ from ib_keras import strategy as strategies
 from ib_keras.audit import audited_model
 from ib_keras.data import augment
 from ib_keras.data import batches
+from ib_keras.data import mnist
 from ib_keras.training import loop
 
 SHAPES = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
@@ -127,15 +128,23 @@ def wong_kolter(path):
     return logits
 
 
-def attacked(zoo: str | None, texts: Sequence[str]):
+def mnist_images(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first test images of MNIST, float32 in [0, 1], and their labels."""
+    images, labels = mnist.build().load("test")
+    images = (images[:count] / 255).astype(np.float32)
+    return images, labels[:count].astype(np.int32)
+
+
+def attacked(zoo: str | None, texts: Sequence[str], mode: str = "mean"):
     """The trained models of a benchmark of attacks.
 
     Args:
         zoo: The arrays of a provably robust network, attacked at 0.1; or None.
         texts: Of others, `[NAME=]SAVED_MODEL@EPSILON`.
+        mode: "mean" or "stochastic".
 
     Yields:
-        (name, how to load its mean mode, epsilon).
+        (name, how to load its function, epsilon).
     """
     if zoo:
         network = wong_kolter(zoo)
@@ -145,6 +154,6 @@ def attacked(zoo: str | None, texts: Sequence[str]):
         name, _, path = named.rpartition("=")
 
         def load(path=path):
-            return audited_model.load(path).logits_fn("mean")
+            return audited_model.load(path).logits_fn(mode)
 
         yield name or path, load, float(epsilon)

@@ -17,16 +17,15 @@ import pandas as pd
 from absl import app
 from absl import flags
 
+from benchmarks import models as networks
 from ib_keras.attacks import apgd
 from ib_keras.attacks import runner
-from ib_keras.audit import audited_model
-from ib_keras.data import mnist
 from ib_keras.types import ThreatModel
 
 flags.DEFINE_integer("num_examples", 300, "Test images.")
 flags.DEFINE_integer("num_seeds", 3, "Of the attack.")
 flags.DEFINE_string("output", None, "CSV to write.", required=True)
-flags.DEFINE_multi_string("model", [], "SAVED_MODEL@EPSILON.")
+flags.DEFINE_multi_string("model", [], "[NAME=]SAVED_MODEL@EPSILON.")
 FLAGS = flags.FLAGS
 
 GRADIENTS = 400
@@ -45,10 +44,10 @@ def attack(draws, num_eot):
     return made
 
 
-def robust(path, epsilon, draws, num_eot, images, labels, seed):
+def robust(logits_fn, epsilon, draws, num_eot, images, labels, seed):
     """How many examples are robust."""
     made = runner.Runner(
-        audited_model.load(path).logits_fn("stochastic"),
+        logits_fn,
         [
             runner.Stage(
                 "apgd", attack(draws, num_eot), GRADIENTS // (100 * num_eot)
@@ -64,18 +63,18 @@ def robust(path, epsilon, draws, num_eot, images, labels, seed):
 
 
 def main(unused_argv):
-    images, labels = mnist.build().load("test")
-    images = (images[: FLAGS.num_examples] / 255).astype(np.float32)
-    labels = labels[: FLAGS.num_examples].astype(np.int32)
+    images, labels = networks.mnist_images(FLAGS.num_examples)
     rows = []
-    for text in FLAGS.model:
-        path, _, epsilon = text.rpartition("@")
+    for name, load, epsilon in networks.attacked(
+        None, FLAGS.model, "stochastic"
+    ):
+        logits_fn = load()
         for num_eot in EOT:
             for draws in DRAWS:
                 found = [
                     robust(
-                        path,
-                        float(epsilon),
+                        logits_fn,
+                        epsilon,
                         draws,
                         num_eot,
                         images,
@@ -86,8 +85,8 @@ def main(unused_argv):
                 ]
                 rows.append(
                     {
-                        "model": path,
-                        "epsilon": float(epsilon),
+                        "model": name,
+                        "epsilon": epsilon,
                         "num_eot": num_eot,
                         "draws": draws,
                         "robust": " ".join(map(str, found)),

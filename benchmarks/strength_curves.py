@@ -32,7 +32,6 @@ from ib_keras.attacks import apgd
 from ib_keras.attacks import compiled
 from ib_keras.attacks import margin_decomposition
 from ib_keras.attacks import runner
-from ib_keras.data import mnist
 from ib_keras.types import ThreatModel
 
 flags.DEFINE_string("zoo", None, "The arrays of a provably robust network.")
@@ -154,9 +153,7 @@ def draw(table, path):
 
 
 def main(unused_argv):
-    images, labels = mnist.build().load("test")
-    images = (images[: FLAGS.num_examples] / 255).astype(np.float32)
-    labels = labels[: FLAGS.num_examples].astype(np.int32)
+    images, labels = networks.mnist_images(FLAGS.num_examples)
     rows = []
     for name, load, epsilon in networks.attacked(FLAGS.zoo, FLAGS.model):
         logits_fn = load()
