@@ -16,7 +16,14 @@ def add_seeds(add, num_seeds: int, model: str, bottleneck=None, **more) -> None:
 
 
 def add_run(
-    add, seed: int, model: str, bottleneck=None, *, objective=None, **more
+    add,
+    seed: int,
+    model: str,
+    bottleneck=None,
+    *,
+    objective=None,
+    fields=None,
+    **more,
 ) -> None:
     """Adds one run to a sweep, with its name and its labels.
 
@@ -30,9 +37,9 @@ def add_run(
         bottleneck: Fields of the bottleneck and their values, such as
             `{"beta": 0.01}`; None leaves them as the config has them.
         objective: In names and labels; None for neither.
+        fields: More changes of the config.
         **more: Arguments of `add` that are the same for all seeds: `config`,
-            the module of another config; `fields`, more changes of it;
-            `audits`; `landscape`.
+            the module of another config; `audits`; `landscape`.
     """
     swept = bottleneck or {}
     labels = {"model": model, **swept}
@@ -40,11 +47,10 @@ def add_run(
     if objective is not None:
         labels["objective"] = objective
         words.append(objective)
-    fields = {f"bottleneck.{k}": v for k, v in swept.items()}
-    fields |= more.pop("fields", {})
+    changes = {f"bottleneck.{k}": v for k, v in swept.items()}
     add(
         "_".join([*words, f"seed_{seed}"]),
-        {**fields, "seed": seed},
+        {**changes, **(fields or {}), "seed": seed},
         labels={**labels, "seed": seed},
         **more,
     )
