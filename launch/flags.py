@@ -6,6 +6,7 @@ signals into a request to stop at the next checkpoint.
 """
 
 import json
+import logging as python_logging
 import os
 import pathlib
 import re
@@ -41,6 +42,9 @@ _PRESET = re.compile(
 _ARGUMENTS: list[str] = []
 # Those of `ib_keras.strategy`, which imports TensorFlow.
 STRATEGIES = ("one_device", "mirrored", "multi_worker", "tpu")
+
+# Libraries that log hundreds of lines under --verbosity=1.
+_LIBRARIES = ("h5py", "matplotlib", "PIL")
 
 # The flags belong to the command that picks them, whose --help lists them.
 flags.disclaim_key_flags()
@@ -214,6 +218,8 @@ def run(main: Callable[..., int | None], *, takes_words: bool = False) -> None:
         takes_words: Whether the command takes words that are not flags.
     """
     logging.set_verbosity(logging.ERROR)
+    for name in _LIBRARIES:
+        python_logging.getLogger(name).setLevel(python_logging.WARNING)
     console.protect()
     if _of_package() is not None:
         command = sys.modules["__main__"]

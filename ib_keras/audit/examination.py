@@ -105,6 +105,7 @@ def build_case(
         radii=by_radius,
         twin=twin,
         strategy=strategy,
+        batch_size=min(config["batch_size"], len(ledger.label)),
         write=lambda name, found: files.write_npz(
             files.join(folder, f"{name}.npz"), found
         ),

@@ -53,7 +53,7 @@ class Binarization:
         is_found = np.zeros(len(rows), bool)
         for attack in attacks:
             trace = traces.run(other, attack, rows, binary)
-            is_found |= trace.is_wrong.any(axis=0)
+            is_found |= trace.is_wrong
         case.gradient_evaluations = other.gradient_evaluations
         found = is_found[is_planted]
         if not len(found):

@@ -57,6 +57,7 @@ class Case:
             radius; None for none.
         write: Writes arrays to the audit folder, as `name`.npz:
             `write(name, arrays)`.
+        batch_size: The audit's largest batch; None takes all rows at once.
         gradient_evaluations: Spent so far.
     """
 
@@ -75,6 +76,7 @@ class Case:
     strategy: tf.distribute.Strategy | None = None
     is_certified: np.ndarray | None = None
     write: Callable[[str, Mapping[str, np.ndarray]], None] | None = None
+    batch_size: int | None = None
     gradient_evaluations: int = 0
 
     @property
@@ -174,7 +176,7 @@ class Case:
             logits_fn or self.subject.logits_fn,
             list(stages),
             ThreatModel(self.threat_model.norm, float(epsilon)),
-            batch_size=len(rows),
+            batch_size=self.batch_size or len(rows),
             seed=self.seed + _APART,
             num_judge_samples=draws,
             strategy=self.strategy,

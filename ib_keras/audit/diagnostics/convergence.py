@@ -34,14 +34,14 @@ class Convergence:
         if attack is None:
             return []
         rows = case.rows
-        trace = traces.run(case, attack, rows)
+        trace = traces.run(case, attack, rows, each_step=True)
         return [
             self._silent(rows, trace),
             self._incomplete(rows, trace, attack.num_steps),
         ]
 
     def _silent(self, rows, trace):
-        lost = trace.is_wrong.any(axis=0) & ~trace.is_wrong[-1]
+        lost = trace.is_wrong & ~trace.step_is_wrong[-1]
         return base.Finding(
             id="D15",
             question="Is every success on the way counted?",
@@ -50,7 +50,7 @@ class Convergence:
             threshold=0.0,
             evidence="Every iterate counts here, so none is lost. A tool that "
             "looks at the last iterate alone would miss "
-            f"{int(lost.sum())} of {int(trace.is_wrong.any(axis=0).sum())} "
+            f"{int(lost.sum())} of {int(trace.is_wrong.sum())} "
             "examples that one run breaks.",
             source=_SOURCE,
             examples=tuple(rows[lost]),
@@ -58,12 +58,13 @@ class Convergence:
         )
 
     def _incomplete(self, rows, trace, num_steps):
-        losses = np.where(np.isfinite(trace.loss), trace.loss, -1e30)
+        loss = trace.step_loss
+        losses = np.where(np.isfinite(loss), loss, -1e30)
         best = np.maximum.accumulate(losses, axis=0)
         span = best[-1] - best[0]
         gain = (best[-1] - best[-1 - _LAST]) / np.where(span > 0, span, 1.0)
         # Broken examples need not converge.
-        still = (gain > _RANGE) & ~trace.is_wrong.any(axis=0)
+        still = (gain > _RANGE) & ~trace.is_wrong
         share = float(still.mean())
         status = base.WARN if share > _SHARE else base.PASS
         return base.Finding(

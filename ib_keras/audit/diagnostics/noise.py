@@ -1,10 +1,15 @@
 """D7: does random noise find what gradients do not?"""
 
+import math
+
 from ib_keras.attacks.base import check_count
 from ib_keras.audit.diagnostics import base
 from ib_keras.audit.diagnostics import breaks
 from ib_keras.audit.diagnostics.case import Case
 from ib_keras.audit.diagnostics.case import stage
+
+# The points are drawn in so many runs, which fit a batch side by side.
+_RUNS = 10
 
 
 class Noise:
@@ -22,14 +27,16 @@ class Noise:
 
     def ask(self, case: Case) -> list[base.Finding]:
         """Answers D7."""
+        num_steps = math.ceil(self.num_points / _RUNS)
         return [
             breaks.ask(
                 case,
                 [
-                    stage("uniform_noise", num_steps=self.num_points),
+                    stage("uniform_noise", _RUNS, num_steps=num_steps),
                     stage(
                         "uniform_noise",
-                        num_steps=self.num_points,
+                        _RUNS,
+                        num_steps=num_steps,
                         corners=True,
                     ),
                 ],

@@ -1,8 +1,8 @@
-"""One run of an attack with every step recorded, outside of the pool.
+"""One run of an attack on a whole batch, outside of the pool.
 
-The pool does not record every step, which some questions need. A trace keeps a
-batch complete and in order, so that each example keeps its own fixed draw of
-the model's noise.
+A trace keeps a batch complete and in order, so that each example keeps its own
+fixed draw of the model's noise. It can record every step, which some questions
+need.
 """
 
 import functools
@@ -52,16 +52,19 @@ class Trace(NamedTuple):
     """The record of a run; NumPy arrays.
 
     Attributes:
-        loss: float32 `[steps, n]`, at each iterate that was evaluated; an
-            attack that moves last has one more, with the loss of that before.
-        is_wrong: bool `[steps, n]`, whether it was misclassified.
         images: float32 `[n, ...]`, the iterate of the largest margin, of
             those that are misclassified where any is.
+        is_wrong: bool `[n]`, whether any iterate was misclassified.
+        step_loss: float32 `[steps, n]`, at each iterate that was evaluated; an
+            attack that moves last has one more, with the loss of that before.
+            Empty where steps were not recorded.
+        step_is_wrong: bool `[steps, n]`, whether it was misclassified.
     """
 
-    loss: np.ndarray
-    is_wrong: np.ndarray
     images: np.ndarray
+    is_wrong: np.ndarray
+    step_loss: np.ndarray
+    step_is_wrong: np.ndarray
 
 
 def run(
@@ -71,6 +74,8 @@ def run(
     logits_fn=None,
     epsilon: float | None = None,
     logit_scale: float | None = None,
+    *,
+    each_step: bool = False,
 ) -> Trace:
     """Runs an untargeted attack once on a fixed batch.
 
@@ -81,6 +86,7 @@ def run(
         logits_fn: Another classifier than the audited one.
         epsilon: Another radius than the audited one.
         logit_scale: Another scale of the logits than the audit's.
+        each_step: Whether to record each step, which takes longer.
 
     Returns:
         The `Trace`.
@@ -111,10 +117,13 @@ def run(
     state, record = loop.start(
         images, labels, example_seeds, tf.zeros_like(labels), radius
     )
+    spans = loop.chunks()
+    if each_step:
+        spans = ((step, step + 1) for step in range(attack.num_steps))
     said = []
-    for step in range(attack.num_steps):
+    for first, last in spans:
         watchdog.beat()
-        state, record = loop.advance(state, record, step, step + 1)
+        state, record = loop.advance(state, record, first, last)
         said.append((state.evaluated.loss, state.evaluated.is_wrong))
     # The last iterate has not been evaluated.
     if not attack.evaluates_proposal:
@@ -129,7 +138,13 @@ def run(
         attack.gradients_at_init + attack.num_steps * attack.gradients_per_step
     )
     loss, is_wrong = (np.stack(part) for part in zip(*said, strict=True))
-    return Trace(loss, is_wrong, record.best.images.numpy())
+    kept = slice(None) if each_step else slice(0)
+    return Trace(
+        record.best.images.numpy(),
+        record.best.is_wrong.numpy(),
+        loss[kept],
+        is_wrong[kept],
+    )
 
 
 def wrong_share(

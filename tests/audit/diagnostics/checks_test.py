@@ -244,17 +244,31 @@ def test_foreign_code_makes_its_steps_in_one(honest):
 
 
 def test_a_trace_looks_at_the_last_iterate(honest):
-    found = traces.run(honest, stage("fgs").attack, honest.rows)
-    assert found.is_wrong.shape == (2, 40)
+    attack = stage("fgs").attack
+    found = traces.run(honest, attack, honest.rows, each_step=True)
+    assert found.step_is_wrong.shape == (2, 40)
     distance = np.abs(np.float64(honest.subject.images) - 0.5).max((1, 2, 3))
-    np.testing.assert_array_equal(found.is_wrong[-1], distance < 0.1)
-    assert not found.is_wrong[0].any()
+    np.testing.assert_array_equal(found.step_is_wrong[-1], distance < 0.1)
+    assert not found.step_is_wrong[0].any()
+
+
+def test_a_trace_is_the_same_without_its_steps(honest):
+    attack = stage("pgd", num_steps=30, step_size=0.02).attack
+    whole = traces.run(honest, attack, honest.rows, each_step=True)
+    short = traces.run(honest, attack, honest.rows)
+    np.testing.assert_array_equal(short.images, whole.images)
+    np.testing.assert_array_equal(short.is_wrong, whole.is_wrong)
+    np.testing.assert_array_equal(
+        whole.is_wrong, whole.step_is_wrong.any(axis=0)
+    )
+    assert 0 < short.is_wrong.sum() < len(short.is_wrong)
+    assert short.step_loss.shape == (0, 40)
 
 
 def test_what_stays_broken_is_wrong_at_the_last_iterate_too(honest):
     attack = stage("pgd", num_steps=12, step_size=0.02).attack
-    found = traces.run(honest, attack, honest.rows)
-    before, last = found.is_wrong[-2], found.is_wrong[-1]
+    found = traces.run(honest, attack, honest.rows, each_step=True)
+    before, last = found.step_is_wrong[-2], found.step_is_wrong[-1]
     assert before.sum() > 5
     # No step lowers the margin of a linear model.
     assert last[before].all()
