@@ -42,7 +42,7 @@ COUNTS = ("points", "undisturbed", "refused", "wrong", "raw")
 MODES = {**faults.MODES, "asked to stop": 4, "read-only": 5, "clock back": 6}
 _REFUSED = "refused"
 # What differs from run to run, or is of the run and not of the model.
-_VOLATILE = re.compile(r"seconds|command|git_commit|workdir|started|time")
+_VOLATILE = re.compile(r"seconds|command|git_commit|workdir|started|time|seal")
 
 
 def make_model(folder: str) -> None:
@@ -93,9 +93,9 @@ def audit(workdir) -> tuple[bytes, str]:
 
 def report(workdir) -> tuple[bytes, str]:
     """Writes the page of a finished audit; its bytes."""
-    from launch import outcomes
+    from ib_keras.audit import report as pages
 
-    path = outcomes.write_page([workdir])
+    path = pages.write_page([workdir])
     return pathlib.Path(path).read_bytes(), ""
 
 
@@ -172,7 +172,11 @@ class Bench:
             sys.exit(f"{answer} {errors}")
         self.references["audit"] = answer
         for name in ("report", "verify"):
-            self.references[name] = self.runner.run(name, self.copy())[1]
+            answer = self.runner.run(name, self.copy())[1]
+            if answer is None or is_refusal(answer):
+                errors = pathlib.Path(scratch, "errors").read_text()
+                sys.exit(f"{name}: {answer} {errors}")
+            self.references[name] = answer
         self.killed = os.path.join(scratch, "killed")
         # So late that there is something to lose, so early that work is left.
         at = max(self.changes * 2 // 3, 1)
