@@ -52,17 +52,14 @@ class ProbabilityMarginAttack(pgd.PGD):
 
     def step(self, logits_fn, state, iteration):
         """Evaluates the iterate, then moves."""
-        evaluation, gradient = base.evaluate_gradient(
+        length = 2.0 * state.ball.epsilon * self._share(iteration)
+        length = length[:, None, None, None]
+        return base.evaluate_and_move(
             logits_fn,
             lambda logits: self._loss(logits, state.labels, iteration),
-            state.images,
-            state.labels,
-            base.model_seed(state.seeds, iteration),
+            lambda gradient: state.ball.project(
+                state.images + length * tf.sign(gradient)
+            ),
+            state,
+            iteration,
         )
-        length = 2.0 * state.ball.epsilon * self._share(iteration)
-        moved = state.ball.project(
-            state.images + length[:, None, None, None] * tf.sign(gradient)
-        )
-        finite = tf.math.is_finite(evaluation.gradient_norm)
-        (images,) = base.where_finite(finite, (moved,), (state.images,))
-        return state._replace(images=images, evaluated=evaluation)

@@ -69,16 +69,13 @@ def _make_plan():
             "too.",
         )
 
-    def get_config(other):
-        module, own_preset = own, preset
-        if other is not None:
-            # Its own preset, such as an objective, goes before the sweep's.
-            other, _, more = other.partition(":")
-            own_preset = ",".join(filter(None, (more, preset)))
+    def get_config(other, presets):
+        module = own
+        if other != name:
             beside = os.path.join(os.path.dirname(path), f"{other}.py")
             is_there = os.path.exists(beside)
             module = _load(beside) if is_there else _module(other)
-        return _values(module.get_config(own_preset))
+        return _values(module.get_config(presets))
 
     return plan.make(
         name,

@@ -348,6 +348,43 @@ def where(rows: tf.Tensor, images: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
     return tf.raw_ops.Select(condition=rows, x=images, y=others)
 
 
+def evaluate_and_move(
+    logits_fn: LogitsFn,
+    loss_fn: Callable[[tf.Tensor], tf.Tensor],
+    move: Callable[[tf.Tensor], tf.Tensor],
+    state: Any,
+    iteration: tf.Tensor,
+    num_eot: int = 1,
+) -> Any:
+    """A step of an attack that follows the gradient at its iterate.
+
+    Args:
+        logits_fn: The model.
+        loss_fn: logits `[batch, classes]` -> loss `[batch]`.
+        move: The gradient, of the images' shape -> the next iterate, in the
+            ball and the box.
+        state: With `images`, `labels`, `seeds` and `evaluated`.
+        iteration: int32 scalar.
+        num_eot: Draws to take the expectation over.
+
+    Returns:
+        The state with the evaluation of its iterate and the next one. Where
+        the gradient is not finite the iterate stays.
+    """
+    evaluation, gradient = evaluate_gradient(
+        logits_fn,
+        loss_fn,
+        state.images,
+        state.labels,
+        model_seed(state.seeds, iteration),
+        num_eot,
+    )
+    finite = tf.math.is_finite(evaluation.gradient_norm)
+    moved = (move(gradient),)
+    (images,) = where_finite(finite, moved, (state.images,))
+    return state._replace(images=images, evaluated=evaluation)
+
+
 def where_finite(
     finite: tf.Tensor, new: tuple[tf.Tensor, ...], old: tuple[tf.Tensor, ...]
 ) -> tuple[tf.Tensor, ...]:

@@ -66,21 +66,16 @@ class MarginDecomposition(base.GradientAttack):
                 first_loss(self.first_term, logits, state.labels),
             )
 
-        evaluation, gradient = base.evaluate_gradient(
-            logits_fn,
-            loss_fn,
-            state.images,
-            state.labels,
-            base.model_seed(state.seeds, iteration),
-            self.num_eot,
-        )
         ball = state.ball
         share = step_share(position - tf.where(is_late, half, 0.0), half)
         length = geometry.per_image(2.0 * share * ball.epsilon, state.images)
-        moved = ball.project(state.images + length * ball.steepest(gradient))
-        finite = tf.math.is_finite(evaluation.gradient_norm)
-        (images,) = base.where_finite(finite, (moved,), (state.images,))
-        return state._replace(images=images, evaluated=evaluation)
+
+        def move(gradient):
+            return ball.project(state.images + length * ball.steepest(gradient))
+
+        return base.evaluate_and_move(
+            logits_fn, loss_fn, move, state, iteration, self.num_eot
+        )
 
 
 def first_loss(term: str, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:

@@ -63,18 +63,14 @@ class PGD(base.GradientAttack):
 
     def step(self, logits_fn, state, iteration):
         """Evaluates the iterate, then moves."""
-        evaluation, gradient = base.evaluate_gradient(
+        return base.evaluate_and_move(
             logits_fn,
             lambda logits: self.loss_fn(logits, state.labels),
-            state.images,
-            state.labels,
-            base.model_seed(state.seeds, iteration),
+            lambda gradient: self.move(state.ball, state.images, gradient),
+            state,
+            iteration,
             self.num_eot,
         )
-        moved = self.move(state.ball, state.images, gradient)
-        finite = tf.math.is_finite(evaluation.gradient_norm)
-        (images,) = base.where_finite(finite, (moved,), (state.images,))
-        return state._replace(images=images, evaluated=evaluation)
 
     def move(self, ball, images, gradient):
         """The next iterate, in the ball and the box."""

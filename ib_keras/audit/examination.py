@@ -155,7 +155,7 @@ def examine(
     section = config["diagnostics"]
     name = section["set"]
     path = files.join(folder, folders.FINDINGS)
-    done = files.read_json(path) if files.exists(path) else None
+    done = folders.findings(folder)
     files.check_seal(done, path)
     if name == "none":
         return done, False

@@ -66,6 +66,12 @@ def check(workdir: str) -> Any:
     return summary
 
 
+def findings(workdir: str) -> Any:
+    """What findings.json holds; None where no checks have been run."""
+    path = files.join(workdir, FINDINGS)
+    return files.read_json(path) if files.exists(path) else None
+
+
 def batch_size(workdir: str) -> int | None:
     """The batch size of an audit's config; None where it does not say."""
     config = files.read_json(files.join(workdir, workdirs.CONFIG_FILE))

@@ -86,13 +86,10 @@ def is_done(job: Mapping[str, Any]) -> bool:
     if not is_merged(job):
         return False
     asked = job["config"]["diagnostics"]["set"]
-    path = files.join(job["workdir"], folders.FINDINGS)
     if asked == "none":
         return True
-    return files.exists(path) and files.read_json(path)["set"] in (
-        asked,
-        "full",
-    )
+    found = folders.findings(job["workdir"])
+    return found is not None and found["set"] in (asked, "full")
 
 
 def targets_error(

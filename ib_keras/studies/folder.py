@@ -155,10 +155,8 @@ def finished(workdir: str) -> list[tuple[str, str, str]]:
 
 def verdict_label(audit: str) -> str | None:
     """The label of a finished audit's verdict; None where it has none."""
-    path = files.join(audit, folders.FINDINGS)
-    if not files.exists(path):
-        return None
-    return files.read_json(path)["verdict"]["label"]
+    found = folders.findings(audit)
+    return found["verdict"]["label"] if found else None
 
 
 def write_failures(workdir: str, found: Sequence[Mapping[str, Any]]) -> str:

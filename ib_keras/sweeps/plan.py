@@ -73,7 +73,7 @@ def make(
     config: str,
     preset: str,
     sweep: Callable[..., str | None],
-    get_config: Callable[[str | None], Mapping[str, Any]],
+    get_config: Callable[[str, str], Mapping[str, Any]],
     get_protocol: Callable[[str], Mapping[str, Any]],
     overrides: Mapping[str, Any] | None = None,
 ) -> Plan:
@@ -85,8 +85,8 @@ def make(
         sweep: `sweep(add, preset)`; may return the sentence on the reduced
             budget.
         get_config: Gives the training config of a module of `configs/`, such
-            as "mnist_vib" or "mnist_vib:pgd_at", or of the sweep's own for
-            None, with the preset, as JSON values.
+            as "mnist_vib", with a preset, as JSON values. A run's own preset,
+            such as that of "mnist_vib:pgd_at", goes before the sweep's.
         get_protocol: Gives a config of `configs/audits/`, as JSON values.
         overrides: Dotted field -> value, for all runs that have the field.
 
@@ -97,6 +97,7 @@ def make(
         UserError: If a run is wrong: its name, a field, a protocol, a label.
     """
     overrides = _plain(overrides or {})
+    sweep_config = config
     runs: dict[str, Run] = {}
 
     def add(
@@ -112,7 +113,9 @@ def make(
                     expected="fields that are the same in all runs",
                     fix="Leave it out, or take some runs with --only.",
                 )
-        values = _plain(get_config(config))
+        module, _, own = (config or sweep_config).partition(":")
+        presets = ",".join(filter(None, (own, preset)))
+        values = _plain(get_config(module, presets))
         known = {k: v for k, v in overrides.items() if _has(values, k)}
         values = override(override(values, known), fields)
         runs[name] = Run(

@@ -204,12 +204,8 @@ def _audit(place) -> tuple[dict[str, Any], float]:
         )
     examples = files.read_npz(files.join(place, folders.EXAMPLES))
     labels, is_robust = examples["label"], examples["is_robust"].astype(int)
-    findings = files.join(place, folders.FINDINGS)
-    verdict = None
-    if files.exists(findings):
-        found = files.read_json(findings)
-        verdict = found["verdict"]
-        seconds += found.get("seconds") or 0.0
+    found = folders.findings(place) or {}
+    seconds += found.get("seconds") or 0.0
     return {
         **{name: summary[name] for name in _AUDIT_FIELDS},
         "largest_class_share": float(np.bincount(labels).max() / len(labels)),
@@ -219,7 +215,7 @@ def _audit(place) -> tuple[dict[str, Any], float]:
             for stage in summary["stages"]
         ],
         "epsilon_curve": points,
-        "verdict": verdict,
+        "verdict": found.get("verdict"),
     }, seconds
 
 

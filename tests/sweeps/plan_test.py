@@ -21,18 +21,12 @@ def values(module, *arguments):
     return runs.plain(found.get_config(*arguments), {})
 
 
-def launched(config, preset):
-    """A config and its preset as launch.sweep takes `config:its_own`."""
-    name, _, own = config.partition(":")
-    return name, ",".join(filter(None, (own, preset)))
-
-
 def make(sweep, config="digits_vib", preset="smoke", overrides=None):
     return plan.make(
         config,
         preset,
         sweep,
-        lambda other: values(*launched(other or config, preset)),
+        values,
         lambda protocol: values(f"audits.{protocol}"),
         overrides,
     )
