@@ -10,8 +10,9 @@ objectives at epsilon 0.3 and audits each model by AA+MT at 0.1, 0.2 and 0.3, in
 mean and in stochastic mode. `launch.figures --figure=11` draws the answer.
 
 `:cpu` is for one night on two CPU cores: 5 of 20 epochs, PGD of 10 steps in
-training, the first 100 test images. Runs are in the order of their seeds, so
-that a part of it has all models and objectives: --only=seed_0.
+training, and audits by `fast_ensemble`, which takes 24 times fewer gradients
+than AA+MT, on the first 500 test images. Runs are in the order of their seeds,
+so that a part of it has all models and objectives: --only=seed_0.
 """
 
 from configs import mnist_vib
@@ -27,7 +28,7 @@ MODELS = (
     ("ceb", {"rho": 1.0}),
 )
 RADII = (0.1, 0.2, 0.3)  # l_inf, in pixel units of [0, 1].
-_NUM_EXAMPLES = {"": 1000, "cpu": 100, "smoke": 8}
+_NUM_EXAMPLES = {"": 1000, "cpu": 500, "smoke": 8}
 
 
 def get_config(preset: str = ""):
@@ -57,7 +58,7 @@ def sweep(add, preset: str = ""):
     return {
         "": "20 epochs; AA+MT on 1,000 of 10,000 test images.",
         "cpu": "5 of 20 epochs, 3 of 5 seeds, PGD of 10 steps in training; "
-        "AA+MT on 100 of 10,000 test images.",
+        "fast_ensemble in place of AA+MT, on 500 of 10,000 test images.",
         "smoke": "Random images and a few steps: the numbers mean nothing.",
     }[preset]
 
@@ -75,12 +76,13 @@ def _shorter(objective: str) -> dict:
 
 
 def _audits(preset: str, *, is_stochastic: bool) -> dict:
-    """AA+MT at each radius in each mode that the model has."""
+    """An audit at each radius in each mode that the model has."""
+    protocol = "fast_ensemble" if preset == "cpu" else "aa_mt"
     found = {}
     for mode in ("mean", "stochastic")[: 1 + is_stochastic]:
         for epsilon in RADII:
-            audit = found[f"aa_mt_{mode}_{epsilon:g}"] = {
-                "protocol": "aa_mt",
+            audit = found[f"{protocol}_{mode}_{epsilon:g}"] = {
+                "protocol": protocol,
                 "threat_model.epsilon": epsilon,
                 "mode": mode,
                 "num_examples": _NUM_EXAMPLES[preset],

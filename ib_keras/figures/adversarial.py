@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from ib_keras.audit import statistics
+from ib_keras.errors import UserError
 from ib_keras.figures import captions
 from ib_keras.figures import drawing
 from ib_keras.figures import panels
@@ -23,7 +24,8 @@ from ib_keras.figures import points as points_lib
 from ib_keras.figures import reading
 from ib_keras.figures import style
 
-PROTOCOL = "aa_mt"
+# As captions call them.
+PROTOCOLS = {"aa_mt": "AA+MT", "fast_ensemble": "fast_ensemble"}
 MODES = ("mean", "stochastic")
 _SIGNIFICANCE = 0.05
 _BAND = 0.15  # Opacity.
@@ -52,7 +54,7 @@ _EXPLANATION = (
     "noise, so both modes are compared with its mean mode."
 )
 _SAYING = (
-    "Robust accuracy under AA+MT in per cent, clean accuracy at 0; lines are "
+    "Robust accuracy under {} in per cent, clean accuracy at 0; lines are "
     "means over seeds, bands reach from the lowest to the highest."
 )
 
@@ -68,7 +70,7 @@ def draw(number: int, runs: reading.Runs) -> drawing.Drawing:
         The `Drawing`, whose table has McNemar's tests.
 
     Raises:
-        UserError: If no run has the audits.
+        UserError: If no run has the audits, or they are by several protocols.
     """
     objectives = list(
         dict.fromkeys(labels["objective"] for labels in runs.planned.values())
@@ -79,9 +81,12 @@ def draw(number: int, runs: reading.Runs) -> drawing.Drawing:
         for objective in objectives
     }
     points = [p for found in by_panel.values() for p in found]
-    drawing.check_points(number, runs, points, f"audits by {PROTOCOL}")
+    drawing.check_points(
+        number, runs, points, f"audits by {' or '.join(PROTOCOLS)}"
+    )
+    said = _SAYING.format(PROTOCOLS[_protocol(runs.done)])
     figure = style.figure(
-        style.TWO_COLUMNS, 3.4, captions.write(runs, points, more=_SAYING)
+        style.TWO_COLUMNS, 3.4, captions.write(runs, points, more=said)
     )
     axes = figure.subplots(len(MODES), len(objectives), squeeze=False)
     # The baselines first.
@@ -156,12 +161,34 @@ def _point(run, mode, epsilon, audit, share, interval):
     )
 
 
+def _protocol(runs: Iterable[reading.Run]) -> str:
+    """The protocol of the audits, which is one: else lines would differ by it.
+
+    Raises:
+        UserError: If there are several.
+    """
+    found = {
+        audit["protocol"]
+        for run in runs
+        for audit in run.record["audits"].values()
+    }
+    known = [name for name in PROTOCOLS if name in found]
+    if len(known) > 1:
+        raise UserError(
+            "The audits are by several protocols, and cannot be compared",
+            received=" and ".join(known),
+            expected="one of them in all runs",
+            fix="Name the folder of one sweep, made with one preset.",
+        )
+    return known[0]
+
+
 def _audits(run: reading.Run, mode: str) -> dict[float, Mapping[str, Any]]:
     """The audits of a run by their radius, ascending."""
     found = {
         float(audit["threat_model"]["epsilon"]): audit
         for audit in run.record["audits"].values()
-        if audit["protocol"] == PROTOCOL and audit["mode"] == mode
+        if audit["protocol"] in PROTOCOLS and audit["mode"] == mode
     }
     return dict(sorted(found.items()))
 

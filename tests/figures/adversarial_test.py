@@ -52,7 +52,7 @@ def test_every_accuracy_is_drawn_once_and_clean_accuracy_at_zero(folder):
         if r["run"] == "ceb_rho_3_trades_seed_1"
         and (r["mode"], r["x"]) == ("stochastic", "0.2")
     ]
-    share = robust(folder, row["run"], "aa_mt_stochastic_0.2").mean()
+    share = robust(folder, row["run"], "fast_ensemble_stochastic_0.2").mean()
     assert float(row["y"]) == pytest.approx(share)
     assert (row["model"], row["panel"]) == ("ceb rho=3", "d")
     assert {float(r["y"]) for r in rows if r["x"] == "0"} == {0.98}
@@ -67,10 +67,12 @@ def test_the_table_has_mcnemars_test_of_each_seed(folder):
         a = robust(
             folder,
             f"vib_beta_0.001_pgd_at_seed_{seed}",
-            "aa_mt_stochastic_0.3",
+            "fast_ensemble_stochastic_0.3",
         )
         b = robust(
-            folder, f"deterministic_pgd_at_seed_{seed}", "aa_mt_mean_0.3"
+            folder,
+            f"deterministic_pgd_at_seed_{seed}",
+            "fast_ensemble_mean_0.3",
         )
         only_baseline += (b & ~a).sum()
         only_bottleneck += (a & ~b).sum()
@@ -87,7 +89,7 @@ def test_the_table_has_mcnemars_test_of_each_seed(folder):
 def test_a_star_is_for_what_is_left_after_holms_correction(folder):
     name = "vib_beta_0.01_cure_seed_0"
     record = json.loads((folder / "records" / f"{name}.json").read_text())
-    audit = record["audits"]["aa_mt_mean_0.1"]
+    audit = record["audits"]["fast_ensemble_mean_0.1"]
     audit["is_robust"] = "0" * IMAGES
     sweep_folder.change(folder, name, audits=record["audits"])
     stars = {
@@ -155,6 +157,22 @@ def test_the_table_is_behind_the_means_in_the_file(folder, tmp_path):
     assert text.endswith(f"\n\n{draw(folder).table}")
     means = text.partition("\n\n")[0].splitlines()
     assert means[0].startswith("| model | x | a, mean | a, stochastic | b, ")
+
+
+def test_the_caption_says_by_which_protocol(folder):
+    (caption,) = draw(folder).figure.texts
+    said = " ".join(caption.get_text().split())
+    assert "Robust accuracy under fast_ensemble in per cent" in said
+
+
+def test_audits_by_two_protocols_are_not_drawn_together(folder):
+    name = "vib_beta_0.01_cure_seed_0"
+    record = json.loads((folder / "records" / f"{name}.json").read_text())
+    for audit in record["audits"].values():
+        audit["protocol"] = "aa_mt"
+    sweep_folder.change(folder, name, audits=record["audits"])
+    with pytest.raises(UserError, match="aa_mt and fast_ensemble"):
+        draw(folder)
 
 
 def test_a_sweep_without_the_audits_is_refused(folder):

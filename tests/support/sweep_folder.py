@@ -344,15 +344,15 @@ def _audits(data, is_twin, strength, rng, num_examples, level):
 
 
 def _of_study(is_twin, rng, num_examples):
-    """AA+MT at each radius in each mode, example by example."""
+    """An audit at each radius in each mode, example by example."""
     found = {}
     for mode in ("mean", "stochastic")[: 1 if is_twin else 2]:
         for epsilon in ib_adversarial.RADII:
             robust = rng.random(num_examples) > epsilon
             values = {epsilon: robust.mean()}
-            one = audit("aa_mt", values, num_examples, mode)
+            one = audit("fast_ensemble", values, num_examples, mode)
             one["is_robust"] = "".join("01"[int(r)] for r in robust)
-            found[f"aa_mt_{mode}_{epsilon:g}"] = one
+            found[f"fast_ensemble_{mode}_{epsilon:g}"] = one
     return found
 
 
