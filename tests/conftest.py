@@ -40,6 +40,20 @@ def pytest_collection_finish():
     gc.enable()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget(request):
+    """Empties the caches of a module behind its last test.
+
+    A compiled function takes some 10 MB, and modules keep dozens.
+    """
+    yield
+    for value in vars(request.module).values():
+        is_own = getattr(value, "__module__", None) == request.module.__name__
+        if is_own and hasattr(value, "cache_clear"):
+            value.cache_clear()
+    gc.collect()
+
+
 @pytest.fixture(scope="session")
 def shared_folder() -> pathlib.Path:
     """The folder of prepared data and papers that lies beside a checkout."""
