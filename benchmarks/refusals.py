@@ -61,7 +61,6 @@ COMMANDS = (
     TRAIN + "--config.num_epochs=many",
     "train --config=configs/digits_vibb.py --workdir={0}/run",
     "verify --workdir={0}/nothing",
-    "verify --workdir={0}/nothing --data_dir={0}/none",
     "report --workdir={0}/nothing",
     "show --workdir={0}/nothing --index=0",
     "landscape --workdir={0}/nothing --output={0}/o",

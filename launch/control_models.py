@@ -23,7 +23,6 @@ import numpy as np
 import tensorflow as tf
 from sklearn.datasets import load_digits
 
-from ib_keras import files
 from ib_keras.audit import audited_model
 from ib_keras.audit import folder as folders
 from ib_keras.audit import runner
@@ -609,8 +608,7 @@ def run(control: Control, workdir: str, quiet: bool = True) -> dict[str, Any]:
     except UserError as error:
         row.update(verdict=REFUSED, decided_by=[str(error)])
     else:
-        path = files.join(workdir, folders.FINDINGS)
-        found = files.read_json(path)["verdict"]
+        found = folders.findings(workdir)["verdict"]
         row.update(
             verdict=found["label"],
             decided_by=[f"{r['id']}: {r['why']}" for r in found["decided_by"]],

@@ -43,11 +43,8 @@ _ARGUMENTS: list[str] = []
 # Those of `ib_keras.strategy`, which imports TensorFlow.
 STRATEGIES = ("one_device", "mirrored", "multi_worker", "tpu")
 
-# A node, by its name alone or with its project and zone, or an address.
-_TPU = re.compile(
-    r"[a-z][a-z0-9-]*|projects/[\w:.-]+/locations/[\w-]+/nodes/[\w-]+"
-    r"|grpc://[^\s/:]+:\d+"
-)
+# The name of a node, or addresses.
+_TPU = re.compile(r"[a-z][a-z0-9-]*|grpc://[^\s/]+(,grpc://[^\s/]+)*")
 
 # Libraries that log hundreds of lines under --verbosity=1.
 _LIBRARIES = ("h5py", "matplotlib", "PIL")
@@ -137,7 +134,7 @@ def check_strategy() -> None:
             "--tpu does not name a TPU",
             received=repr(tpu),
             expected="local, the name of a node (lower-case letters, digits "
-            "and hyphens) or grpc://HOST:PORT",
+            "and hyphens) or grpc://HOST:8470",
             fix="Take --tpu=local on a TPU VM; `gcloud compute tpus tpu-vm "
             "list` has the names of nodes.",
         )

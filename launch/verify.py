@@ -56,7 +56,6 @@ def main() -> int:
     names.check(values.allow_ops)
     if values.output and not files.is_remote(values.output):
         workdirs.check_writable(os.path.dirname(values.output) or ".")
-    _check_data_dir(values.data_dir)
     summary = folders.check(values.workdir)
     path = values.saved_model
     if path is None and isinstance(summary, dict):
@@ -101,22 +100,6 @@ def main() -> int:
     if not values.quiet:
         print(f"All {len(result.checks)} checks hold.")
     return 0
-
-
-def _check_data_dir(path: str | None) -> None:
-    from ib_keras import files
-    from ib_keras.errors import UserError
-
-    if path is None or files.is_remote(path):
-        return
-    if not os.path.isdir(os.path.expanduser(path)):
-        raise UserError(
-            "The folder of the data set is not there",
-            received=f"--data_dir={path}",
-            expected="a folder with prepared data of TFDS",
-            fix="Correct it, or leave it out for the folder that the audit "
-            "used.",
-        )
 
 
 if __name__ == "__main__":

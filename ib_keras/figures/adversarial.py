@@ -75,8 +75,9 @@ def draw(number: int, runs: reading.Runs) -> drawing.Drawing:
     objectives = list(
         dict.fromkeys(labels["objective"] for labels in runs.planned.values())
     )
+    protocol = _protocol(runs.done)
     by_panel = {
-        (objective, mode): _points(runs.done, objective, mode)
+        (objective, mode): _points(runs.done, protocol, objective, mode)
         for mode in MODES
         for objective in objectives
     }
@@ -84,7 +85,7 @@ def draw(number: int, runs: reading.Runs) -> drawing.Drawing:
     drawing.check_points(
         number, runs, points, f"audits by {' or '.join(PROTOCOLS)}"
     )
-    said = _SAYING.format(PROTOCOLS[_protocol(runs.done)])
+    said = _SAYING.format(PROTOCOLS[protocol])
     figure = style.figure(
         style.TWO_COLUMNS, 3.4, captions.write(runs, points, more=said)
     )
@@ -123,17 +124,19 @@ def draw(number: int, runs: reading.Runs) -> drawing.Drawing:
         points_lib.COLUMNS,
         rows,
         captions.notes(runs, points),
-        table=_table(runs.done),
+        table=_table(runs.done, protocol),
     )
 
 
-def _points(runs: Iterable[reading.Run], objective: str, mode: str):
+def _points(
+    runs: Iterable[reading.Run], protocol: str, objective: str, mode: str
+):
     """Clean and robust accuracies of one panel, by epsilon."""
     found = []
     for run in runs:
         if run.labels["objective"] != objective:
             continue
-        audits = _audits(run, mode)
+        audits = _audits(run, protocol, mode)
         for epsilon, audit in audits.items():
             robust = _accuracy(audit, "robust_accuracy")
             found.append(_point(run, mode, epsilon, audit, *robust))
@@ -162,33 +165,36 @@ def _point(run, mode, epsilon, audit, share, interval):
 
 
 def _protocol(runs: Iterable[reading.Run]) -> str:
-    """The protocol of the audits, which is one: else lines would differ by it.
+    """The first of `PROTOCOLS` that all runs with any of them have.
 
     Raises:
-        UserError: If there are several.
+        UserError: If there is none: lines would differ by their protocols.
     """
-    found = {
-        audit["protocol"]
+    by_run = [
+        {audit["protocol"] for audit in run.record["audits"].values()}
+        & PROTOCOLS.keys()
         for run in runs
-        for audit in run.record["audits"].values()
-    }
-    known = [name for name in PROTOCOLS if name in found]
-    if len(known) > 1:
-        raise UserError(
-            "The audits are by several protocols, and cannot be compared",
-            received=" and ".join(known),
-            expected="one of them in all runs",
-            fix="Name the folder of one sweep, made with one preset.",
-        )
-    return known[0]
+    ]
+    by_run = [found for found in by_run if found]
+    for name in PROTOCOLS:
+        if all(name in found for found in by_run):
+            return name
+    raise UserError(
+        "Some runs were audited by one protocol, and some by another",
+        received=" and ".join(PROTOCOLS),
+        expected="one of them in all runs",
+        fix="Name folders of sweeps that were made with one preset.",
+    )
 
 
-def _audits(run: reading.Run, mode: str) -> dict[float, Mapping[str, Any]]:
+def _audits(
+    run: reading.Run, protocol: str, mode: str
+) -> dict[float, Mapping[str, Any]]:
     """The audits of a run by their radius, ascending."""
     found = {
         float(audit["threat_model"]["epsilon"]): audit
         for audit in run.record["audits"].values()
-        if audit["protocol"] in PROTOCOLS and audit["mode"] == mode
+        if audit["protocol"] == protocol and audit["mode"] == mode
     }
     return dict(sorted(found.items()))
 
@@ -267,7 +273,7 @@ class _Row:
         return [statistics.mcnemar(*pair).p_value for pair in pairs]
 
 
-def _table(runs: Sequence[reading.Run]) -> str:
+def _table(runs: Sequence[reading.Run], protocol: str) -> str:
     """Each bottleneck and its baseline of the same objective and seed."""
     twins = {
         (run.labels["objective"], run.labels["seed"]): run
@@ -281,8 +287,8 @@ def _table(runs: Sequence[reading.Run]) -> str:
         if run.is_twin or twin is None:
             continue
         for mode in MODES:
-            of_twin = _audits(twin, "mean")
-            for epsilon, audit in _audits(run, mode).items():
+            of_twin = _audits(twin, protocol, "mean")
+            for epsilon, audit in _audits(run, protocol, mode).items():
                 pair = [_robust(a) for a in (of_twin.get(epsilon), audit)]
                 if any(side is None for side in pair):
                     continue

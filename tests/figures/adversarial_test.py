@@ -175,6 +175,19 @@ def test_audits_by_two_protocols_are_not_drawn_together(folder):
         draw(folder)
 
 
+def test_of_two_protocols_the_stronger_is_drawn(folder):
+    for path in (folder / "records").iterdir():
+        record = json.loads(path.read_text())
+        for name, audit in list(record["audits"].items()):
+            weaker = {**audit, "protocol": "aa_mt", "robust_accuracy": 0.125}
+            record["audits"][f"aa_mt {name}"] = weaker
+        path.write_text(json.dumps(record))
+    drawn = draw(folder)
+    assert "under AA+MT" in " ".join(drawn.figure.texts[0].get_text().split())
+    accuracies = {float(r["y"]) for r in drawings.rows(drawn) if r["x"] != "0"}
+    assert accuracies == {0.125}
+
+
 def test_a_sweep_without_the_audits_is_refused(folder):
     for path in (folder / "records").iterdir():
         path.write_text(

@@ -293,7 +293,6 @@ def test_a_baseline_that_is_not_there(tmp_path, flags):
         ("verify --saved_model=nowhere", "There is no SavedModel"),
         ("verify --allow_ops=ReadFil", 'Did you mean "ReadFile"?'),
         ("verify --output=/dev/null/x", "Cannot make the folder"),
-        ("verify --data_dir=nowhere", "--data_dir=nowhere. Expected"),
         ("landscape --output=o --grid=4", "--grid=4"),
         ("landscape --output=o --grid=6", "--grid=6"),
         ("landscape --output=o --span=0.5", "--span=0.5"),
@@ -356,6 +355,16 @@ def test_a_part_of_the_user_is_not_imported(tmp_path, monkeypatch):
         plugins.check("attacks", {"name": "package.your_part"})
     with pytest.raises(UserError, match="misses arguments"):
         plugins.check("encoders", {"name": "mlp"})
+
+
+@pytest.mark.parametrize(
+    "tpu",
+    ["local", "node-1", "grpc://10.0.0.2:8470", "grpc://a:1,grpc://b:2"],
+)
+def test_a_tpu_that_may_exist_is_not_refused_early(tpu):
+    from launch import flags
+
+    assert flags._TPU.fullmatch(tpu)
 
 
 def test_the_strategies_are_those_that_exist():

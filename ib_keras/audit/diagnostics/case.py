@@ -57,8 +57,10 @@ class Case:
             radius; None for none.
         write: Writes arrays to the audit folder, as `name`.npz:
             `write(name, arrays)`.
-        batch_size: The audit's largest batch; None takes all rows at once.
-        gradient_evaluations: Spent so far.
+        batch_size: The largest batch of `attack`, as of the audit; None takes
+            all rows at once.
+        gradient_evaluations: Spent so far. As in the audit's own count, runs
+            that are made side by side count as one after another would.
     """
 
     subject: Any

@@ -95,8 +95,9 @@ class FreshNoise:
 
     def _shares(self, case):
         parts = []
-        for first in range(0, case.num_examples, _BATCH):
-            rows = slice(first, first + _BATCH)
+        size = min(case.batch_size or _BATCH, _BATCH)
+        for first in range(0, case.num_examples, size):
+            rows = slice(first, first + size)
             parts.append(
                 traces.wrong_share(
                     case.subject.logits_fn,

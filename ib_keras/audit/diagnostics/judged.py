@@ -24,7 +24,8 @@ def _judge(case):
         strategies.jit_compile(case.strategy),
     )
     norm = case.threat_model.norm
-    return judging.Judge(logits, norm, case.num_draws, _BATCH)
+    size = case.batch_size or _BATCH
+    return judging.Judge(logits, norm, case.num_draws, size)
 
 
 def judge(

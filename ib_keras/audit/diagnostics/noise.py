@@ -8,8 +8,8 @@ from ib_keras.audit.diagnostics import breaks
 from ib_keras.audit.diagnostics.case import Case
 from ib_keras.audit.diagnostics.case import stage
 
-# The points are drawn in so many runs, which fit a batch side by side.
-_RUNS = 10
+# The most runs that the points are drawn in, side by side in a batch.
+_MOST_RUNS = 10
 
 
 class Noise:
@@ -27,15 +27,17 @@ class Noise:
 
     def ask(self, case: Case) -> list[base.Finding]:
         """Answers D7."""
-        num_steps = math.ceil(self.num_points / _RUNS)
+        runs = self._num_runs(case)
+        # A run evaluates its start as well.
+        num_steps = max(math.ceil(self.num_points / runs) - 1, 1)
         return [
             breaks.ask(
                 case,
                 [
-                    stage("uniform_noise", _RUNS, num_steps=num_steps),
+                    stage("uniform_noise", runs, num_steps=num_steps),
                     stage(
                         "uniform_noise",
-                        _RUNS,
+                        runs,
                         num_steps=num_steps,
                         corners=True,
                     ),
@@ -47,11 +49,22 @@ class Noise:
                 threshold=0.0,
                 # Random points that succeed show that gradients missed them.
                 is_exact=True,
-                words=f"2 x {self.num_points:,} random points of the ball",
+                words=f"2 x {runs * (num_steps + 1):,} random points of the ball",
                 advice="Gradients mislead here: add the stages of "
                 "autoattack_standard, which has an attack without gradients.",
             )
         ]
+
+    def _num_runs(self, case) -> int:
+        """As many as fit a batch.
+
+        A model with noise takes one: each run is judged on its own, and each
+        judgement is a chance for a lucky noise sample.
+        """
+        if case.is_random or not case.batch_size:
+            return 1
+        rooms = case.batch_size // max(len(case.robust_rows), 1)
+        return min(max(rooms, 1), _MOST_RUNS)
 
 
 def build(num_points: int = 500) -> Noise:

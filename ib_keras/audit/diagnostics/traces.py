@@ -54,10 +54,11 @@ class Trace(NamedTuple):
     Attributes:
         images: float32 `[n, ...]`, the iterate of the largest margin, of
             those that are misclassified where any is.
-        is_wrong: bool `[n]`, whether any iterate was misclassified.
-        step_loss: float32 `[steps, n]`, at each iterate that was evaluated; an
-            attack that moves last has one more, with the loss of that before.
-            Empty where steps were not recorded.
+        is_wrong: bool `[n]`, whether any iterate was misclassified, or the
+            start of an attack that evaluates it.
+        step_loss: float32 `[steps, n]`, at each iterate that a step evaluated;
+            an attack that moves last has one more, with the loss of that
+            before. Empty where steps were not recorded.
         step_is_wrong: bool `[steps, n]`, whether it was misclassified.
     """
 
@@ -120,30 +121,33 @@ def run(
     spans = loop.chunks()
     if each_step:
         spans = ((step, step + 1) for step in range(attack.num_steps))
-    said = []
+    losses = [np.zeros([0, count], np.float32)]
+    wrongs = [np.zeros([0, count], bool)]
     for first, last in spans:
         watchdog.beat()
         state, record = loop.advance(state, record, first, last)
-        said.append((state.evaluated.loss, state.evaluated.is_wrong))
+        if each_step:
+            losses.append(state.evaluated.loss[None])
+            wrongs.append(state.evaluated.is_wrong[None])
     # The last iterate has not been evaluated.
     if not attack.evaluates_proposal:
         more = (images, labels, example_seeds, radius)
-        # The record over all iterates is replaced by that of this one.
-        none = tf.zeros_like(record.best.is_wrong)
-        none = record._replace(best=record.best._replace(is_wrong=none))
-        alone = loop.finish(state, none, *more)
+        if each_step:
+            # The record over all iterates is replaced by that of this one.
+            none = tf.zeros_like(record.best.is_wrong)
+            none = record._replace(best=record.best._replace(is_wrong=none))
+            alone = loop.finish(state, none, *more)
+            losses.append(state.evaluated.loss[None])
+            wrongs.append(alone.best.is_wrong[None])
         record = loop.finish(state, record, *more)
-        said.append((state.evaluated.loss, alone.best.is_wrong))
     case.gradient_evaluations += count * (
         attack.gradients_at_init + attack.num_steps * attack.gradients_per_step
     )
-    loss, is_wrong = (np.stack(part) for part in zip(*said, strict=True))
-    kept = slice(None) if each_step else slice(0)
     return Trace(
         record.best.images.numpy(),
         record.best.is_wrong.numpy(),
-        loss[kept],
-        is_wrong[kept],
+        np.concatenate(losses),
+        np.concatenate(wrongs),
     )
 
 

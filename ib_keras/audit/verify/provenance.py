@@ -120,12 +120,11 @@ def says_findings(workdir: str) -> str:
 
 def findings(workdir: str, top: claims.Folder) -> list[str]:
     """The verdict follows from the findings; these are not measured again."""
-    path = files.join(workdir, folders.FINDINGS)
+    said = folders.findings(workdir)
     asked = top.config["diagnostics"]["set"]
-    if not files.exists(path):
+    if said is None:
         problem = f'no findings.json, though the config asks for "{asked}"'
         return [] if asked == "none" else [problem]
-    said = files.read_json(path)
     due = verdicts.decide(said["findings"], top.summary)
     problems = _seal_problems(said, folders.FINDINGS)
     problems += claims.differences("seed", said["seed"], top.config["seed"])

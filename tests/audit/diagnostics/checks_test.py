@@ -265,6 +265,42 @@ def test_a_trace_is_the_same_without_its_steps(honest):
     assert short.step_loss.shape == (0, 40)
 
 
+@pytest.mark.parametrize("name", ["D6", "D7"])
+def test_an_answer_does_not_depend_on_the_size_of_batches(name):
+    """Restarts go side by side where a batch has room for them."""
+    near = cases.make(
+        linear, *data(0.02), stage("pgd", num_steps=2, step_size=1e-3)
+    )
+    part = {"D6": "restarts", "D7": "noise"}[name]
+    found = [
+        ask(part, dataclasses.replace(near, batch_size=size))[name]
+        for size in (None, 7, 1000)
+    ]
+    broken = [f.data["broken"] for f in found]
+    assert 0 < len(broken[0]) <= len(near.robust_rows)
+    if name == "D6":
+        assert broken == broken[:1] * 3
+    costs = [f.data["num_attacked"] for f in found]
+    assert costs == [len(near.robust_rows)] * 3
+
+
+@pytest.mark.parametrize("size", [None, 40, 130, 4000])
+def test_random_points_are_as_many_as_named(honest, size):
+    case = dataclasses.replace(honest, batch_size=size)
+    calls = []
+
+    def attack(stages, rows, **arguments):
+        calls.extend(s.num_restarts * (s.attack.num_steps + 1) for s in stages)
+        return dataclasses.replace(honest).attack(stages, rows, **arguments)
+
+    case.attack = attack
+    found = ask("noise", case)["D7"]
+    assert found.status == base.PASS
+    assert calls[0] == calls[1]
+    assert 500 <= calls[0] < 510
+    assert found.evidence.startswith(f"2 x {calls[0]} random points")
+
+
 def test_what_stays_broken_is_wrong_at_the_last_iterate_too(honest):
     attack = stage("pgd", num_steps=12, step_size=0.02).attack
     found = traces.run(honest, attack, honest.rows, each_step=True)
