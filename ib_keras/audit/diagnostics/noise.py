@@ -30,6 +30,7 @@ class Noise:
         runs = self._num_runs(case)
         # A run evaluates its start as well.
         num_steps = max(math.ceil(self.num_points / runs) - 1, 1)
+        count = runs * (num_steps + 1)
         return [
             breaks.ask(
                 case,
@@ -49,7 +50,7 @@ class Noise:
                 threshold=0.0,
                 # Random points that succeed show that gradients missed them.
                 is_exact=True,
-                words=f"2 x {runs * (num_steps + 1):,} random points of the ball",
+                words=f"2 x {count:,} random points of the ball",
                 advice="Gradients mislead here: add the stages of "
                 "autoattack_standard, which has an attack without gradients.",
             )
