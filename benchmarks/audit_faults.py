@@ -108,7 +108,7 @@ def verify(workdir) -> tuple[bytes, str]:
     if not result.ok:
         raise UserError(
             "The folder is not what it claims",
-            received=", ".join(check.name for check in result.failed),
+            received=", ".join(result.failed),
             expected="an audit as it was written",
             fix="Run the audit again.",
         )

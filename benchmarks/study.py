@@ -141,7 +141,7 @@ def _flat(value, name="summary.json"):
         return {name: value}
     found = {}
     for key, inner in pairs:
-        if key not in ("seconds", "command"):
+        if key not in ("command", "seal", "seconds"):
             found |= _flat(inner, f"{name}:{key}")
     return found
 

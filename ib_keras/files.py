@@ -248,6 +248,17 @@ def write_sealed_json(path: str, value: dict[str, Any]) -> dict[str, Any]:
     return sealed
 
 
+def read_sealed_json(path: str) -> Any:
+    """As `read_json`, of a file that may have a seal.
+
+    Raises:
+        UserError: If it cannot be read, or was altered.
+    """
+    value = read_json(path)
+    check_seal(value, path)
+    return value
+
+
 def check_seal(value: Any, path: str) -> None:
     """Refuses what was read from a file and is not what was sealed.
 

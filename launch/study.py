@@ -144,13 +144,12 @@ def _write_table() -> int:
 
 
 def _print_audits(workdir) -> None:
-    from ib_keras import files
     from ib_keras.audit import folder as folders
     from ib_keras.studies import folder
 
     done = folder.finished(workdir)
     for model, protocol, place in done[:_MOST_LINES]:
-        summary = files.read_json(files.join(place, folders.SUMMARY))
+        summary = folders.summary(place)
         label = folder.verdict_label(place) or "no verdict"
         low, high = summary["robust_accuracy_ci95"]
         print(

@@ -69,7 +69,7 @@ def build_case(
     for point in summary["epsilon_curve"]:
         place = folders.radius(folder, point["epsilon"])
         if float(point["epsilon"]) not in radii:
-            part = files.read_json(files.join(place, folders.SUMMARY))
+            part = folders.summary(place)
             radii[float(point["epsilon"])] = place, part
     by_radius, certified, unproved = {}, {}, {}
     for epsilon, (place, part) in sorted(radii.items()):

@@ -198,9 +198,12 @@ def of_folder(folder: str, model: Model) -> np.ndarray | None:
 
     Returns:
         float32 `[examples, ...]`; None if the data are not available.
+
+    Raises:
+        UserError: If the audit's config is missing or damaged.
     """
+    config = files.read_json(files.join(folder, workdirs.CONFIG_FILE))
     try:
-        config = files.read_json(files.join(folder, workdirs.CONFIG_FILE))
         # What the audit found goes before what the metadata say.
         found = {
             "input_shape": model.image_shape,

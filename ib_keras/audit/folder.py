@@ -61,9 +61,18 @@ def check(workdir: str) -> Any:
     Raises:
         UserError: If the summary or the config is missing or damaged.
     """
-    summary = files.read_json(files.join(workdir, SUMMARY))
+    found = files.read_json(files.join(workdir, SUMMARY))
     files.read_json(files.join(workdir, workdirs.CONFIG_FILE))
-    return summary
+    return found
+
+
+def summary(workdir: str) -> Any:
+    """What summary.json holds.
+
+    Raises:
+        UserError: If there is none, or it is damaged.
+    """
+    return files.read_sealed_json(files.join(workdir, SUMMARY))
 
 
 def findings(workdir: str) -> Any:

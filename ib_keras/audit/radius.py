@@ -93,7 +93,7 @@ class Audit:
         """The summary of an audit that is done."""
         # A kill right after the summary leaves the progress behind.
         self._remove_partial()
-        return files.read_json(files.join(self.folder, folders.SUMMARY))
+        return folders.summary(self.folder)
 
     def _remove_partial(self):
         files.remove(files.join(self.folder, PARTIAL_FILE))
@@ -338,9 +338,10 @@ class Audit:
             {**arrays, **ledger.arrays()},
         )
         summary = self._summary(progress, proved)
-        files.write_json(files.join(self.folder, folders.SUMMARY), summary)
+        path = files.join(self.folder, folders.SUMMARY)
+        sealed = files.write_sealed_json(path, summary)
         self._remove_partial()
-        return summary
+        return sealed
 
     def _summary(self, progress, proved):
         subject, config, ledger = self.subject, self.config, progress.ledger

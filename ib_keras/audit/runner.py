@@ -277,7 +277,7 @@ def audit_subject(
         )
         if is_done and not is_new:
             say(f"Nothing left to do: {workdir} is whole.")
-        return files.read_json(files.join(workdir, folders.SUMMARY))
+        return folders.summary(workdir)
 
 
 def _check_alone(strategy):

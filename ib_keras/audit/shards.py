@@ -198,7 +198,7 @@ def merge(
     path = files.join(job["workdir"], folders.SUMMARY)
     if files.exists(path):
         folders.remove_parts(job["workdir"])
-        return files.read_json(path)
+        return folders.summary(job["workdir"])
     for first, last in ranges:
         _check_whole(job, first, last)
     with workdirs.lock(job["workdir"], lambda line: None):

@@ -193,4 +193,4 @@ def read(folder: str) -> Summary:
         UserError: If there is none, or a field is missing or of another kind.
     """
     path = files.join(folder, folders.SUMMARY)
-    return folders.source(path).read(Summary, files.read_json(path))
+    return folders.source(path).read(Summary, folders.summary(folder))

@@ -145,7 +145,7 @@ def _of_audit(
         if name.startswith(folders.RADIUS_PREFIX)
     ]
     for place in places:
-        summary = files.read_json(files.join(place, folders.SUMMARY))
+        summary = folders.summary(place)
         # A verdict is on the audit's own radius.
         row = _row(summary, verdict if place == audit else None)
         row |= {"config_sha256": digest, "workdir": audit, "protocol": protocol}

@@ -185,7 +185,7 @@ def has_failed(record: Mapping[str, Any]) -> bool:
 
 def _audit(place) -> tuple[dict[str, Any], float]:
     """What a record says of an audit folder, and the seconds it took."""
-    summary = files.read_json(files.join(place, folders.SUMMARY))
+    summary = folders.summary(place)
     seconds = summary["seconds"]
     own = float(summary["threat_model"]["epsilon"])
     points = []
@@ -193,8 +193,7 @@ def _audit(place) -> tuple[dict[str, Any], float]:
         epsilon = float(point["epsilon"])
         there = summary
         if epsilon != own:
-            part = folders.radius(place, epsilon)
-            there = files.read_json(files.join(part, folders.SUMMARY))
+            there = folders.summary(folders.radius(place, epsilon))
             seconds += there["seconds"]
         points.append(
             {

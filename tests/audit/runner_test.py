@@ -123,6 +123,7 @@ def test_the_summary_has_all_fields_of_their_types(finished):
         "versions": dict,
         "command": str,
         "epsilon_curve": list,
+        "seal": str,
     }
     assert {name: type(value) for name, value in summary.items()} == types
     assert summary["protocol"] == "pgd_restarts"
@@ -401,7 +402,7 @@ def but_for_the_clock(summary):
     summary = {
         name: value
         for name, value in summary.items()
-        if name not in ("seconds", "command")
+        if name not in ("command", "seal", "seconds")
     }
     summary["stages"] = [
         {name: value for name, value in stage.items() if name != "seconds"}
@@ -521,6 +522,19 @@ def test_damaged_progress_is_restarted_with_a_message(
     parts.run(tmp_path, quiet=False)
     assert "Starting again" in capsys.readouterr().out
     assert_same_audit(tmp_path, reference)
+
+
+def test_a_digit_changed_in_a_summary_is_noticed(parts, tmp_path):
+    """Where the attacks are over and the diagnostics are not."""
+    parts.run(tmp_path)
+    path = tmp_path / "summary.json"
+    before = path.read_text()
+    number = str(json.loads(before)["robust_accuracy"])
+    path.write_text(before.replace(number, "0.875"))
+    with pytest.raises(UserError, match="content is not what its seal is of"):
+        parts.run(tmp_path)
+    path.write_text(before)
+    parts.run(tmp_path)
 
 
 def test_progress_of_other_arrays_is_restarted(parts, reference, tmp_path):

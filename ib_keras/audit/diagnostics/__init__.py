@@ -23,6 +23,7 @@ from ib_keras.audit import verdict
 from ib_keras.audit.diagnostics import base
 from ib_keras.audit.settings import SETS
 from ib_keras.errors import Interrupted
+from ib_keras.errors import UserError
 from ib_keras.errors import reason
 from ib_keras.errors import unknown_name
 from ib_keras.progress import Progress
@@ -117,7 +118,7 @@ def examine(
             bar.update(len(answers), asks=name)
             answers[name] = _ask(case, name, diagnostic)
             state = {**asked_for, "answers": answers}
-            files.write_json(partial, state)
+            files.write_sealed_json(partial, state)
         bar.update(len(answers))
     found = [
         {**finding, "name": name}
@@ -232,8 +233,12 @@ def describe(set_name: str, case: "Case") -> dict[str, Any]:
 def _restore(partial, asked_for):
     if not files.exists(partial):
         return {}
-    saved = files.read_json(partial)
-    if any(saved.get(name) != asked_for[name] for name in asked_for):
+    try:
+        saved = files.read_sealed_json(partial)
+    except UserError:
+        return {}  # They are asked again.
+    is_ours = isinstance(saved, dict)
+    if not is_ours or any(saved.get(k) != v for k, v in asked_for.items()):
         return {}
     return saved["answers"]
 

@@ -139,9 +139,7 @@ def _if_there(path: str) -> Any:
     """A JSON file that audits of older versions do not have."""
     if not files.exists(path):
         return None
-    value = files.read_json(path)
-    files.check_seal(value, path)
-    return value
+    return files.read_sealed_json(path)
 
 
 def check_clean_images(audit: Audit, images: np.ndarray) -> np.ndarray:

@@ -109,6 +109,28 @@ def test_answers_of_another_set_are_not_taken_over(case, questions, tmp_path):
     assert questions["first"].count == 2
 
 
+@pytest.mark.parametrize("damage", ["changed", "cut", "other"])
+def test_damaged_answers_are_asked_for_again(case, questions, tmp_path, damage):
+    folder = str(tmp_path)
+    asked = iter([False, True])
+    with pytest.raises(Interrupted):
+        diagnostics.examine(
+            case, "quick", folder, should_stop=lambda: next(asked)
+        )
+    path = tmp_path / "findings_partial.json"
+    text = path.read_text()
+    changed = {
+        "changed": text.replace('"gradient_evaluations": 7', '"x": 7'),
+        "cut": text[:-9],
+        "other": "[]",
+    }[damage]
+    assert changed != text
+    path.write_text(changed)
+    said = diagnostics.examine(case, "quick", folder)
+    assert questions["first"].count == 2
+    assert said["gradient_evaluations"] == 3 * 7
+
+
 def broken(*rows, name="noise"):
     return {"name": name, "data": {"broken": [int(row) for row in rows]}}
 
