@@ -197,12 +197,16 @@ def of_folder(folder: str, model: Model) -> np.ndarray | None:
         model: Of its summary.
 
     Returns:
-        float32 `[examples, ...]`; None if the data are not available.
+        float32 `[examples, ...]`; None if the data are not available, or
+        there is no config that names them.
 
     Raises:
-        UserError: If the audit's config is missing or damaged.
+        UserError: If the audit's config is damaged.
     """
-    config = files.read_json(files.join(folder, workdirs.CONFIG_FILE))
+    path = files.join(folder, workdirs.CONFIG_FILE)
+    if not files.exists(path):
+        return None
+    config = files.read_json(path)
     try:
         # What the audit found goes before what the metadata say.
         found = {

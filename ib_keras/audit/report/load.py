@@ -76,7 +76,7 @@ def load(folder: str, has_examples: bool = True) -> Audit:
         )
     )
     try:
-        content = files.read_json(summary_path)
+        content = files.read_sealed_json(summary_path)
         examples = files.read_npz(path) if has_examples else None
         said = _if_there(said_path)
         scan = _if_there(scan_path)
