@@ -11,6 +11,7 @@ from ib_keras.audit import examples
 from ib_keras.audit import subject
 from ib_keras.audit import summary
 from ib_keras.data import digits
+from ib_keras.errors import UserError
 from tests.support import runs
 
 DIGITS = {
@@ -283,7 +284,7 @@ def test_the_clean_images_of_a_finished_audit_are_found_again(tmp_path):
     np.testing.assert_array_equal(found, load(num_examples=5).images)
 
 
-def test_a_finished_audit_whose_data_are_not_here_has_none(tmp_path):
+def test_a_finished_audit_whose_data_are_not_here_has_no_images(tmp_path):
     absent = {
         "dataset.name": "mnist",
         "dataset.data_dir": str(tmp_path),
@@ -293,4 +294,7 @@ def test_a_finished_audit_whose_data_are_not_here_has_none(tmp_path):
     assert examples.of_folder(str(tmp_path / "absent"), model) is None
     model = folder(tmp_path / "damaged")
     (tmp_path / "damaged" / "config.json").write_text("{")
+    with pytest.raises(UserError, match="A file is damaged"):
+        examples.of_folder(str(tmp_path / "damaged"), model)
+    (tmp_path / "damaged" / "config.json").unlink()
     assert examples.of_folder(str(tmp_path / "damaged"), model) is None
