@@ -102,7 +102,7 @@ def make_plan(experiment, preset=""):
         "my_experiment",
         preset,
         experiment.sweep,
-        lambda other: values(experiment.get_config(preset)),
+        lambda module, presets: values(experiment.get_config(presets)),
         lambda name: values(
             importlib.import_module(f"configs.audits.{name}").get_config()
         ),

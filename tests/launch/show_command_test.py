@@ -77,7 +77,7 @@ def test_show_explains_an_outcome_that_looks_odd(audit, arrays, tmp_path):
     )
     summary = files.read_json(f"{folder}/summary.json")
     summary |= {"mode": "stochastic", "num_judge_samples": 5}
-    files.write_json(f"{folder}/summary.json", summary)
+    files.write_sealed_json(f"{folder}/summary.json", summary)
     index = arrays["index"][np.flatnonzero(robust)[0]]
     said = "\n".join(one_example.OneExample(folder, index).lines())
     assert "Wrong in 48% of fresh draws." in said
