@@ -236,8 +236,9 @@ def write_json(path: str, value: Any) -> None:
 def write_sealed_json(path: str, value: dict[str, Any]) -> dict[str, Any]:
     """As `write_json`, with a field `seal`: SHA-256 of all others.
 
-    A seal that is there already is replaced. It is no signature: who alters a file on purpose can seal it again. It
-    tells of damage to what no other file repeats.
+    A seal that is there already is replaced. It is no signature: who alters a
+    file on purpose can seal it again. It tells of damage to what no other file
+    repeats.
 
     Returns:
         What was written.
