@@ -166,21 +166,22 @@ class Bench:
         self.done = os.path.join(scratch, "done")
         self.scratch = scratch
         self.references = {}
-        status, answer, self.changes = self.runner.run("audit", self.done)
-        if status != 0 or is_refusal(answer):
-            errors = pathlib.Path(scratch, "errors").read_text()
-            sys.exit(f"{answer} {errors}")
-        self.references["audit"] = answer
+        self.changes = self._run_reference("audit", self.done)
         for name in ("report", "verify"):
-            answer = self.runner.run(name, self.copy())[1]
-            if answer is None or is_refusal(answer):
-                errors = pathlib.Path(scratch, "errors").read_text()
-                sys.exit(f"{name}: {answer} {errors}")
-            self.references[name] = answer
+            self._run_reference(name, self.copy())
         self.killed = os.path.join(scratch, "killed")
         # So late that there is something to lose, so early that work is left.
         at = max(self.changes * 2 // 3, 1)
         self.runner.run("audit", self.killed, MODES["killed before"], at)
+
+    def _run_reference(self, system, workdir) -> int:
+        """Keeps the answer where nothing happens; the changes of the disk."""
+        status, answer, changes = self.runner.run(system, workdir)
+        if status != 0 or is_refusal(answer):
+            errors = pathlib.Path(self.scratch, "errors").read_text()
+            sys.exit(f"{system}: {answer} {errors}")
+        self.references[system] = answer
+        return changes
 
     def copy(self, of=None) -> str:
         """A copy of a folder, which the next call removes."""

@@ -135,6 +135,14 @@ def mnist_images(count: int) -> tuple[np.ndarray, np.ndarray]:
     return images, labels[:count].astype(np.int32)
 
 
+def named(texts: Sequence[str]):
+    """Yields (name, path, epsilon) of texts `[NAME=]SAVED_MODEL@EPSILON`."""
+    for text in texts:
+        model, _, epsilon = text.rpartition("@")
+        name, _, path = model.rpartition("=")
+        yield name or path, path, float(epsilon)
+
+
 def attacked(zoo: str | None, texts: Sequence[str], mode: str = "mean"):
     """The trained models of a benchmark of attacks.
 
@@ -149,11 +157,9 @@ def attacked(zoo: str | None, texts: Sequence[str], mode: str = "mean"):
     if zoo:
         network = wong_kolter(zoo)
         yield "Wong and Kolter", lambda: lambda x, seed: network(x), 0.1
-    for text in texts:
-        named, _, epsilon = text.rpartition("@")
-        name, _, path = named.rpartition("=")
+    for name, path, epsilon in named(texts):
 
         def load(path=path):
             return audited_model.load(path).logits_fn(mode)
 
-        yield name or path, load, float(epsilon)
+        yield name, load, epsilon

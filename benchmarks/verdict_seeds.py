@@ -19,6 +19,7 @@ import pandas as pd
 from absl import app
 from absl import flags
 
+from benchmarks import models as networks
 from configs.audits import aa_mt
 from ib_keras.audit import audited_model
 from ib_keras.audit import folder as folders
@@ -92,18 +93,16 @@ def describe(rows: pd.DataFrame) -> pd.DataFrame:
 
 def main(unused_argv):
     rows = []
-    for text in FLAGS.model:
-        named, _, epsilon = text.rpartition("@")
-        name, _, path = named.rpartition("=")
+    for name, path, epsilon in networks.named(FLAGS.model):
         model = audited_model.load(path)
         for num_examples in map(int, FLAGS.num_examples):
-            config = make_config(float(epsilon), num_examples)
+            config = make_config(epsilon, num_examples)
             subject = subjects.load(config, model)
             for seed in range(FLAGS.num_seeds):
                 row = audit({**config, "seed": seed}, subject)
                 about = {
-                    "model": name or path,
-                    "epsilon": float(epsilon),
+                    "model": name,
+                    "epsilon": epsilon,
                     "num_examples": num_examples,
                 }
                 rows.append({**about, **row})

@@ -76,9 +76,13 @@ def summary(workdir: str) -> Any:
 
 
 def findings(workdir: str) -> Any:
-    """What findings.json holds; None where no checks have been run."""
+    """What findings.json holds; None where no checks have been run.
+
+    Raises:
+        UserError: If it is damaged.
+    """
     path = files.join(workdir, FINDINGS)
-    return files.read_json(path) if files.exists(path) else None
+    return files.read_sealed_json(path) if files.exists(path) else None
 
 
 def batch_size(workdir: str) -> int | None:

@@ -120,11 +120,12 @@ def says_findings(workdir: str) -> str:
 
 def findings(workdir: str, top: claims.Folder) -> list[str]:
     """The verdict follows from the findings; these are not measured again."""
-    said = folders.findings(workdir)
+    path = files.join(workdir, folders.FINDINGS)
     asked = top.config["diagnostics"]["set"]
-    if said is None:
+    if not files.exists(path):
         problem = f'no findings.json, though the config asks for "{asked}"'
         return [] if asked == "none" else [problem]
+    said = files.read_json(path)  # A broken seal is a claim that fails.
     due = verdicts.decide(said["findings"], top.summary)
     problems = _seal_problems(said, folders.FINDINGS)
     problems += claims.differences("seed", said["seed"], top.config["seed"])
